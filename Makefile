@@ -1,0 +1,54 @@
+# Every command that a person or CI runs. `make help` lists them.
+SHELL := /bin/sh
+ARGS ?=
+TIME ?= 60
+SEED ?=
+SIM_TIME_IN_TEST ?= 20
+SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test check sim lab bench bless bootstrap
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: bootstrap ## three nodes and a proxy on this machine, a failover, and its story (ARGS="--keep" leaves it running)
+	@cargo build -p pgkeel
+	@target/debug/pgkeel demo $(ARGS)
+
+build: bootstrap ## build the program for use: target/release/pgkeel
+	cargo build --release -p pgkeel
+
+test: bootstrap ## all tests: units and transcripts, the lab of real servers, a short simulation
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo 'cargo nextest run'; \
+		cargo nextest run --workspace --exclude testkit && cargo nextest run -p testkit --lib --no-tests=pass; \
+	else \
+		echo 'cargo test'; \
+		cargo test --quiet --workspace --exclude testkit && cargo test --quiet -p testkit --lib; \
+	fi
+	@$(MAKE) --no-print-directory lab
+	@$(MAKE) --no-print-directory sim TIME=$(SIM_TIME_IN_TEST)
+
+check: bootstrap ## format, lints with warnings denied, the rules of tests/tidy.rs
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo test --quiet -p pgkeel --test tidy
+
+sim: bootstrap ## simulate clusters for TIME seconds; SEED=n replays one run
+	$(call SIM,$(TIME))
+
+lab: bootstrap ## failovers of real servers on this machine
+	cargo build -p pgkeel
+	cargo test --quiet -p testkit --test lab -- --test-threads=1
+
+bench: bootstrap ## measure failover times and what an idle node costs
+	cargo build --release -p pgkeel
+	cargo run --release --quiet -p testkit --bin bench -- $(ARGS)
+
+bless: bootstrap ## write the transcripts anew from what the code does now; review the diff
+	BLESS=1 cargo test --quiet -p cluster --test scenarios
+	BLESS=1 cargo test --quiet -p pgkeel --test config
+
+bootstrap: ## install what the other commands need (says what and why first)
+	@script/bootstrap

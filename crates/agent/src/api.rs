@@ -1,0 +1,61 @@
+//! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
+//! reads the recorded state. Nothing here changes anything.
+
+mod heartbeat;
+mod ping;
+mod status;
+mod view;
+mod why;
+
+use crate::run::Event;
+use crate::store::Store;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the loop may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the handlers need.
+#[derive(Clone)]
+struct Shared {
+    events: mpsc::Sender<Event>,
+    store: Store,
+}
+
+/// All routes of the agent.
+pub fn router(events: mpsc::Sender<Event>, store: Store) -> Router {
+    let raft = store.router();
+    let shared = Shared { events, store };
+    Router::new()
+        .merge(heartbeat::routes())
+        .merge(ping::routes())
+        .merge(status::routes())
+        .merge(why::routes())
+        .merge(view::routes())
+        .with_state(shared)
+        .merge(raft)
+}
+
+/// The loop did not answer, or this agent is not the one to ask.
+struct Unanswered(String);
+
+impl IntoResponse for Unanswered {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, self.0).into_response()
+    }
+}
+
+impl Shared {
+    /// Posts an event that carries the way back for its answer.
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        let busy = || Unanswered("this agent is too busy to answer".to_owned());
+        let send = self.events.send_timeout(event(reply), ANSWER_LIMIT);
+        send.await.map_err(|_| busy())?;
+        let answered = tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(|_| busy())?;
+        answered.map_err(|_| Unanswered("this agent does not lead the cluster".to_owned()))
+    }
+}

@@ -1,0 +1,336 @@
+//! Carries out one [`Step`] on PostgreSQL. It has no choices: what to do was decided in `cluster::step`; a step that no
+//! longer fits the recorded state is given up.
+
+use crate::guard::{GuardEvent, GuardHandle, StopMode};
+use crate::marker::{Facts, Marker};
+use crate::postgres::configuration::{self, Managed, Upstream};
+use crate::postgres::process::{self, Kind};
+use crate::postgres::{PgError, Place, basebackup, control, follow, initialise, promote, rewind};
+use crate::store::Store;
+use cluster::command::first_promotion_id;
+use cluster::observe::{RejoinWay, Seal, Server};
+use cluster::step::{Step, SyncNames, Unfinished, sync_names};
+use cluster::{Epoch, NodeName};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+const START_LIMIT: Duration = Duration::from_secs(300);
+
+/// What a step came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Done {
+    /// Nothing more to tell.
+    Plain,
+    /// The server was started; a new guard watches it.
+    Started,
+    /// The server is known to have ended.
+    Ended,
+    /// Sealed.
+    Sealed(Seal),
+    /// The synchronous standbys are configured.
+    Configured(SyncNames),
+    /// The node was told to follow, after this preparation.
+    Following(RejoinWay),
+    /// The directory was replaced or changed: look at it again.
+    DataChanged(RejoinWay),
+}
+
+/// The node's hands.
+pub struct Hands {
+    /// Its PostgreSQL.
+    pub place: Place,
+    /// Its name.
+    pub me: NodeName,
+    /// The store, to see whether a step still fits.
+    pub store: Store,
+    marker: Mutex<Marker>,
+    guard: Mutex<Option<GuardHandle>>,
+    guard_events: mpsc::UnboundedSender<GuardEvent>,
+    segment_bytes: Mutex<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hands {
+    /// Hands for one node; events of every guard go to `guard_events`.
+    #[must_use]
+    pub fn new(
+        place: Place,
+        me: NodeName,
+        store: Store,
+        marker: Marker,
+        guard_events: mpsc::UnboundedSender<GuardEvent>,
+    ) -> Hands {
+        Hands {
+            place,
+            me,
+            store,
+            marker: Mutex::new(marker),
+            guard: Mutex::new(None),
+            guard_events,
+            segment_bytes: Mutex::new(16 * 1024 * 1024),
+        }
+    }
+
+    /// What is remembered of the data directory.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        lock(&self.marker).facts().clone()
+    }
+
+    /// Changes what is remembered.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remember(&self, change: impl FnOnce(&mut Facts)) -> Result<(), PgError> {
+        lock(&self.marker).change(change)
+    }
+
+    /// The guard of the running server.
+    #[must_use]
+    pub fn guard(&self) -> Option<GuardHandle> {
+        lock(&self.guard).clone()
+    }
+
+    /// The size of a WAL segment, in bytes.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        *lock(&self.segment_bytes)
+    }
+
+    /// Looks at the data directory.
+    ///
+    /// # Errors
+    /// When it cannot be read or is none.
+    pub async fn look(&self) -> Result<cluster::observe::DataDir, PgError> {
+        let (data, control) = control::look(&self.place).await?;
+        if let Some(control) = control {
+            *lock(&self.segment_bytes) = control.wal_segment_bytes;
+        }
+        Ok(data)
+    }
+
+    /// Takes over a guard and passes its events on.
+    pub fn adopt(&self, guard: GuardHandle, mut events: mpsc::Receiver<GuardEvent>) {
+        *lock(&self.guard) = Some(guard);
+        let out = self.guard_events.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if out.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The guard has ended.
+    pub fn drop_guard(&self) {
+        *lock(&self.guard) = None;
+    }
+
+    /// Carries out `step`.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the step may be tried again.
+    pub async fn carry_out(&self, step: &Step) -> Result<Done, PgError> {
+        match step {
+            Step::Wait(_) => Ok(Done::Plain),
+            Step::Initialise => self.initialise().await,
+            Step::StartPrimary => self.start(Kind::Primary).await,
+            Step::StartSealed => self.start(Kind::Standby).await,
+            Step::Seal { epoch } => self.seal(*epoch).await,
+            Step::Follow { upstream, epoch, line } => self.follow(upstream, *epoch, line).await,
+            Step::Promote { epoch, line, sync } => self.promote(*epoch, line, sync).await,
+            Step::SetSync { sync } => self.set_sync(sync).await,
+            Step::Clone { from, line } => self.clone_from(from, line).await,
+            Step::Rewind { from, epoch, line } => self.rewind(from, *epoch, line).await,
+            Step::Fence { .. } => self.fence().await,
+        }
+    }
+
+    fn upstream(&self, node: &NodeName) -> Result<Upstream, PgError> {
+        let state = self.store.state();
+        let address = state.members.get(node).and_then(|m| m.postgres.clone());
+        let address = address.ok_or_else(|| {
+            PgError::Unexpected(format!("the address of {node}'s PostgreSQL is not recorded"))
+        })?;
+        Ok(Upstream { address, password: state.replication_password.clone() })
+    }
+
+    /// A step of an older epoch must not change anything any more.
+    fn still_in(&self, epoch: Epoch) -> Result<(), PgError> {
+        let present = self.store.state().epoch;
+        if present == epoch {
+            return Ok(());
+        }
+        Err(PgError::Unexpected(format!("given up: it was for epoch {epoch}, the cluster is at {present}")))
+    }
+
+    fn configure(&self, upstream: Option<Upstream>, sync: SyncNames) -> Result<(), PgError> {
+        let managed = Managed { upstream, sync: Some(sync) };
+        configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)
+    }
+
+    async fn reload(&self) -> Result<(), PgError> {
+        match self.guard() {
+            Some(guard) => Ok(guard.reload().await?),
+            None => Err(PgError::Unexpected("the server has no guard to reload it".into())),
+        }
+    }
+
+    async fn start(&self, kind: Kind) -> Result<Done, PgError> {
+        process::end_orphan(&self.place).await?;
+        self.remember(|f| f.following = None)?;
+        let managed = Managed { upstream: None, sync: Some(sync_names(&self.store.state())) };
+        configuration::write_all(&self.place, self.place.data(), &self.me, &managed)?;
+        process::mark_standby(&self.place, kind)?;
+        let deadline = match kind {
+            Kind::Standby => None,
+            // A primary is never started without somebody who ends it: the first lease comes within a heartbeat.
+            Kind::Primary => {
+                let lease = self.store.state().settings.as_ref().map_or(1000, |s| s.lease_ms());
+                Some(crate::clock::boottime_ms() + lease)
+            }
+        };
+        let (guard, events) = process::start(&self.place, deadline).await?;
+        self.adopt(guard, events);
+        Ok(Done::Started)
+    }
+
+    async fn initialise(&self) -> Result<Done, PgError> {
+        self.remember(|f| f.unfinished = Some(Unfinished::Initialise))?;
+        if self.look().await? == cluster::observe::DataDir::Absent {
+            initialise::initdb(&self.place).await?;
+        }
+        if self.guard().is_none() {
+            self.start(Kind::Primary).await?;
+        }
+        let password = self.store.state().replication_password.clone();
+        let began = std::time::Instant::now();
+        while let Err(e) = initialise::create_roles(&self.place, &password).await {
+            if began.elapsed() > Duration::from_secs(30) || self.guard().is_none() {
+                return Err(e);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let line = first_promotion_id(&self.me);
+        self.remember(|f| {
+            f.unfinished = None;
+            f.line = Some(line);
+        })?;
+        Ok(Done::DataChanged(RejoinWay::Follow))
+    }
+
+    async fn seal(&self, epoch: Epoch) -> Result<Done, PgError> {
+        self.still_in(epoch)?;
+        self.configure(None, sync_names(&self.store.state()))?;
+        self.reload().await?;
+        follow::wait_until_sealed(&self.place).await?;
+        self.remember(|f| f.following = None)?;
+        let mut prober = crate::postgres::probe::Prober::new(self.place.clone(), self.segment_bytes());
+        match prober.ask(None, PROBE_LIMIT).await?.server {
+            Server::Standby(s) => {
+                let line = self.facts().line;
+                Ok(Done::Sealed(Seal { epoch, timeline: s.timeline, lsn: s.lsn, line }))
+            }
+            other => Err(PgError::Unexpected(format!("cannot seal: the server is no standby but {other:?}"))),
+        }
+    }
+
+    async fn follow(&self, node: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
+        let upstream = self.upstream(node)?;
+        self.still_in(epoch)?;
+        self.remember(|f| {
+            f.line = Some(line.to_owned());
+            f.following = Some((epoch, node.clone()));
+        })?;
+        self.configure(Some(upstream), sync_names(&self.store.state()))?;
+        self.reload().await?;
+        Ok(Done::Following(RejoinWay::Follow))
+    }
+
+    async fn set_sync(&self, sync: &SyncNames) -> Result<Done, PgError> {
+        self.configure(None, sync.clone())?;
+        self.reload().await?;
+        Ok(Done::Configured(sync.clone()))
+    }
+
+    async fn promote(&self, epoch: Epoch, line: &str, sync: &SyncNames) -> Result<Done, PgError> {
+        self.still_in(epoch)?;
+        self.remember(|f| {
+            f.line = Some(line.to_owned());
+            f.following = None;
+        })?;
+        self.set_sync(sync).await?;
+        promote::promote(&self.place).await?;
+        Ok(Done::Configured(sync.clone()))
+    }
+
+    /// Ends the server at once and returns when its last process is gone.
+    async fn fence(&self) -> Result<Done, PgError> {
+        if let Some(guard) = self.guard() {
+            guard.kill().await?;
+            self.wait_for_end(STOP_LIMIT).await?;
+        }
+        process::end_orphan(&self.place).await?;
+        Ok(Done::Plain)
+    }
+
+    /// Stops the server in order; at once when that takes too long.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    pub async fn stop(&self, limit: Duration) -> Result<(), PgError> {
+        let Some(guard) = self.guard() else { return Ok(()) };
+        guard.stop(StopMode::Fast).await?;
+        if self.wait_for_end(limit).await.is_err() {
+            tracing::warn!("the server did not stop in order within {} s; ended at once", limit.as_secs());
+            self.fence().await?;
+        }
+        Ok(())
+    }
+
+    /// The loop drops the guard when it hears that the last process is gone.
+    async fn wait_for_end(&self, limit: Duration) -> Result<(), PgError> {
+        let began = std::time::Instant::now();
+        while self.guard().is_some() {
+            if began.elapsed() > limit {
+                return Err(PgError::Slow { doing: "stopping the server".into(), limit_s: limit.as_secs() });
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    async fn clone_from(&self, from: &NodeName, line: &str) -> Result<Done, PgError> {
+        let upstream = self.upstream(from)?;
+        self.fence().await?;
+        basebackup::copy(&self.place, &upstream).await?;
+        self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
+        basebackup::exchange(&self.place)?;
+        self.remember(|f| {
+            *f = Facts { line: Some(line.to_owned()), inconsistent: true, ..Facts::default() };
+        })?;
+        Ok(Done::DataChanged(RejoinWay::Clone))
+    }
+
+    async fn rewind(&self, from: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
+        let upstream = self.upstream(from)?;
+        self.stop(START_LIMIT).await?;
+        self.still_in(epoch)?;
+        self.remember(|f| f.unfinished = Some(Unfinished::Rewind))?;
+        rewind::rewind(&self.place, &upstream).await?;
+        self.remember(|f| {
+            f.unfinished = None;
+            f.inconsistent = true;
+            f.rewound_for = Some(epoch);
+            f.line = Some(line.to_owned());
+        })?;
+        Ok(Done::DataChanged(RejoinWay::Rewind))
+    }
+}

@@ -1,0 +1,311 @@
+//! HTTP/1.1 between agents: a small client with bounded bodies and a deadline for every call, and the one way in
+//! which an agent serves. All connections are opened in [`open_stream`] and accepted in [`serve`]: TLS goes there.
+//!
+//! This module does not know what is said over it.
+
+use axum::serve::ListenerExt;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::future::Future;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// Largest body of an ordinary request or response, in bytes.
+pub const BODY_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of an error response that are quoted.
+const QUOTE_MAX: usize = 300;
+
+/// Why a call to another agent failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// No connection could be made: nothing of the request was sent.
+    #[error("{address} cannot be reached: {source}")]
+    Unreachable {
+        /// `host:port` that was called.
+        address: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// No complete answer within the deadline. The other side may have acted on the request.
+    #[error("{address} did not answer {path} within {} ms", after.as_millis())]
+    Timeout {
+        /// `host:port` that was called.
+        address: String,
+        /// The path of the request.
+        path: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The connection broke before the answer was complete. The other side may have acted on the request.
+    #[error("the connection to {address} broke during {path}: {what}")]
+    Broken {
+        /// `host:port` that was called.
+        address: String,
+        /// The path of the request.
+        path: String,
+        /// What was seen.
+        what: String,
+    },
+    /// The other side refused.
+    #[error("{address} refused {path} with status {status}: {body}")]
+    Status {
+        /// `host:port` that was called.
+        address: String,
+        /// The path of the request.
+        path: String,
+        /// The status code.
+        status: u16,
+        /// The beginning of what it said.
+        body: String,
+    },
+    /// The request or the answer is no valid JSON of the expected form, or larger than the limit.
+    #[error("the message to or from {address} for {path} is not usable: {what}")]
+    Malformed {
+        /// `host:port` that was called.
+        address: String,
+        /// The path of the request.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Asks `address` (`host:port`) for `path` over a connection of its own.
+///
+/// # Errors
+/// [`HttpError`]; also when the answer is larger than [`BODY_MAX`] or not complete within `timeout`.
+pub async fn get<R: DeserializeOwned>(address: &str, path: &str, timeout: Duration) -> Result<R, HttpError> {
+    Connection::new(address, BODY_MAX).get(path, timeout).await
+}
+
+/// Sends `body` as JSON to `path` of `address` (`host:port`) over a connection of its own.
+///
+/// # Errors
+/// [`HttpError`]; also when request or answer are larger than [`BODY_MAX`] or not complete within `timeout`.
+pub async fn post_json<B: Serialize + Sync, R: DeserializeOwned>(
+    address: &str,
+    path: &str,
+    body: &B,
+    timeout: Duration,
+) -> Result<R, HttpError> {
+    Connection::new(address, BODY_MAX).post_json(path, body, timeout).await
+}
+
+/// A keep-alive connection to one agent, opened when first needed. One request at a time; whatever goes wrong, a
+/// deadline and a call that its caller gave up included, closes it, and the next call opens a new one.
+#[derive(Debug)]
+pub struct Connection {
+    address: String,
+    body_max: usize,
+    wire: Option<Wire>,
+}
+
+/// An open connection and the task that drives it.
+#[derive(Debug)]
+struct Wire {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    /// A connection to `address` (`host:port`), not yet opened; bodies are limited to `body_max` bytes.
+    #[must_use]
+    pub fn new(address: &str, body_max: usize) -> Self {
+        Connection { address: address.to_owned(), body_max, wire: None }
+    }
+
+    /// Asks for `path`.
+    ///
+    /// # Errors
+    /// [`HttpError`]; also when the answer is too large or not complete within `timeout`.
+    pub async fn get<R: DeserializeOwned>(&mut self, path: &str, timeout: Duration) -> Result<R, HttpError> {
+        let request = self.request(Method::GET, path, Bytes::new())?;
+        self.call(path, request, timeout).await
+    }
+
+    /// Sends `body` as JSON to `path`.
+    ///
+    /// # Errors
+    /// [`HttpError`]; also when request or answer are too large or the answer is not complete within `timeout`.
+    pub async fn post_json<B: Serialize + Sync, R: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<R, HttpError> {
+        let body = serde_json::to_vec(body).map_err(|e| self.malformed(path, e.to_string()))?;
+        if body.len() > self.body_max {
+            let what = format!("the request has {} bytes, {} are allowed", body.len(), self.body_max);
+            return Err(self.malformed(path, what));
+        }
+        let request = self.request(Method::POST, path, body.into())?;
+        self.call(path, request, timeout).await
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.address)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| self.malformed(path, e.to_string()))
+    }
+
+    async fn call<R: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+    ) -> Result<R, HttpError> {
+        let answered = tokio::time::timeout(timeout, self.exchange(path, request)).await;
+        let (status, body) = answered.unwrap_or_else(|_| {
+            Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
+        })?;
+        if !status.is_success() {
+            let quoted = &body[..body.len().min(QUOTE_MAX)];
+            let body = String::from_utf8_lossy(quoted).into_owned();
+            let (address, path) = (self.address.clone(), path.to_owned());
+            return Err(HttpError::Status { address, path, status: status.as_u16(), body });
+        }
+        serde_json::from_slice(&body).map_err(|e| self.malformed(path, e.to_string()))
+    }
+
+    /// Sends and reads everything. The wire is taken out meanwhile: if this future is dropped, so is the wire, and no
+    /// late answer can be mistaken for that of the next request.
+    async fn exchange(
+        &mut self,
+        path: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
+        let mut wire = match self.reusable().await {
+            Some(wire) => wire,
+            None => self.connect().await?,
+        };
+        let response = wire.sender.send_request(request).await.map_err(|e| self.broken(path, &e))?;
+        let status = response.status();
+        let body = self.read(path, response).await?;
+        self.wire = Some(wire);
+        Ok((status, body))
+    }
+
+    /// The open connection, unless the other side has closed it meanwhile.
+    async fn reusable(&mut self) -> Option<Wire> {
+        let mut wire = self.wire.take()?;
+        wire.sender.ready().await.ok().map(|()| wire)
+    }
+
+    async fn read(&self, path: &str, response: Response<hyper::body::Incoming>) -> Result<Bytes, HttpError> {
+        let limited = Limited::new(response.into_body(), self.body_max);
+        match limited.collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(e) if e.is::<LengthLimitError>() => {
+                Err(self.malformed(path, format!("the answer has more than {} bytes", self.body_max)))
+            }
+            Err(e) => Err(self.broken(path, &e)),
+        }
+    }
+
+    async fn connect(&self) -> Result<Wire, HttpError> {
+        let unreachable = |source| HttpError::Unreachable { address: self.address.clone(), source };
+        let stream = open_stream(&self.address).await.map_err(unreachable)?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(std::io::Error::other(e)))?;
+        // An error of the connection reaches the caller through the request that it fails.
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        Ok(Wire { sender, driver })
+    }
+
+    fn broken(&self, path: &str, what: &dyn std::fmt::Display) -> HttpError {
+        HttpError::Broken { address: self.address.clone(), path: path.to_owned(), what: what.to_string() }
+    }
+
+    fn malformed(&self, path: &str, what: String) -> HttpError {
+        HttpError::Malformed { address: self.address.clone(), path: path.to_owned(), what }
+    }
+}
+
+async fn open_stream(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Serves `router` on `listener` until `until` resolves; requests then under way are finished.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    router: axum::Router,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(e) = stream.set_nodelay(true) {
+            tracing::debug!("TCP_NODELAY not set on an accepted connection: {e}");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(until).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use axum::Json;
+    use axum::routing::{get as on_get, post};
+
+    async fn server(router: axum::Router) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(serve(listener, router, std::future::pending()));
+        address
+    }
+
+    fn router() -> axum::Router {
+        axum::Router::new()
+            .route("/echo", post(|Json(n): Json<u64>| async move { Json(n + 1) }))
+            .route("/no", on_get(|| async { (axum::http::StatusCode::CONFLICT, "not here") }))
+            .route("/big", on_get(|| async { "9".repeat(2000) }))
+            .route("/slow", on_get(|| async { tokio::time::sleep(Duration::from_secs(5)).await }))
+    }
+
+    #[tokio::test]
+    async fn one_connection_survives_errors_of_all_kinds() {
+        let mut connection = Connection::new(&server(router()).await, 1000);
+        let t = Duration::from_millis(300);
+        assert_eq!(connection.post_json::<_, u64>("/echo", &1u64, t).await.unwrap(), 2);
+        let refused = connection.get::<u64>("/no", t).await.unwrap_err().to_string();
+        assert!(refused.contains("409") && refused.contains("not here"), "{refused}");
+        let big = connection.get::<u64>("/big", t).await.unwrap_err().to_string();
+        assert!(big.contains("more than 1000 bytes"), "{big}");
+        assert!(matches!(connection.get::<u64>("/slow", t).await, Err(HttpError::Timeout { .. })));
+        let huge = "x".repeat(2000);
+        assert!(matches!(
+            connection.post_json::<_, u64>("/echo", &huge, t).await,
+            Err(HttpError::Malformed { .. })
+        ));
+        assert_eq!(connection.post_json::<_, u64>("/echo", &5u64, t).await.unwrap(), 6);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_so() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let gone = get::<u64>(&free, "/", Duration::from_secs(1)).await;
+        assert!(matches!(gone, Err(HttpError::Unreachable { .. })), "{gone:?}");
+    }
+}

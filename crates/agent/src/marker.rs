@@ -1,0 +1,93 @@
+//! What a node remembers of its data directory, outside of it: a crash in the middle of a copy or a rewind is noticed,
+//! and so is a directory that was exchanged by hand.
+
+use crate::postgres::{PgError, files};
+use cluster::step::Unfinished;
+use cluster::{Epoch, NodeName};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The remembered facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The data directory that these facts are about; others do not count.
+    pub system_identifier: Option<u64>,
+    /// The line of WAL that the data belongs to (see `cluster::lineage`).
+    pub line: Option<String>,
+    /// The primary that the configuration points to, and for which epoch.
+    pub following: Option<(Epoch, NodeName)>,
+    /// Work that was begun and not ended.
+    pub unfinished: Option<Unfinished>,
+    /// The data was rewound or copied and has not been seen consistent since.
+    pub inconsistent: bool,
+    /// The epoch for which a rewind was done.
+    pub rewound_for: Option<Epoch>,
+}
+
+/// The file that holds them.
+#[derive(Debug)]
+pub struct Marker {
+    path: PathBuf,
+    facts: Facts,
+}
+
+impl Marker {
+    /// Reads the marker of the agent's directory; a missing file means that nothing is known.
+    ///
+    /// # Errors
+    /// When the file cannot be read or makes no sense.
+    pub fn open(dir: &Path) -> Result<Marker, PgError> {
+        let path = dir.join("node.json");
+        let facts = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Facts::default(),
+            Err(e) => return Err(PgError::file("read", &path)(e)),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                PgError::Unexpected(format!(
+                    "{} is damaged ({e}); remove it: the node is then cloned from the primary",
+                    path.display()
+                ))
+            })?,
+        };
+        Ok(Marker { path, facts })
+    }
+
+    /// The facts.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Changes the facts; on disk when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the facts are then as before.
+    pub fn change(&mut self, change: impl FnOnce(&mut Facts)) -> Result<(), PgError> {
+        let mut facts = self.facts.clone();
+        change(&mut facts);
+        if facts != self.facts {
+            let text =
+                serde_json::to_string_pretty(&facts).map_err(|e| PgError::Unexpected(e.to_string()))?;
+            files::replace(&self.path, &text, None)?;
+            self.facts = facts;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn facts_survive_and_damage_is_named() {
+        let dir = std::env::temp_dir().join(format!("pgkeel-marker-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut marker = Marker::open(&dir).unwrap();
+        marker.change(|f| f.unfinished = Some(Unfinished::Clone)).unwrap();
+        assert_eq!(Marker::open(&dir).unwrap().facts().unfinished, Some(Unfinished::Clone));
+        std::fs::write(dir.join("node.json"), "{").unwrap();
+        assert!(Marker::open(&dir).unwrap_err().to_string().contains("node.json"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,25 @@
+//! What agents say to each other, and to proxies and people, besides the types of `cluster`.
+
+use cluster::{Epoch, Lsn, Millis, NodeName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The leader's answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// The epoch for which the lease is.
+    pub epoch: Epoch,
+    /// What remains of the lease, counted from the moment the heartbeat was sent; `None`: no lease.
+    pub lease_ms: Option<Millis>,
+}
+
+/// An agent's answer to "are you there?".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Who answers.
+    pub node: NodeName,
+    /// What its server has flushed, when it is a primary.
+    pub lsn: Option<Lsn>,
+    /// What its standbys have confirmed as flushed, when it is a primary.
+    pub flushed: BTreeMap<NodeName, Lsn>,
+}

@@ -1,0 +1,198 @@
+//! PostgreSQL's configuration files as we write them.
+//!
+//! postgresql.conf stays as initdb made it, but for two include lines at its end: `pgkeel.user.conf` (defaults, then
+//! the user's own settings) and `pgkeel.conf` (what we manage; it comes last, so it holds). pg_hba.conf and
+//! pg_ident.conf are ours; the user's lines for pg_hba.conf come from the configuration file.
+
+use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER, files};
+use cluster::NodeName;
+use cluster::state::PgAddress;
+use cluster::step::SyncNames;
+use std::fmt::Write as _;
+use std::path::Path;
+
+const INCLUDES: &str = "include 'pgkeel.user.conf'\ninclude 'pgkeel.conf'\n";
+
+/// Where a standby receives WAL from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its PostgreSQL.
+    pub address: PgAddress,
+    /// Password of the replication role.
+    pub password: String,
+}
+
+/// What changes from moment to moment; everything else follows from the node's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Managed {
+    /// `None`: sealed.
+    pub upstream: Option<Upstream>,
+    /// The synchronous standbys.
+    pub sync: Option<SyncNames>,
+}
+
+/// Writes all files into the data directory `data`.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn write_all(place: &Place, data: &Path, me: &NodeName, managed: &Managed) -> Result<(), PgError> {
+    let owner = place.owner();
+    let main = data.join("postgresql.conf");
+    let text = std::fs::read_to_string(&main).map_err(PgError::file("read", &main))?;
+    if !text.ends_with(INCLUDES) {
+        let kept: Vec<&str> = text.lines().filter(|line| !INCLUDES.lines().any(|i| i == *line)).collect();
+        files::replace(&main, &format!("{}\n{INCLUDES}", kept.join("\n")), owner)?;
+    }
+    files::replace(&data.join("pgkeel.user.conf"), &user_settings(place), owner)?;
+    files::replace(&data.join("pg_hba.conf"), &hba(place), owner)?;
+    files::replace(&data.join("pg_ident.conf"), &ident(place), owner)?;
+    write_managed(place, data, me, managed)
+}
+
+/// Writes only what changes from moment to moment; takes effect with a reload.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_managed(place: &Place, data: &Path, me: &NodeName, managed: &Managed) -> Result<(), PgError> {
+    files::replace(&data.join("pgkeel.conf"), &managed_settings(place, me, managed), place.owner())
+}
+
+/// A value between single quotes, as src/backend/utils/misc/guc-file.l reads it.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn user_settings(place: &Place) -> String {
+    let mut text = String::from(
+        "# Written by pgkeel at every start; change [postgres.settings] in its configuration file instead.\n\
+         # Defaults:\nmax_slot_wal_keep_size = '16GB'\nmax_wal_senders = 20\nmax_replication_slots = 20\n\
+         # Settings from the configuration file:\n",
+    );
+    for (name, value) in &place.settings.settings {
+        let _ = writeln!(text, "{name} = {}", quote(value));
+    }
+    text
+}
+
+fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> String {
+    let pg = &place.settings;
+    let (conninfo, slot) = match &managed.upstream {
+        Some(upstream) => (conninfo(upstream, me), me.slot()),
+        None => (String::new(), String::new()),
+    };
+    let sync = managed.sync.as_ref().map(sync_setting).unwrap_or_default();
+    let socket_dir = place.socket_dir();
+    let lines = [
+        ("listen_addresses", pg.listen_addresses.clone()),
+        ("port", pg.port.to_string()),
+        ("unix_socket_directories", socket_dir.display().to_string()),
+        ("wal_level", wal_level(place)),
+        ("hot_standby", "on".into()),
+        ("wal_log_hints", "on".into()),
+        ("recovery_target_timeline", "latest".into()),
+        // A receiver that lost its primary looks for the next one ten times a second, not every 5 s.
+        ("wal_retrieve_retry_interval", "100ms".into()),
+        // Confirmations come at least once a second, so that WAL senders are seen to obey a new sync set.
+        ("wal_receiver_status_interval", "1s".into()),
+        ("primary_conninfo", conninfo),
+        ("primary_slot_name", slot),
+        ("synchronous_standby_names", sync),
+    ];
+    let mut text = String::from("# Written by pgkeel. Do not edit: it is replaced without warning.\n");
+    for (name, value) in lines {
+        let _ = writeln!(text, "{name} = {}", quote(&value));
+    }
+    text
+}
+
+fn wal_level(place: &Place) -> String {
+    let wanted = place.settings.settings.get("wal_level").map(String::as_str);
+    if wanted == Some("logical") { "logical" } else { "replica" }.to_owned()
+}
+
+/// The value of `synchronous_standby_names`. With fewer members than must confirm, commits must wait: a name that no
+/// standby has keeps the list from being empty.
+#[must_use]
+pub fn sync_setting(sync: &SyncNames) -> String {
+    if sync.k == 0 {
+        return String::new();
+    }
+    let mut members: Vec<String> = sync.members.iter().map(|n| format!("\"{n}\"")).collect();
+    while members.len() < sync.k {
+        members.push(format!("\"pgkeel nobody {}\"", members.len()));
+    }
+    format!("ANY {} ({})", sync.k, members.join(", "))
+}
+
+/// A libpq connection string; values quoted as libpq reads them.
+fn conninfo(upstream: &Upstream, me: &NodeName) -> String {
+    let value = |v: &str| format!("'{}'", v.replace('\\', "\\\\").replace('\'', "\\'"));
+    format!(
+        "host={} port={} user={REPLICATION_ROLE} password={} application_name={} dbname=postgres sslmode=prefer \
+         connect_timeout=3 keepalives_idle=2 keepalives_interval=1 keepalives_count=3",
+        value(&upstream.address.host),
+        upstream.address.port,
+        value(&upstream.password),
+        value(me.as_str()),
+    )
+}
+
+fn hba(place: &Place) -> String {
+    let mut text = format!(
+        "# Written by pgkeel; add lines by [postgres] hba in its configuration file.\n\
+         local all {SUPERUSER} peer map=pgkeel\n\
+         local all all peer\n\
+         host replication {REPLICATION_ROLE} all scram-sha-256\n\
+         host postgres {REPLICATION_ROLE} all scram-sha-256\n\
+         host all {REPLICATION_ROLE} all reject\n\
+         local replication all reject\n"
+    );
+    for line in &place.settings.hba {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Over the Unix socket the agent's own user (and the server's) is the superuser.
+fn ident(place: &Place) -> String {
+    let mut users = vec![own_user()];
+    users.extend(place.user.as_ref().map(|u| u.name.clone()));
+    let mut text = String::from("# Written by pgkeel.\n");
+    for user in users {
+        let _ = writeln!(text, "pgkeel {user} {SUPERUSER}");
+    }
+    text
+}
+
+fn own_user() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        })
+        .unwrap_or_else(|| "root".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_sync_set_makes_commits_wait() {
+        let sync = SyncNames { k: 1, members: Default::default() };
+        assert_eq!(sync_setting(&sync), "ANY 1 (\"pgkeel nobody 0\")");
+        let members = ["n2", "n3"].iter().filter_map(|n| n.parse().ok()).collect();
+        assert_eq!(sync_setting(&SyncNames { k: 1, members }), "ANY 1 (\"n2\", \"n3\")");
+        assert_eq!(sync_setting(&SyncNames { k: 0, members: Default::default() }), "");
+    }
+
+    #[test]
+    fn values_are_quoted_as_postgresql_reads_them() {
+        assert_eq!(quote("a'b\\c"), "'a''b\\\\c'");
+    }
+}

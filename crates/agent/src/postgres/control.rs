@@ -1,0 +1,65 @@
+//! What pg_controldata says of a data directory.
+
+use super::{PgError, Place};
+use cluster::observe::DataDir;
+use std::time::Duration;
+
+/// The part of pg_control that matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Identifier of the database system.
+    pub system_identifier: u64,
+    /// Bytes in a WAL segment.
+    pub wal_segment_bytes: u64,
+}
+
+/// Looks at the data directory: absent, or present with its identity.
+///
+/// # Errors
+/// When there is something that is no data directory, or pg_controldata cannot read it.
+pub async fn look(place: &Place) -> Result<(DataDir, Option<Control>), PgError> {
+    let data = place.data();
+    let empty = match std::fs::read_dir(data) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        Err(e) => return Err(PgError::file("read", data)(e)),
+    };
+    if empty {
+        return Ok((DataDir::Absent, None));
+    }
+    let text = place.run("pg_controldata", &[data], Duration::from_secs(10)).await?;
+    let control = parse(&text).ok_or_else(|| {
+        PgError::Unexpected(format!(
+            "pg_controldata said nothing useful of {}; is it damaged?",
+            data.display()
+        ))
+    })?;
+    Ok((DataDir::Present { system_identifier: control.system_identifier }, Some(control)))
+}
+
+/// Labels as in src/bin/pg_controldata/pg_controldata.c (the C locale keeps them untranslated).
+fn parse(text: &str) -> Option<Control> {
+    let field = |label: &str| {
+        text.lines()
+            .find_map(|line| line.split_once(':').filter(|(l, _)| l.trim() == label).map(|(_, v)| v.trim()))
+    };
+    Some(Control {
+        system_identifier: field("Database system identifier")?.parse().ok()?,
+        wal_segment_bytes: field("Bytes per WAL segment")?.parse().ok().filter(|b| *b > 0)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_pg_controldata_prints() {
+        let text = "pg_control version number:            1300\n\
+                    Database system identifier:           7412345678901234567\n\
+                    Bytes per WAL segment:                16777216\n";
+        let control = Control { system_identifier: 7_412_345_678_901_234_567, wal_segment_bytes: 16_777_216 };
+        assert_eq!(parse(text), Some(control));
+        assert_eq!(parse("garbage"), None);
+    }
+}

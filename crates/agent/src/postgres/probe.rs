@@ -1,0 +1,190 @@
+//! Asks the server what it is and where it stands, with one query (two on a primary).
+
+use super::connection::{connect, within};
+use super::history::{timeline_in_name, timeline_of};
+use super::sync::WalSender;
+use super::{PgError, Place};
+use cluster::observe::{Replica, Server, Standby};
+use cluster::{Lsn, NodeName, Timeline};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
+
+/// Every column is null where it does not apply. pg_last_xact_replay_timestamp says how old the last replayed
+/// transaction is; that is a lag only while received WAL waits to be replayed.
+const SELF: &str = "
+select pg_is_in_recovery() as recovery,
+       case when not pg_is_in_recovery() then pg_current_wal_flush_lsn()::text end as flush_lsn,
+       case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end as walfile,
+       pg_last_wal_receive_lsn()::text as receive_lsn,
+       pg_last_wal_replay_lsn()::text as replay_lsn,
+       current_setting('primary_conninfo') as conninfo,
+       current_setting('synchronous_standby_names') as sync_names,
+       (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::bigint as replay_age_ms,
+       r.status as receiver, r.received_tli,
+       (extract(epoch from clock_timestamp() - r.last_msg_receipt_time) * 1000)::bigint as message_age_ms
+  from (select) one left join pg_stat_wal_receiver r on true";
+
+const SENDERS: &str = "
+select pid, application_name, state, flush_lsn::text, replay_lsn::text, reply_time::text
+  from pg_stat_replication where application_name <> 'pg_basebackup'";
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// The server.
+    pub server: Server,
+    /// Age of the last message of the WAL stream, while there is one.
+    pub wal_silent_ms: Option<u64>,
+    /// On a primary: its standbys by name.
+    pub replicas: BTreeMap<NodeName, Replica>,
+    /// On a primary: what is needed to tell whether it obeys a sync set.
+    pub senders: Vec<WalSender>,
+    /// The present value of `synchronous_standby_names`.
+    pub sync_names: String,
+}
+
+impl Probe {
+    fn only(server: Server) -> Probe {
+        Probe {
+            server,
+            wal_silent_ms: None,
+            replicas: BTreeMap::new(),
+            senders: Vec::new(),
+            sync_names: String::new(),
+        }
+    }
+}
+
+/// Keeps one connection and asks over it.
+pub struct Prober {
+    place: Place,
+    client: Option<Client>,
+    segment_bytes: u64,
+}
+
+impl Prober {
+    /// A prober for a server whose WAL segments have `segment_bytes`.
+    #[must_use]
+    pub fn new(place: Place, segment_bytes: u64) -> Prober {
+        Prober { place, client: None, segment_bytes }
+    }
+
+    /// Asks once. `upstream` names the node that the configuration file points to, if it points to one.
+    ///
+    /// # Errors
+    /// When the server does not answer within `limit`, or answers nonsense. A server that refuses connections because it
+    /// starts is no error.
+    pub async fn ask(&mut self, upstream: Option<&NodeName>, limit: Duration) -> Result<Probe, PgError> {
+        let asked = within("a question to the server", limit, self.ask_unbounded(upstream, limit)).await;
+        match asked {
+            Err(PgError::Sql(e)) if is_starting(&e) => {
+                self.client = None;
+                Ok(Probe::only(Server::Starting))
+            }
+            Err(e) => {
+                self.client = None;
+                Err(e)
+            }
+            Ok(probe) => Ok(probe),
+        }
+    }
+
+    async fn ask_unbounded(
+        &mut self,
+        upstream: Option<&NodeName>,
+        limit: Duration,
+    ) -> Result<Probe, PgError> {
+        let client = match self.client.take().filter(|c| !c.is_closed()) {
+            Some(client) => client,
+            None => connect(&self.place, limit).await?,
+        };
+        let row = client.query_one(SELF, &[]).await?;
+        let probe = if row.try_get("recovery")? {
+            self.standby(&row, upstream)?
+        } else {
+            let senders = client.query(SENDERS, &[]).await?;
+            primary(&row, &senders)?
+        };
+        self.client = Some(client);
+        Ok(probe)
+    }
+
+    fn standby(&self, row: &Row, upstream: Option<&NodeName>) -> Result<Probe, PgError> {
+        let receive_lsn = lsn(row, "receive_lsn")?;
+        let replay_lsn = lsn(row, "replay_lsn")?.unwrap_or_default();
+        let at = receive_lsn.unwrap_or_default().max(replay_lsn);
+        let receiver: Option<String> = row.try_get("receiver")?;
+        let received: Option<i32> = row.try_get("received_tli")?;
+        let timeline = match received.and_then(|t| Timeline::try_from(t).ok()).filter(|t| *t > 0) {
+            Some(timeline) => timeline,
+            None => timeline_of(&self.place, at, self.segment_bytes)?.unwrap_or(0),
+        };
+        let conninfo: String = row.try_get("conninfo")?;
+        let age: Option<i64> = row.try_get("replay_age_ms")?;
+        let streaming = receiver.as_deref() == Some("streaming");
+        let message_age: Option<i64> = row.try_get("message_age_ms")?;
+        let upstream = match (conninfo.is_empty(), upstream) {
+            (true, _) => None,
+            (false, Some(node)) => Some(node.clone()),
+            (false, None) => Some(unknown_upstream()?),
+        };
+        let replay_lag_ms = if replay_lsn < at { age.and_then(|a| u64::try_from(a).ok()) } else { None };
+        Ok(Probe {
+            wal_silent_ms: message_age.filter(|_| streaming).map(|a| u64::try_from(a).unwrap_or(0)),
+            ..Probe::only(Server::Standby(Standby {
+                timeline,
+                lsn: at,
+                replay_lsn,
+                upstream,
+                streaming,
+                replay_lag_ms,
+            }))
+        })
+    }
+}
+
+fn unknown_upstream() -> Result<NodeName, PgError> {
+    "unknown".parse().map_err(|e: cluster::basics::BadNodeName| PgError::Unexpected(e.to_string()))
+}
+
+fn primary(row: &Row, senders: &[Row]) -> Result<Probe, PgError> {
+    let walfile: String = row.try_get("walfile")?;
+    let timeline = timeline_in_name(&walfile)
+        .ok_or_else(|| PgError::Unexpected(format!("the server named its WAL file {walfile:?}")))?;
+    let mut probe =
+        Probe::only(Server::Primary { timeline, lsn: lsn(row, "flush_lsn")?.unwrap_or_default() });
+    probe.sync_names = row.try_get("sync_names")?;
+    for sender in senders {
+        let name: String = sender.try_get("application_name")?;
+        let Ok(node) = name.parse::<NodeName>() else { continue };
+        let state: Option<String> = sender.try_get("state")?;
+        let replica = Replica {
+            streaming: state.as_deref() == Some("streaming"),
+            flush_lsn: lsn(sender, "flush_lsn")?.unwrap_or_default(),
+            replay_lsn: lsn(sender, "replay_lsn")?.unwrap_or_default(),
+        };
+        probe.replicas.insert(node, replica);
+        probe
+            .senders
+            .push(WalSender { pid: sender.try_get("pid")?, reply_time: sender.try_get("reply_time")? });
+    }
+    Ok(probe)
+}
+
+fn lsn(row: &Row, column: &str) -> Result<Option<Lsn>, PgError> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(|t| t.parse::<Lsn>()).transpose().map_err(|e| PgError::Unexpected(e.to_string()))
+}
+
+/// Refused because it starts (57P03), or nobody listens on the socket yet.
+fn is_starting(e: &tokio_postgres::Error) -> bool {
+    if let Some(code) = e.code() {
+        return *code == SqlState::CANNOT_CONNECT_NOW;
+    }
+    let source = std::error::Error::source(e).and_then(|s| s.downcast_ref::<std::io::Error>());
+    source.is_some_and(|io| {
+        matches!(io.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+    })
+}

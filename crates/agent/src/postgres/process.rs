@@ -1,0 +1,91 @@
+//! The server as a process: started under a guard, found again, ended.
+
+use super::{PgError, Place, files};
+use crate::guard::{GuardEvent, GuardHandle, StartOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long a server without a guard may take to end after it was told to.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts the server. Its kind (standby or not) is decided by standby.signal, its settings by the files.
+///
+/// # Errors
+/// When the guard or the server cannot be started.
+pub async fn start(
+    place: &Place,
+    deadline_ms: Option<u64>,
+) -> Result<(GuardHandle, mpsc::Receiver<GuardEvent>), PgError> {
+    files::make_dir(place, &place.socket_dir(), 0o755)?;
+    let exe = std::env::current_exe().map_err(PgError::file("find", &place.dir))?;
+    let options = StartOptions {
+        exe,
+        socket: place.guard_socket(),
+        log: place.log(),
+        user: place.user.as_ref().map(|u| u.name.clone()),
+        deadline_ms,
+        program: place.settings.bin_dir.join("postgres").into(),
+        args: vec!["-D".into(), place.data().into()],
+    };
+    Ok(GuardHandle::start(options).await?)
+}
+
+/// Makes the next start a standby's, or not.
+///
+/// # Errors
+/// When standby.signal cannot be made or removed.
+pub fn mark_standby(place: &Place, standby: Kind) -> Result<(), PgError> {
+    let path = place.data().join("standby.signal");
+    match standby {
+        Kind::Standby => files::replace(&path, "", place.owner()),
+        Kind::Primary => match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(PgError::file("remove", &path)(e)),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// As what a server starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In recovery, until it is promoted.
+    Standby,
+    /// Taking writes.
+    Primary,
+}
+
+/// The postmaster of the data directory that runs without a guard, if there is one: its pid is in postmaster.pid and its
+/// working directory is the data directory (CreateDataDirLockFile, src/backend/utils/init/miscinit.c).
+#[must_use]
+pub fn orphan(place: &Place) -> Option<i32> {
+    let text = std::fs::read_to_string(place.data().join("postmaster.pid")).ok()?;
+    let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+    let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    let data = std::fs::canonicalize(place.data()).ok()?;
+    (cwd == data).then_some(pid)
+}
+
+/// Ends a server that runs without a guard: nobody would stop it when its lease ends.
+///
+/// # Errors
+/// When it does not end within a minute.
+pub async fn end_orphan(place: &Place) -> Result<(), PgError> {
+    let began = Instant::now();
+    while let Some(pid) = orphan(place) {
+        let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
+        let signal = if began.elapsed() < Duration::from_secs(5) { Signal::QUIT } else { Signal::KILL };
+        // By pidfd, and looked at again after it is open: a pid that was reused meanwhile is never hit.
+        if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+            && orphan(place) == Some(pid.as_raw_nonzero().get())
+        {
+            let _ = pidfd_send_signal(&fd, signal);
+        }
+        if began.elapsed() > ORPHAN_LIMIT {
+            let doing = format!("ending the unattended server (process {})", pid.as_raw_nonzero());
+            return Err(PgError::Slow { doing, limit_s: ORPHAN_LIMIT.as_secs() });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! Makes a standby the primary.
+
+use super::connection::{connect, within};
+use super::{PgError, Place};
+use std::time::{Duration, Instant};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+/// `pg_promote(true)` looks only ten times a second.
+const LOOK_AGAIN: Duration = Duration::from_millis(4);
+
+/// Promotes the server and returns once it is out of recovery. Repeatable.
+///
+/// # Errors
+/// When the server refuses, or is still in recovery after a minute.
+pub async fn promote(place: &Place) -> Result<(), PgError> {
+    let client = connect(place, CONNECT_LIMIT).await?;
+    let in_recovery = async || -> Result<bool, PgError> {
+        let row = within(
+            "asking whether it is promoted",
+            CONNECT_LIMIT,
+            client.query_one("select pg_is_in_recovery()", &[]),
+        );
+        Ok(row.await?.try_get(0)?)
+    };
+    if !in_recovery().await? {
+        return Ok(());
+    }
+    within("pg_promote", CONNECT_LIMIT, client.query_one("select pg_promote(false)", &[])).await?;
+    let began = Instant::now();
+    while in_recovery().await? {
+        if began.elapsed() > PROMOTE_LIMIT {
+            return Err(PgError::Slow { doing: "promotion".into(), limit_s: PROMOTE_LIMIT.as_secs() });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! The agent's loop: observe, decide, propose, step, act.
+//!
+//! Everything that happens is an [`Event`]; after each one the loop looks again at what follows from all it knows. It
+//! keeps no plan: what it does next is recomputed by `cluster::step::step` (as a node) and `cluster::decide::decide` (as
+//! the leader).
+
+mod act;
+mod asked;
+mod lead;
+mod observe;
+mod server;
+
+use crate::guard::GuardEvent;
+use crate::hands::{Done, Hands};
+use crate::heartbeat::{Leader, Outgoing};
+use crate::messages::{HeartbeatAnswer, Pong};
+use crate::postgres::probe::Probe;
+use crate::probing;
+use crate::reach;
+use crate::store::{Standing, Store};
+use cluster::decide::Proposed;
+use cluster::observe::{DataDir, Observation, Server};
+use cluster::state::{Member, State};
+use cluster::status::Status;
+use cluster::step::Local;
+use cluster::{Epoch, Millis, Moment, NodeName};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Everything that can happen to an agent.
+#[derive(Debug)]
+pub enum Event {
+    /// A node's heartbeat came; it is answered if this agent leads.
+    Heartbeat {
+        /// What it said.
+        observation: Box<Observation>,
+        /// Dropped without an answer when this agent does not lead.
+        reply: oneshot::Sender<HeartbeatAnswer>,
+    },
+    /// The leader answered.
+    Answered {
+        /// When the heartbeat was sent, CLOCK_BOOTTIME.
+        sent_at_ms: u64,
+        /// The answer.
+        answer: HeartbeatAnswer,
+    },
+    /// The guard holds a new deadline.
+    LeaseHeld {
+        /// For this epoch.
+        epoch: Epoch,
+        /// The end of the lease on this host's clock.
+        until: Moment,
+    },
+    /// The server answered a probe, or did not.
+    Probed {
+        /// Which start of the server.
+        generation: u64,
+        /// The answer.
+        found: Box<Result<Probe, String>>,
+    },
+    /// The data directory was looked at.
+    Looked(Result<DataDir, String>),
+    /// A step ended.
+    StepDone(Box<Result<Done, String>>),
+    /// A proposal ended.
+    Proposed(Result<(), String>),
+    /// A leadership transfer ended.
+    Transferred,
+    /// Replication slots were kept.
+    SlotsKept(Result<(), String>),
+    /// Somebody asks.
+    AskPing(oneshot::Sender<Pong>),
+    /// Somebody asks for the status.
+    AskStatus(oneshot::Sender<Status>),
+}
+
+/// What the loop is made with.
+pub struct Parts {
+    /// This node.
+    pub me: NodeName,
+    /// Its addresses.
+    pub member: Member,
+    /// What its configuration file says of the cluster.
+    pub proposed: Proposed,
+    /// `host:port` of every agent in the configuration file.
+    pub agents: std::collections::BTreeMap<NodeName, String>,
+    /// The store.
+    pub store: Store,
+    /// Its PostgreSQL; `None`: a witness.
+    pub hands: Option<Arc<Hands>>,
+}
+
+/// The loop's state.
+pub struct Run {
+    parts: Parts,
+    events: mpsc::Sender<Event>,
+    state: Arc<State>,
+    standing: Standing,
+    local: Local,
+    server: server::ServerSight,
+    acting: act::Acting,
+    lead: lead::Lead,
+    heard: reach::Shared,
+    observed: observe::Last,
+    tasks: Tasks,
+}
+
+/// Ends of the channels to the tasks around the loop.
+struct Tasks {
+    probe: watch::Sender<Option<probing::Target>>,
+    hurry: Arc<Notify>,
+    reach: watch::Sender<Option<reach::Target>>,
+    leader: watch::Sender<Leader>,
+    outgoing: watch::Sender<Option<Outgoing>>,
+}
+
+fn now() -> Moment {
+    Moment(crate::clock::boottime_ms())
+}
+
+/// Runs until `stop` turns true, then stops the server in order.
+///
+/// # Errors
+/// When the store died: the process must end and be started again.
+pub async fn run(
+    parts: Parts,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    guard_events: mpsc::UnboundedReceiver<GuardEvent>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let (sender, mut inbox) = events;
+    let mut guard_events = guard_events;
+    let mut states = parts.store.watch();
+    let mut standings = parts.store.standing();
+    let store = parts.store.clone();
+    let mut run = Run::new(parts, sender);
+    let pause = Duration::from_millis((run.detect_ms() / 30).clamp(10, 100));
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    run.look_at_data();
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|s| *s) => break,
+            cause = store.failed() => return Err(cause),
+            Some(event) = guard_events.recv() => run.on_guard(event),
+            changed = states.changed() => if changed.is_ok() { run.on_state(states.borrow_and_update().clone()) },
+            changed = standings.changed() => {
+                if changed.is_ok() { run.on_standing(standings.borrow_and_update().clone()) }
+            }
+            Some(event) = inbox.recv() => run.on(event),
+            _ = ticks.tick() => {}
+        }
+        run.turn();
+    }
+    run.stop_in_order(&mut inbox, &mut guard_events).await;
+    Ok(())
+}
+
+impl Run {
+    fn new(parts: Parts, events: mpsc::Sender<Event>) -> Run {
+        let settings = &parts.proposed.settings;
+        let every = Duration::from_millis(settings.heartbeat_ms());
+        let limit = Duration::from_millis(settings.detect_ms / 2);
+        let heard = reach::Shared::default();
+        let (probe, probe_targets) = watch::channel(None);
+        let (reach, reach_targets) = watch::channel(None);
+        let (leader, leaders) = watch::channel(Leader::None);
+        let (outgoing, outgoing_out) = watch::channel(None);
+        let hurry = Arc::new(Notify::new());
+        if let Some(hands) = &parts.hands {
+            let probe_limit = Duration::from_millis(settings.detect_ms.max(1000));
+            let place = hands.place.clone();
+            tokio::spawn(probing::probe(place, probe_targets, hurry.clone(), events.clone(), probe_limit));
+        }
+        tokio::spawn(reach::ask(reach_targets, heard.clone(), every, limit));
+        tokio::spawn(crate::heartbeat::send(outgoing_out, leaders, events.clone(), every, limit));
+        let mut local = Local::default();
+        match &parts.hands {
+            Some(hands) => server::recall(&mut local, &hands.facts()),
+            None => local.data = DataDir::Witness,
+        }
+        let attached = parts.hands.as_ref().is_some_and(|h| h.guard().is_some());
+        local.server = if attached { Server::Unknown } else { Server::Stopped };
+        let mut run = Run {
+            state: parts.store.state(),
+            standing: parts.store.standing().borrow().clone(),
+            server: server::ServerSight::new(attached, now()),
+            acting: act::Acting::default(),
+            lead: lead::Lead::default(),
+            observed: observe::Last::default(),
+            tasks: Tasks { probe, hurry, reach, leader, outgoing },
+            parts,
+            events,
+            local,
+            heard,
+        };
+        run.on_standing(run.standing.clone());
+        run.aim();
+        run
+    }
+
+    fn me(&self) -> &NodeName {
+        &self.parts.me
+    }
+
+    fn settings(&self) -> &cluster::state::Settings {
+        self.state.settings.as_ref().unwrap_or(&self.parts.proposed.settings)
+    }
+
+    fn detect_ms(&self) -> Millis {
+        self.settings().detect_ms
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Heartbeat { observation, reply } => self.on_heartbeat(*observation, reply),
+            Event::Answered { sent_at_ms, answer } => self.on_answer(sent_at_ms, &answer),
+            Event::LeaseHeld { epoch, until } => self.local.lease = Some((epoch, until)),
+            Event::Probed { generation, found } => self.on_probed(generation, *found),
+            Event::Looked(found) => self.on_looked(found),
+            Event::StepDone(outcome) => self.on_step_done(*outcome),
+            Event::Proposed(outcome) => self.on_proposed(outcome),
+            Event::Transferred => self.lead.transferring = false,
+            Event::SlotsKept(outcome) => self.on_slots_kept(outcome),
+            Event::AskPing(reply) => drop(reply.send(self.pong())),
+            Event::AskStatus(reply) => drop(reply.send(self.status())),
+        }
+    }
+
+    /// What follows from all that is known now.
+    fn turn(&mut self) {
+        self.act();
+        self.decide();
+        self.tell();
+    }
+
+    fn on_state(&mut self, state: Arc<State>) {
+        self.log_history(&state);
+        let epoch_changed = state.epoch != self.state.epoch;
+        self.state = state;
+        if epoch_changed {
+            tracing::info!(
+                "epoch {}: {}",
+                self.state.epoch,
+                cluster::status::view(&self.state).waiting.unwrap_or_default()
+            );
+        }
+        self.lead.see_state(&self.state, now());
+        self.aim();
+    }
+
+    /// Points the tasks around the loop at what the state says.
+    fn aim(&mut self) {
+        let me = self.me().clone();
+        let target = self.state.primary().filter(|p| **p != me).and_then(|p| {
+            let agent = self.state.members.get(p)?.agent.clone();
+            Some(reach::Target { epoch: self.state.epoch, node: p.clone(), agent })
+        });
+        self.tasks.reach.send_if_modified(|t| std::mem::replace(t, target.clone()) != target);
+        self.aim_probe();
+    }
+
+    fn log_history(&self, state: &State) {
+        let known = self.state.history.last();
+        let fresh: Vec<_> = state.history.iter().rev().take_while(|e| Some(*e) != known).take(20).collect();
+        for entry in fresh.into_iter().rev() {
+            tracing::info!(epoch = entry.epoch, by = %entry.by, "{}", entry.reason);
+        }
+    }
+}

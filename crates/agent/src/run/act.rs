@@ -1,0 +1,312 @@
+//! Carries out what `step` says: one step at a time; only a fence interrupts.
+
+use super::{Event, Run, now};
+use crate::hands::{Done, Hands};
+use crate::postgres::{basebackup, configuration, slots};
+use cluster::observe::{RejoinWay, Rejoined, Server};
+use cluster::step::{self, Step, Wait};
+use cluster::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Pause after a failed step before the same one is tried again; doubled up to the maximum.
+const RETRY_MS: Millis = 200;
+const RETRY_MS_MAX: Millis = 5000;
+/// Pause between two rounds of slot keeping.
+const SLOTS_MS: Millis = 5000;
+/// How long an orderly stop may take before it becomes an immediate one.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// The step that is under way, and what became of earlier ones.
+#[derive(Default)]
+pub(super) struct Acting {
+    running: Option<(Step, JoinHandle<()>)>,
+    /// The guard is being looked for: no step meanwhile.
+    holding: bool,
+    failure: Option<Failure>,
+    /// Why the last step is a wait.
+    waiting: Option<Wait>,
+    rejoin: Option<Rejoin>,
+    /// The last rejoin that ended well, told until it is recorded.
+    pub(super) rejoined: Option<Rejoined>,
+    slots_kept_at: Option<Moment>,
+    slots_running: bool,
+    slots_problem: Option<String>,
+}
+
+struct Failure {
+    step: Step,
+    said: String,
+    pause_ms: Millis,
+    again_at: Moment,
+}
+
+/// A rejoin under way.
+struct Rejoin {
+    epoch: Epoch,
+    way: RejoinWay,
+    from_timeline: Timeline,
+    from_lsn: Lsn,
+    began: Moment,
+}
+
+impl Acting {
+    pub(super) fn hold_for_guard(&mut self) {
+        self.holding = true;
+    }
+
+    /// For people: what is being done, and what went wrong.
+    pub(super) fn describe(&self) -> (String, Option<String>) {
+        let doing = match (&self.running, &self.waiting) {
+            (Some((step, _)), _) => describe_step(step),
+            (None, Some(wait)) => wait.to_string(),
+            (None, None) => "starting".to_owned(),
+        };
+        let failed = self.failure.as_ref().map(|f| format!("{} failed: {}", describe_step(&f.step), f.said));
+        (doing, failed.or_else(|| self.slots_problem.clone()))
+    }
+}
+
+fn describe_step(step: &Step) -> String {
+    match step {
+        Step::Wait(wait) => wait.to_string(),
+        Step::Initialise => "makes the database (initdb)".to_owned(),
+        Step::Clone { from, .. } => format!("clones {from} (pg_basebackup)"),
+        Step::StartSealed => "starts its server as a sealed standby".to_owned(),
+        Step::StartPrimary => "starts its server as primary".to_owned(),
+        Step::Seal { epoch } => format!("seals for epoch {epoch}"),
+        Step::Follow { upstream, .. } => format!("turns to {upstream}"),
+        Step::Rewind { from, .. } => format!("rewinds to {from} (pg_rewind)"),
+        Step::Promote { epoch, .. } => format!("promotes for epoch {epoch}"),
+        Step::SetSync { .. } => "configures its synchronous standbys".to_owned(),
+        Step::Fence { epoch } => format!("ends its server: it is not the primary of epoch {epoch}"),
+    }
+}
+
+impl Run {
+    pub(super) fn act(&mut self) {
+        let Some(hands) = self.parts.hands.clone() else {
+            self.acting.waiting = Some(Wait::Witness);
+            return;
+        };
+        if self.acting.holding {
+            return;
+        }
+        let wanted = step::step(&self.state, &self.parts.me, &self.local, now());
+        if let Some((running, task)) = &self.acting.running {
+            let overtaken = matches!(wanted, Step::Fence { .. }) && !matches!(running, Step::Fence { .. })
+                || matches!((&wanted, running), (Step::Clone { from: a, .. }, Step::Clone { from: b, .. }) if a != b);
+            if !overtaken {
+                return;
+            }
+            tracing::warn!("gives up: {}", describe_step(running));
+            task.abort();
+            self.acting.running = None;
+        }
+        if let Step::Wait(wait) = wanted {
+            self.acting.waiting = Some(wait);
+            self.keep_slots(hands);
+            return;
+        }
+        if let Some(failure) = &self.acting.failure
+            && failure.step == wanted
+            && now() < failure.again_at
+        {
+            return;
+        }
+        self.begin(hands, wanted);
+    }
+
+    fn begin(&mut self, hands: Arc<Hands>, wanted: Step) {
+        tracing::info!("{}", describe_step(&wanted));
+        self.note_rejoin_begin(&wanted);
+        if let Step::SetSync { sync } | Step::Promote { sync, .. } = &wanted {
+            let setting = configuration::sync_setting(sync);
+            self.server.sync.configured(sync.members.clone(), setting);
+        }
+        let events = self.events.clone();
+        let step = wanted.clone();
+        let task = tokio::spawn(async move {
+            let outcome = hands.carry_out(&step).await.map_err(|e| e.to_string());
+            let _ = events.send(Event::StepDone(Box::new(outcome))).await;
+        });
+        self.acting.running = Some((wanted, task));
+    }
+
+    pub(super) fn on_step_done(&mut self, outcome: Result<Done, String>) {
+        self.acting.holding = false;
+        let step = self.acting.running.take().map(|(step, _)| step);
+        self.recall_facts();
+        match outcome {
+            Ok(done) => {
+                self.acting.failure = None;
+                self.on_done(done);
+            }
+            Err(said) => {
+                let Some(step) = step else {
+                    tracing::error!("{said}");
+                    return;
+                };
+                tracing::warn!("{} failed: {said}", describe_step(&step));
+                let before = self.acting.failure.take().filter(|f| f.step == step).map_or(0, |f| f.pause_ms);
+                let pause_ms = (before * 2).clamp(RETRY_MS, RETRY_MS_MAX);
+                let again_at = now().plus(pause_ms);
+                self.acting.failure = Some(Failure { step, said, pause_ms, again_at });
+                self.look_at_data();
+            }
+        }
+        // A server may have been started by a step that failed later.
+        if !self.server.guarded && self.parts.hands.as_ref().is_some_and(|h| h.guard().is_some()) {
+            self.server_started();
+        }
+        self.aim_probe();
+        self.tasks.hurry.notify_one();
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Plain => {}
+            Done::Started => self.server_started(),
+            Done::Ended => self.server_ended(),
+            Done::Sealed(seal) => {
+                if let Server::Standby(standby) = &mut self.local.server {
+                    standby.upstream = None;
+                    standby.streaming = false;
+                    standby.lsn = seal.lsn;
+                    standby.timeline = seal.timeline;
+                }
+                self.server.wal_silent_ms = None;
+                self.local.seal = Some(seal);
+            }
+            Done::Configured(sync) => self.local.sync_configured = Some(sync.members),
+            Done::Following(_) => {
+                if let (Server::Standby(standby), Some((_, node))) =
+                    (&mut self.local.server, &self.local.following)
+                {
+                    standby.upstream = Some(node.clone());
+                }
+            }
+            Done::DataChanged(_) => self.look_at_data(),
+        }
+    }
+
+    fn note_rejoin_begin(&mut self, step: &Step) {
+        let way = match step {
+            Step::Follow { .. } => RejoinWay::Follow,
+            Step::Rewind { .. } => RejoinWay::Rewind,
+            Step::Clone { .. } => RejoinWay::Clone,
+            _ => return,
+        };
+        let epoch = self.state.epoch;
+        let known = self.acting.rejoin.as_ref().is_some_and(|r| r.epoch == epoch);
+        if known && way == RejoinWay::Follow {
+            return; // the end of a rewind or a clone
+        }
+        let seal = self.local.seal.as_ref();
+        let began = self.acting.rejoin.as_ref().filter(|_| known).map_or_else(now, |r| r.began);
+        self.acting.rejoin = Some(Rejoin {
+            epoch,
+            way,
+            from_timeline: seal.map_or(0, |s| s.timeline),
+            from_lsn: seal.map_or(Lsn(0), |s| s.lsn),
+            began,
+        });
+    }
+
+    /// The server streams: a rejoin has ended well, and what was set aside for it is not needed any more.
+    pub(super) fn note_streaming(&mut self) {
+        let Server::Standby(standby) = &self.local.server else { return };
+        let follows = self.local.following.as_ref().is_some_and(|(epoch, _)| *epoch == self.state.epoch);
+        if !standby.streaming || !follows {
+            return;
+        }
+        let Some(rejoin) = self.acting.rejoin.take() else { return };
+        if rejoin.epoch != self.state.epoch {
+            return;
+        }
+        if rejoin.way == RejoinWay::Clone
+            && let Some(hands) = self.parts.hands.clone()
+        {
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = basebackup::delete_set_aside(&hands.place) {
+                    tracing::warn!("what was set aside could not be removed: {e}");
+                }
+            });
+        }
+        self.acting.rejoined = Some(Rejoined {
+            epoch: rejoin.epoch,
+            way: rejoin.way,
+            from_timeline: rejoin.from_timeline,
+            from_lsn: rejoin.from_lsn,
+            took_ms: now().since(rejoin.began),
+        });
+    }
+
+    fn keep_slots(&mut self, hands: Arc<Hands>) {
+        let up = matches!(self.local.server, Server::Standby(_) | Server::Primary { .. });
+        let due = self.acting.slots_kept_at.is_none_or(|at| now().since(at) >= SLOTS_MS);
+        if !up || !due || self.acting.slots_running || self.local.inconsistent {
+            return;
+        }
+        self.acting.slots_running = true;
+        self.acting.slots_kept_at = Some(now());
+        let others = self.state.data_nodes().map(|(n, _)| n.clone()).collect();
+        let heard = crate::reach::heard(&self.heard);
+        let mut flushed = heard.flushed;
+        // The primary has all that this node has: should it come back as a standby, it needs nothing older.
+        if let (Some(target), Server::Standby(s)) = (&heard.target, &self.local.server) {
+            flushed.insert(target.node.clone(), s.replay_lsn);
+        }
+        let (me, events): (NodeName, _) = (self.parts.me.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let outcome = slots::keep(&hands.place, &me, &others, &flushed).await.map_err(|e| e.to_string());
+            let _ = events.send(Event::SlotsKept(outcome)).await;
+        });
+    }
+
+    pub(super) fn on_slots_kept(&mut self, outcome: Result<(), String>) {
+        self.acting.slots_running = false;
+        self.acting.slots_problem = outcome.err().map(|e| format!("replication slots: {e}"));
+    }
+
+    /// The process ends: stop the server in order and tell the leader that it is gone.
+    pub(super) async fn stop_in_order(
+        &mut self,
+        inbox: &mut tokio::sync::mpsc::Receiver<Event>,
+        guard_events: &mut tokio::sync::mpsc::UnboundedReceiver<crate::guard::GuardEvent>,
+    ) {
+        if let Some((_, task)) = self.acting.running.take() {
+            task.abort();
+        }
+        let Some(hands) = self.parts.hands.clone().filter(|h| h.guard().is_some()) else { return };
+        tracing::info!("stops its server");
+        self.acting.holding = true;
+        let stopping = tokio::spawn(async move { hands.stop(STOP_LIMIT).await });
+        tokio::pin!(stopping);
+        let mut told = None;
+        loop {
+            tokio::select! {
+                ended = &mut stopping, if told.is_none() => {
+                    if let Ok(Err(e)) = ended {
+                        tracing::error!("{e}");
+                    }
+                    // A moment for the last heartbeat: the others then need not find out by themselves.
+                    told = Some(tokio::time::Instant::now() + Duration::from_millis(300));
+                }
+                Some(event) = guard_events.recv() => self.on_guard(event),
+                Some(event) = inbox.recv() => self.on(event),
+                () = sleep_until(told), if told.is_some() => return,
+            }
+            self.decide();
+            self.tell();
+        }
+    }
+}
+
+async fn sleep_until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,191 @@
+//! Puts together what this node tells the leader, and what the leader's answer means.
+
+use super::{Event, Run, now};
+use crate::heartbeat::Outgoing;
+use crate::messages::HeartbeatAnswer;
+use crate::reach;
+use cluster::command::first_promotion_id;
+use cluster::observe::{Observation, Promoted, Server};
+use cluster::reason::Reason;
+use cluster::state::{Fork, Phase};
+use cluster::{Moment, NodeName, Timeline};
+
+/// Part of the lease that is kept for ending the server: the guard's deadline is so much earlier.
+const GUARD_SHARE: u64 = 20;
+
+/// The last observation, and how often something urgent was in it.
+#[derive(Default)]
+pub(super) struct Last {
+    urgent: u64,
+    digest: Option<Observation>,
+    forks: Option<(Timeline, Vec<Fork>)>,
+    /// The deadline that the guard was last told; `Some(None)`: told that there is none.
+    guard_told: Option<Option<u64>>,
+}
+
+impl Run {
+    /// Builds the observation and hands it to the heartbeat task.
+    pub(super) fn tell(&mut self) {
+        self.forget_recorded_rejoin();
+        let observation = self.observation();
+        let digest = self.digest(&observation);
+        if self.observed.digest.as_ref() != Some(&digest) {
+            self.observed.digest = Some(digest);
+            self.observed.urgent += 1;
+        }
+        self.tasks.outgoing.send_replace(Some(Outgoing { observation, urgent: self.observed.urgent }));
+    }
+
+    pub(super) fn observation(&mut self) -> Observation {
+        let at = now();
+        let heard = reach::heard(&self.heard);
+        let asked = heard.target.as_ref().is_some_and(|t| t.epoch == self.state.epoch);
+        let own_lsn = match &self.local.server {
+            Server::Primary { lsn, .. } if self.state.primary() == Some(self.me()) => Some(*lsn),
+            _ => None,
+        };
+        let (doing, failed) = self.acting.describe();
+        let promoted = self.promoted();
+        let streams_from_primary =
+            self.local.following.as_ref().is_some_and(|(epoch, _)| *epoch == self.state.epoch);
+        Observation {
+            epoch: self.state.epoch,
+            member: Some(self.parts.member.clone()),
+            data: self.local.data.clone(),
+            server: self.local.server.clone(),
+            seal: self.local.seal.clone().filter(|s| s.epoch == self.state.epoch),
+            promoted,
+            primary_agent_silent_ms: asked.then(|| at.since(Moment(heard.at_ms))),
+            wal_silent_ms: self.server.wal_silent_ms.filter(|_| streams_from_primary),
+            primary_lsn: own_lsn.or(heard.lsn),
+            replicas: self.server.replicas.clone(),
+            sync_applied: self.server.sync.applied().cloned(),
+            rejoined: self.acting.rejoined.clone(),
+            lease_left_ms: self
+                .local
+                .lease
+                .filter(|(e, _)| *e == self.state.epoch)
+                .map(|(_, until)| until.since(at)),
+            doing,
+            problem: failed.or_else(|| self.server.problem.clone()),
+            ..Observation::blank(self.me().clone())
+        }
+    }
+
+    /// The observation without what changes all the time: a change of it is urgent.
+    fn digest(&self, observation: &Observation) -> Observation {
+        let detect = self.detect_ms();
+        let mut digest = observation.clone();
+        digest.primary_agent_silent_ms =
+            observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= detect));
+        digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= detect));
+        digest.primary_lsn = None;
+        digest.lease_left_ms = None;
+        digest.problem = None;
+        digest.doing = String::new();
+        match &mut digest.server {
+            Server::Standby(s) => {
+                s.lsn = cluster::Lsn(0);
+                s.replay_lsn = cluster::Lsn(0);
+                s.replay_lag_ms = None;
+            }
+            Server::Primary { lsn, .. } => *lsn = cluster::Lsn(0),
+            Server::Unresponsive { silent_ms } => *silent_ms = 0,
+            Server::Unknown | Server::Stopped | Server::Starting => {}
+        }
+        for replica in digest.replicas.values_mut() {
+            replica.flush_lsn = cluster::Lsn(0);
+            replica.replay_lsn = cluster::Lsn(0);
+        }
+        digest
+    }
+
+    /// The promotion that this node's data shows, while the cluster waits for it.
+    fn promoted(&mut self) -> Option<Promoted> {
+        let Server::Primary { timeline, .. } = self.local.server else { return None };
+        let expected = match &self.state.phase {
+            Phase::Initialising { node } if node == self.me() => first_promotion_id(node),
+            Phase::Promoting { appointment } if appointment.node == *self.me() => {
+                appointment.promotion_id.clone()
+            }
+            _ => return None,
+        };
+        if self.local.line.as_deref() != Some(expected.as_str()) || self.local.unfinished.is_some() {
+            return None;
+        }
+        let cluster::observe::DataDir::Present { system_identifier } = self.local.data else { return None };
+        let forks = self.forks(timeline)?;
+        Some(Promoted { epoch: self.state.epoch, timeline, forks, system_identifier })
+    }
+
+    fn forks(&mut self, timeline: Timeline) -> Option<Vec<Fork>> {
+        if let Some((known, forks)) = &self.observed.forks
+            && *known == timeline
+        {
+            return Some(forks.clone());
+        }
+        let hands = self.parts.hands.as_ref()?;
+        match crate::postgres::history::read_forks(&hands.place, timeline) {
+            Ok(forks) => {
+                self.observed.forks = Some((timeline, forks.clone()));
+                Some(forks)
+            }
+            Err(e) => {
+                tracing::warn!("{e}");
+                None
+            }
+        }
+    }
+
+    fn forget_recorded_rejoin(&mut self) {
+        let me: &NodeName = &self.parts.me;
+        if let Some(rejoined) = &self.acting.rejoined {
+            let reason = Reason::Rejoined { node: me.clone(), rejoined: rejoined.clone() };
+            if rejoined.epoch != self.state.epoch || self.state.history.iter().any(|e| e.reason == reason) {
+                self.acting.rejoined = None;
+            }
+        }
+    }
+
+    /// The lease counts from the moment the heartbeat was sent. It is ours only once the guard holds its end.
+    pub(super) fn on_answer(&mut self, sent_at_ms: u64, answer: &HeartbeatAnswer) {
+        let Some(left_ms) = answer.lease_ms.filter(|_| answer.epoch == self.state.epoch) else {
+            self.free_standby_from_deadline();
+            return;
+        };
+        let until = Moment(sent_at_ms).plus(left_ms);
+        let epoch = answer.epoch;
+        if self.local.lease.is_some_and(|(e, u)| e == epoch && u >= until) {
+            return;
+        }
+        let Some(guard) = self.parts.hands.as_ref().and_then(|h| h.guard()) else {
+            self.local.lease = Some((epoch, until)); // no server yet: it is started with a deadline of its own
+            return;
+        };
+        let deadline = until.0.saturating_sub(self.settings().lease_ms() / GUARD_SHARE);
+        self.observed.guard_told = Some(Some(deadline));
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            match guard.set_deadline(Some(deadline)).await {
+                Ok(()) => drop(events.send(Event::LeaseHeld { epoch, until }).await),
+                Err(e) => tracing::warn!("the guard did not take the lease: {e}"),
+            }
+        });
+    }
+
+    /// A standby needs no lease: its guard must not end it when an old one runs out.
+    fn free_standby_from_deadline(&mut self) {
+        let is_standby = matches!(self.local.server, Server::Standby(_));
+        let may_promote = self.state.lease_holder() == Some(self.me());
+        if !is_standby || may_promote || self.observed.guard_told == Some(None) {
+            return;
+        }
+        let Some(guard) = self.parts.hands.as_ref().and_then(|h| h.guard()) else { return };
+        self.observed.guard_told = Some(None);
+        tokio::spawn(async move {
+            if let Err(e) = guard.set_deadline(None).await {
+                tracing::warn!("the guard did not forget the old lease: {e}");
+            }
+        });
+    }
+}

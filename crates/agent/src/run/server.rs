@@ -1,0 +1,219 @@
+//! What the loop knows of its own server: from the guard (certain) and from probes (what the server says).
+
+use super::{Event, Run, now};
+use crate::guard::{GuardEvent, GuardHandle};
+use crate::marker::Facts;
+use crate::postgres::probe::Probe;
+use crate::postgres::sync::SyncWatch;
+use crate::probing;
+use cluster::observe::{DataDir, Replica, Server};
+use cluster::step::Local;
+use cluster::{Moment, NodeName};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Pause between two probes of a server that starts.
+const PROBE_STARTING: Duration = Duration::from_millis(20);
+
+/// Besides `Local`.
+pub(super) struct ServerSight {
+    /// Grows with each start.
+    pub generation: u64,
+    /// Whether a guard is attached.
+    pub guarded: bool,
+    /// Whether it answered since it started: not answering afterwards is no starting.
+    was_up: bool,
+    /// When it last answered (or was found).
+    answered_at: Moment,
+    /// Age of the last WAL message at `answered_at`.
+    pub wal_silent_ms: Option<u64>,
+    /// A primary's standbys.
+    pub replicas: BTreeMap<NodeName, Replica>,
+    /// Whether it obeys the sync set.
+    pub sync: SyncWatch,
+    /// For people.
+    pub problem: Option<String>,
+}
+
+impl ServerSight {
+    pub(super) fn new(attached: bool, now: Moment) -> ServerSight {
+        ServerSight {
+            generation: 0,
+            guarded: attached,
+            was_up: attached,
+            answered_at: now,
+            wal_silent_ms: None,
+            replicas: BTreeMap::new(),
+            sync: SyncWatch::default(),
+            problem: None,
+        }
+    }
+}
+
+/// Takes what the marker remembers into `local`, where it concerns the present data directory.
+pub(super) fn recall(local: &mut Local, facts: &Facts) {
+    let same = match (&local.data, facts.system_identifier) {
+        (DataDir::Present { system_identifier }, Some(known)) => *system_identifier == known,
+        _ => true,
+    };
+    local.unfinished = facts.unfinished;
+    local.line = facts.line.clone().filter(|_| same);
+    local.following = facts.following.clone().filter(|_| same);
+    local.inconsistent = facts.inconsistent;
+    local.rewound_for = facts.rewound_for;
+}
+
+impl Run {
+    pub(super) fn recall_facts(&mut self) {
+        if let Some(hands) = &self.parts.hands {
+            recall(&mut self.local, &hands.facts());
+        }
+    }
+
+    /// Looks at the data directory, in a task of its own.
+    pub(super) fn look_at_data(&self) {
+        let Some(hands) = self.parts.hands.clone() else { return };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let found = hands.look().await.map_err(|e| e.to_string());
+            let _ = events.send(Event::Looked(found)).await;
+        });
+    }
+
+    pub(super) fn on_looked(&mut self, found: Result<DataDir, String>) {
+        match found {
+            Ok(data) => {
+                self.local.data = data.clone();
+                self.server.problem = None;
+                if let (DataDir::Present { system_identifier }, Some(hands)) = (data, &self.parts.hands)
+                    && hands.facts().system_identifier.is_none()
+                    && let Err(e) = hands.remember(|f| f.system_identifier = Some(system_identifier))
+                {
+                    tracing::error!("{e}");
+                }
+                self.recall_facts();
+            }
+            Err(problem) => {
+                tracing::error!("cannot look at the data directory: {problem}");
+                self.server.problem = Some(problem);
+            }
+        }
+        self.aim_probe();
+    }
+
+    /// A server was started, or a running one was found.
+    pub(super) fn server_started(&mut self) {
+        self.server.generation += 1;
+        self.server.guarded = true;
+        self.server.was_up = false;
+        self.server.answered_at = now();
+        self.local.server = Server::Starting;
+        self.local.seal = None;
+        self.local.sync_configured = None;
+        self.aim_probe();
+    }
+
+    pub(super) fn on_guard(&mut self, event: GuardEvent) {
+        let Some(hands) = self.parts.hands.clone() else { return };
+        hands.drop_guard();
+        match event {
+            GuardEvent::Ended { code, fenced } => {
+                let how = if fenced { "fenced: its lease had ended" } else { "ended" };
+                tracing::warn!("the server {how} ({code:?}); its last process is gone");
+                self.server_ended();
+            }
+            GuardEvent::Lost => {
+                tracing::error!("the guard is gone; looking for what became of the server");
+                self.local.server = Server::Unknown;
+                self.server.guarded = false;
+                self.aim_probe();
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let outcome = find_again(&hands).await;
+                    let _ = events.send(Event::StepDone(Box::new(outcome))).await;
+                });
+                self.acting.hold_for_guard();
+            }
+        }
+    }
+
+    pub(super) fn server_ended(&mut self) {
+        self.server.guarded = false;
+        self.server.replicas.clear();
+        self.server.wal_silent_ms = None;
+        self.server.sync = SyncWatch::default();
+        self.local.server = Server::Stopped;
+        self.local.seal = None;
+        self.local.lease = None;
+        self.aim_probe();
+    }
+
+    pub(super) fn aim_probe(&mut self) {
+        let Some(hands) = &self.parts.hands else { return };
+        let starting = matches!(self.local.server, Server::Starting | Server::Unknown);
+        let every = Duration::from_millis(self.settings().heartbeat_ms());
+        let target = self.server.guarded.then(|| probing::Target {
+            generation: self.server.generation,
+            upstream: self.local.following.as_ref().map(|(_, node)| node.clone()),
+            segment_bytes: hands.segment_bytes(),
+            every: if starting { PROBE_STARTING } else { every },
+        });
+        self.tasks.probe.send_if_modified(|t| std::mem::replace(t, target.clone()) != target);
+    }
+
+    pub(super) fn on_probed(&mut self, generation: u64, found: Result<Probe, String>) {
+        if generation != self.server.generation || !self.server.guarded {
+            return;
+        }
+        match found {
+            Ok(probe) if probe.server != Server::Starting => self.on_answer_of_server(probe),
+            other => {
+                let silent_ms = now().since(self.server.answered_at);
+                self.local.server = match (self.server.was_up, &other) {
+                    (true, _) if silent_ms < self.settings().heartbeat_ms() => return,
+                    (true, _) => Server::Unresponsive { silent_ms },
+                    (false, _) => Server::Starting,
+                };
+                self.server.problem = other.err().filter(|_| self.server.was_up);
+            }
+        }
+        self.aim_probe();
+    }
+
+    fn on_answer_of_server(&mut self, probe: Probe) {
+        self.server.was_up = true;
+        self.server.answered_at = now();
+        self.server.problem = None;
+        self.server.wal_silent_ms = probe.wal_silent_ms;
+        self.server.replicas = probe.replicas;
+        if let Server::Primary { lsn, .. } = &probe.server {
+            self.server.sync.see(&probe.sync_names, &probe.senders, *lsn);
+        }
+        if let Server::Standby(_) = &probe.server
+            && self.local.inconsistent
+            && let Some(hands) = &self.parts.hands
+        {
+            match hands.remember(|f| f.inconsistent = false) {
+                Ok(()) => self.local.inconsistent = false,
+                Err(e) => tracing::error!("{e}"),
+            }
+        }
+        self.local.server = probe.server;
+        self.note_streaming();
+    }
+}
+
+/// The guard was killed: attach again if it lives after all, else make sure that its server is gone.
+async fn find_again(hands: &crate::hands::Hands) -> Result<crate::hands::Done, String> {
+    let attached = GuardHandle::attach(&hands.place.guard_socket()).await.map_err(|e| e.to_string())?;
+    match attached {
+        Some((guard, events)) => {
+            hands.adopt(guard, events);
+            Ok(crate::hands::Done::Started)
+        }
+        None => {
+            crate::postgres::process::end_orphan(&hands.place).await.map_err(|e| e.to_string())?;
+            Ok(crate::hands::Done::Ended)
+        }
+    }
+}

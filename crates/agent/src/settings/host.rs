@@ -1,0 +1,196 @@
+//! Can this host run what the settings ask for? Looks, never changes anything.
+//!
+//! Not checked here: whether a port is free, because an agent that comes back finds its own server listening.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::Access;
+
+use super::{MAJOR_MIN, OS_USER_DEFAULT, PROGRAMS, PostgresSettings, Settings, major_version};
+
+/// A user of the operating system, as the system's user database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OsUser {
+    /// Login name.
+    pub name: String,
+    /// User number.
+    pub uid: u32,
+    /// Number of the user's first group.
+    pub gid: u32,
+    /// Home directory.
+    pub home: PathBuf,
+}
+
+/// Looks a user up by name, the way the system is set up to (files, LDAP, ...); `None` when there is no such user.
+///
+/// # Errors
+/// When neither `getent` nor /etc/passwd can be asked.
+pub fn find_os_user(name: &str) -> std::io::Result<Option<OsUser>> {
+    find_passwd_line(name, |user| user.name == name)
+}
+
+/// Everything on this host that stands in the way, one sentence each with what to do next; empty when nothing does.
+#[must_use]
+pub fn check_host(settings: &Settings) -> Vec<String> {
+    let mut problems = Vec::new();
+    problems.extend(cannot_create("node.dir", &settings.dir));
+    if let Some(postgres) = &settings.postgres {
+        let owner = check_os_user(postgres, &mut problems);
+        let major = check_programs(&postgres.bin_dir, &mut problems);
+        problems.extend(cannot_create("postgres.data_dir", &postgres.data_dir));
+        check_data_dir(&postgres.data_dir, owner.as_ref(), major, &mut problems);
+    }
+    problems
+}
+
+/// The user the server will run as, when that is possible.
+fn check_os_user(postgres: &PostgresSettings, problems: &mut Vec<String>) -> Option<OsUser> {
+    let own_uid = rustix::process::geteuid().as_raw();
+    match (own_uid, postgres.os_user.as_deref()) {
+        (0, named) => check_user_for_root(named.unwrap_or(OS_USER_DEFAULT), problems),
+        (_, None) => find_passwd_line(&own_uid.to_string(), |user| user.uid == own_uid).ok().flatten(),
+        (_, Some(name)) => {
+            let user = find_os_user(name).ok().flatten().filter(|user| user.uid == own_uid);
+            if user.is_none() {
+                problems.push(format!(
+                    "postgres.os_user = {name:?}: only an agent started as root can run the server as another user, and \
+                     this one has user number {own_uid}; start pgkeel as root or as {name}, or leave os_user out"
+                ));
+            }
+            user
+        }
+    }
+}
+
+fn check_user_for_root(name: &str, problems: &mut Vec<String>) -> Option<OsUser> {
+    let problem = match find_os_user(name) {
+        Ok(Some(user)) if user.uid != 0 => return Some(user),
+        Ok(Some(_)) => format!(
+            "postgres.os_user = {name:?} is the superuser, as whom PostgreSQL refuses to run; name an unprivileged user"
+        ),
+        Ok(None) => format!(
+            "started as root, so the server must run as another user, but this host has no operating-system user {name:?}; \
+             create it (useradd --system {name}) or name another by postgres.os_user"
+        ),
+        Err(error) => {
+            format!("the users of this host cannot be looked up ({error}); check getent and /etc/passwd")
+        }
+    };
+    problems.push(problem);
+    None
+}
+
+/// Major version of the programs, when they are all there.
+fn check_programs(bin_dir: &Path, problems: &mut Vec<String>) -> Option<u32> {
+    let shown = bin_dir.display();
+    if !bin_dir.is_dir() {
+        problems.push(format!(
+            "postgres.bin_dir = \"{shown}\": there is no such directory on this host; install PostgreSQL's server package, \
+             or set bin_dir to the directory that holds postgres and initdb"
+        ));
+        return None;
+    }
+    let missing: Vec<&str> =
+        PROGRAMS.into_iter().filter(|program| !bin_dir.join(program).is_file()).collect();
+    if !missing.is_empty() {
+        problems.push(format!(
+            "postgres.bin_dir = \"{shown}\" lacks {}; install PostgreSQL's server package (a client package is not \
+             enough), or set bin_dir to another directory",
+            missing.join(", ")
+        ));
+        return None;
+    }
+    match major_version(bin_dir) {
+        Ok(major) if major >= MAJOR_MIN => Some(major),
+        Ok(major) => {
+            problems.push(format!(
+                "postgres.bin_dir = \"{shown}\" holds PostgreSQL {major}; pgkeel needs {MAJOR_MIN} or later"
+            ));
+            None
+        }
+        Err(problem) => {
+            problems.push(format!("postgres.bin_dir = \"{shown}\": {problem}"));
+            None
+        }
+    }
+}
+
+fn check_data_dir(dir: &Path, owner: Option<&OsUser>, major: Option<u32>, problems: &mut Vec<String>) {
+    let Ok(found) = std::fs::metadata(dir) else { return };
+    let shown = dir.display();
+    let empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    if !found.is_dir() || empty {
+        return;
+    }
+    if let Some(owner) = owner.filter(|owner| owner.uid != found.uid()) {
+        problems.push(format!(
+            "postgres.data_dir = \"{shown}\" belongs to user number {}, but the server will run as {} ({}); change \
+             postgres.os_user, or give it away: chown -R {}: {shown}",
+            found.uid(),
+            owner.name,
+            owner.uid,
+            owner.name
+        ));
+    }
+    match std::fs::read_to_string(dir.join("PG_VERSION")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => problems.push(format!(
+            "postgres.data_dir = \"{shown}\" is not empty and is no PostgreSQL data directory (it has no PG_VERSION); \
+             name another directory, or move its content away"
+        )),
+        Err(error) => problems.push(format!("postgres.data_dir = \"{shown}\" cannot be read: {error}")),
+        Ok(version) => {
+            if let (Ok(data), Some(programs)) = (version.trim().parse::<u32>(), major)
+                && data != programs
+            {
+                problems.push(format!(
+                    "postgres.data_dir = \"{shown}\" was made by PostgreSQL {data}, but bin_dir holds {programs}; set \
+                     postgres.bin_dir to the programs of version {data}"
+                ));
+            }
+        }
+    }
+}
+
+/// Why a directory neither exists nor can be made, if so.
+fn cannot_create(key: &str, dir: &Path) -> Option<String> {
+    let shown = dir.display();
+    let nearest = dir.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok())?;
+    if !nearest.is_dir() {
+        return Some(format!(
+            "{key} = \"{shown}\": {} is not a directory; name another path, or move that file away",
+            nearest.display()
+        ));
+    }
+    match rustix::fs::access(nearest, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => None,
+        Err(error) => Some(format!(
+            "{key} = \"{shown}\": {} is not writable for this user ({error}); create {shown} and give it to this user, or \
+             name another path",
+            nearest.display()
+        )),
+    }
+}
+
+/// First line of the user database for `key` (a name or a number) that `wanted` accepts.
+fn find_passwd_line(key: &str, wanted: impl Fn(&OsUser) -> bool) -> std::io::Result<Option<OsUser>> {
+    let asked = Command::new("getent").args(["passwd", "--", key]).stdin(Stdio::null()).output();
+    let text = match asked {
+        Ok(output) => output.stdout,
+        Err(_) => std::fs::read("/etc/passwd")?,
+    };
+    Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_passwd_line).find(|user| wanted(user)))
+}
+
+/// Reads "name:password:uid:gid:gecos:home:shell", passwd(5).
+fn parse_passwd_line(line: &str) -> Option<OsUser> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
+    Some(OsUser {
+        name: (*name).to_owned(),
+        uid: uid.parse().ok()?,
+        gid: gid.parse().ok()?,
+        home: PathBuf::from(home),
+    })
+}

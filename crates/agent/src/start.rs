@@ -1,0 +1,253 @@
+//! Starts an agent: checks the host, opens what it needs in an order in which every failure has a clear cause, runs the
+//! loop, and takes everything down again.
+
+use crate::guard::{GuardEvent, GuardHandle};
+use crate::hands::Hands;
+use crate::marker::Marker;
+use crate::postgres::{PgError, Place, files, process};
+use crate::run::{self, Parts};
+use crate::settings::{Replication, Settings, check_host, find_os_user};
+use crate::store::{Store, StoreOptions};
+use crate::{api, http};
+use cluster::NodeName;
+use cluster::decide::Proposed;
+use cluster::state::{self, Member, PgAddress};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+/// Events that may wait for the loop.
+const EVENTS_MAX: usize = 1024;
+
+/// Why an agent could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The host is not fit.
+    #[error("this host cannot run node {node}:\n  - {}", problems.join("\n  - "))]
+    Host {
+        /// The node.
+        node: String,
+        /// Each problem with what to do.
+        problems: Vec<String>,
+    },
+    /// The address of the API cannot be bound.
+    #[error(
+        "node {node} cannot listen on {address}: {source}; end what uses that port, or give the node another address \
+         in [members] of every configuration file"
+    )]
+    Listen {
+        /// The node.
+        node: String,
+        /// `host:port`.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The port of PostgreSQL is in use by something else.
+    #[error(
+        "the PostgreSQL port {port} of node {node} is in use by another process: {source}; end it, or set postgres.port \
+         to a free one"
+    )]
+    PgPort {
+        /// The node.
+        node: String,
+        /// The port.
+        port: u16,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something about files or PostgreSQL.
+    #[error(transparent)]
+    Pg(#[from] PgError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] cluster::basics::BadNodeName),
+    /// The store died while it ran.
+    #[error(
+        "the store has died and does not recover by itself: {0}; the agent ends so that it is started again"
+    )]
+    StoreDied(String),
+}
+
+/// Runs an agent until `stop` turns true.
+///
+/// # Errors
+/// [`AgentError`]: why it could not start, or had to end.
+pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), AgentError> {
+    let problems = check_host(&settings);
+    if !problems.is_empty() {
+        return Err(AgentError::Host { node: settings.node.clone(), problems });
+    }
+    let me: NodeName = settings.node.parse()?;
+    make_own_dir(&settings.dir)?;
+    let listener = listen(&settings).await?;
+    let store = open_store(&settings, &me).await?;
+    let _pid_file = PidFile::write(&settings.dir)?;
+    let (guard_sender, guard_events) = mpsc::unbounded_channel();
+    let hands = match place(&settings)? {
+        Some(place) => Some(Arc::new(open_hands(place, &me, &store, guard_sender).await?)),
+        None => None,
+    };
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let (served_until, served) = watch::channel(false);
+    let server =
+        tokio::spawn(http::serve(listener, api::router(events.clone(), store.clone()), ended(served)));
+    let mut forming = tokio::spawn({
+        let store = store.clone();
+        async move { store.form().await }
+    });
+    let parts = parts(&settings, me, store.clone(), hands)?;
+    let running = run::run(parts, (events, inbox), guard_events, stop);
+    tokio::pin!(running);
+    let mut formed = false;
+    let outcome = loop {
+        tokio::select! {
+            ended = &mut running => break ended.map_err(AgentError::StoreDied),
+            outcome = &mut forming, if !formed => {
+                formed = true;
+                if let Ok(Err(e)) = outcome {
+                    break Err(e.into());
+                }
+            }
+        }
+    };
+    forming.abort();
+    let _ = served_until.send(true);
+    store.close().await;
+    server.abort();
+    outcome
+}
+
+async fn ended(mut served: watch::Receiver<bool>) {
+    let _ = served.wait_for(|ended| *ended).await;
+}
+
+fn make_own_dir(dir: &Path) -> Result<(), PgError> {
+    std::fs::create_dir_all(dir).map_err(PgError::file("make", dir))
+}
+
+async fn listen(settings: &Settings) -> Result<TcpListener, AgentError> {
+    TcpListener::bind(&settings.listen).await.map_err(|source| AgentError::Listen {
+        node: settings.node.clone(),
+        address: settings.listen.clone(),
+        source,
+    })
+}
+
+async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentError> {
+    let members = settings
+        .members
+        .iter()
+        .map(|(name, agent)| Ok((name.parse()?, agent.clone())))
+        .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
+    let options = StoreOptions {
+        dir: settings.dir.join("store"),
+        cluster: settings.cluster.clone(),
+        node: me.clone(),
+        address: settings.listen.clone(),
+        members,
+        detect: settings.detect,
+    };
+    Ok(Store::open(options).await?)
+}
+
+fn place(settings: &Settings) -> Result<Option<Place>, AgentError> {
+    let Some(postgres) = settings.postgres.clone() else { return Ok(None) };
+    let user = match postgres.run_as() {
+        Some(name) => find_os_user(name).map_err(PgError::file("read", Path::new("/etc/passwd")))?,
+        None => None,
+    };
+    Ok(Some(Place { settings: postgres, dir: settings.dir.clone(), user }))
+}
+
+async fn open_hands(
+    place: Place,
+    me: &NodeName,
+    store: &Store,
+    guard_sender: mpsc::UnboundedSender<GuardEvent>,
+) -> Result<Hands, AgentError> {
+    let marker = Marker::open(&place.dir)?;
+    if let Some(parent) = place.data().parent() {
+        std::fs::create_dir_all(parent).map_err(PgError::file("make", parent))?;
+    }
+    files::make_dir(&place, &place.socket_dir(), 0o755)?;
+    let attached = GuardHandle::attach(&place.guard_socket()).await.map_err(PgError::from)?;
+    let port = place.settings.port;
+    let hands = Hands::new(place, me.clone(), store.clone(), marker, guard_sender);
+    match attached {
+        Some((guard, events)) => {
+            tracing::info!("found its server running (postmaster {}); takes it over", guard.pid());
+            hands.adopt(guard, events);
+        }
+        None => {
+            process::end_orphan(&hands.place).await?;
+            check_port(&hands.place).map_err(|source| AgentError::PgPort {
+                node: me.to_string(),
+                port,
+                source,
+            })?;
+        }
+    }
+    hands.look().await?;
+    Ok(hands)
+}
+
+/// Better said now than by a server that does not start later.
+fn check_port(place: &Place) -> std::io::Result<()> {
+    match std::net::TcpListener::bind((place.settings.host.as_str(), place.settings.port)) {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(e),
+        // Another failure is the server's to report: the host may be a name that only others resolve so.
+        _ => Ok(()),
+    }
+}
+
+fn parts(
+    settings: &Settings,
+    me: NodeName,
+    store: Store,
+    hands: Option<Arc<Hands>>,
+) -> Result<Parts, AgentError> {
+    let agents = settings
+        .members
+        .iter()
+        .map(|(name, agent)| Ok((name.parse()?, agent.clone())))
+        .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
+    let postgres = settings.postgres.as_ref().map(|pg| PgAddress { host: pg.host.clone(), port: pg.port });
+    let replication = match settings.replication {
+        Replication::Async { max_loss_bytes } => state::Replication::Async { max_loss_bytes },
+        Replication::Quorum { sync_standbys } => state::Replication::Quorum { k: sync_standbys as usize },
+    };
+    let proposed = Proposed {
+        cluster: settings.cluster.clone(),
+        settings: state::Settings {
+            replication,
+            detect_ms: settings.detect.as_millis() as u64,
+            drift_ppm: u64::from(settings.drift_ppm),
+        },
+        names: agents.keys().cloned().collect(),
+    };
+    let member = Member { agent: settings.listen.clone(), postgres };
+    Ok(Parts { me, member, proposed, agents, store, hands })
+}
+
+/// Names the process for those who look after it; removed when the agent ends in order.
+struct PidFile(std::path::PathBuf);
+
+impl PidFile {
+    fn write(dir: &Path) -> Result<PidFile, PgError> {
+        let path = dir.join("agent.pid");
+        std::fs::write(&path, format!("{}\n", std::process::id())).map_err(PgError::file("write", &path))?;
+        Ok(PidFile(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

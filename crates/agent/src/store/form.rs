@@ -1,0 +1,301 @@
+//! How the store comes into being: the agents find each other, make sure that they mean the same cluster and that every
+//! name is held by one agent only, and the one whose name comes first founds the store with all of them.
+
+use super::embedded::Embedded;
+use super::error::StoreError;
+use super::types::Peer;
+use crate::http::{HttpError, post_json};
+use cluster::NodeName;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// Pause between two rounds of greetings.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Deadline of a greeting.
+const GREETING: Duration = Duration::from_millis(1000);
+/// How long an agent that does not yet belong to the store keeps its name after it was last heard.
+const NAME_KEPT: Duration = Duration::from_secs(5);
+
+/// Who an agent says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub(super) cluster: String,
+    pub(super) name: NodeName,
+    pub(super) id: u64,
+    pub(super) address: String,
+    /// Whether its log or its vote says that the store exists.
+    pub(super) formed: bool,
+    /// The members as it is configured.
+    pub(super) members: BTreeMap<NodeName, String>,
+}
+
+/// The answer to an agent that introduced itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Greeting {
+    pub(super) identity: Identity,
+    pub(super) verdict: Verdict,
+}
+
+/// What an agent thinks of another one's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verdict")]
+pub(super) enum Verdict {
+    /// Nothing speaks against it.
+    Welcome,
+    /// The store exists, and this name is not in it.
+    NoMember,
+    /// The name is held by this one.
+    NameTaken { id: u64, address: String },
+}
+
+/// Holder of a name, as seen.
+pub(super) type Seen = BTreeMap<NodeName, (u64, String, Instant)>;
+
+/// Judges `visitor` by this node's own name, the members of the store, and who else used the name of late.
+fn judge(
+    me: &Identity,
+    members: &BTreeMap<u64, Peer>,
+    seen: &Seen,
+    visitor: &Identity,
+    now: Instant,
+) -> Verdict {
+    let taken = |id: u64, address: &str| Verdict::NameTaken { id, address: address.to_owned() };
+    if visitor.name == me.name {
+        let is_me = (visitor.id, &visitor.address) == (me.id, &me.address);
+        return if is_me { Verdict::Welcome } else { taken(me.id, &me.address) };
+    }
+    if let Some((id, member)) = members.iter().find(|(id, m)| m.name == visitor.name || **id == visitor.id) {
+        let same = *id == visitor.id && member.name == visitor.name && member.address == visitor.address;
+        return if same { Verdict::Welcome } else { taken(*id, &member.address) };
+    }
+    if !members.is_empty() {
+        return Verdict::NoMember;
+    }
+    match seen.get(&visitor.name) {
+        Some((id, address, at)) if *id != visitor.id && now.saturating_duration_since(*at) < NAME_KEPT => {
+            taken(*id, address)
+        }
+        Some(_) | None => Verdict::Welcome,
+    }
+}
+
+/// What is to be done about a store that this node does not belong to yet.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Found it with these members.
+    Found(BTreeMap<u64, Peer>),
+    /// Wait, and say so.
+    Wait(String),
+}
+
+/// Decides from the answers of all other members.
+fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -> Next {
+    let silent: Vec<String> =
+        answers.iter().filter_map(|(n, a)| a.as_ref().err().map(|e| format!("{n} ({e})"))).collect();
+    let greetings: Vec<&Greeting> = answers.values().filter_map(|a| a.as_ref().ok()).collect();
+    if let Some(there) = greetings.iter().find(|g| g.identity.formed) {
+        let name = &there.identity.name;
+        return Next::Wait(match there.verdict {
+            Verdict::NoMember => {
+                format!("the store exists ({name} belongs to it), but {} is not a member of it", me.name)
+            }
+            Verdict::Welcome | Verdict::NameTaken { .. } => {
+                format!("the store exists ({name} belongs to it); waiting for its leader")
+            }
+        });
+    }
+    if !silent.is_empty() {
+        return Next::Wait(format!(
+            "the store is founded when all members answer; silent: {}",
+            silent.join(", ")
+        ));
+    }
+    if let Some(other) = greetings.iter().find(|g| g.identity.members != me.members) {
+        return Next::Wait(format!(
+            "the members configured here and on {} differ: make the lists of nodes and addresses equal",
+            other.identity.name
+        ));
+    }
+    match me.members.keys().next() {
+        Some(first) if *first == me.name => {
+            let all = greetings.iter().map(|g| &g.identity).chain([me]);
+            Next::Found(
+                all.map(|i| (i.id, Peer { name: i.name.clone(), address: i.address.clone() })).collect(),
+            )
+        }
+        Some(first) => Next::Wait(format!("all members answer; {first} founds the store")),
+        None => Next::Wait("no members are configured".into()),
+    }
+}
+
+impl Embedded {
+    /// Who this agent is.
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
+            cluster: self.owner.cluster.clone(),
+            name: self.owner.node.clone(),
+            id: self.owner.id,
+            address: self.address.clone(),
+            formed: self.founded(),
+            members: self.configured.clone(),
+        }
+    }
+
+    /// Answers an agent that introduces itself.
+    pub(super) fn greet(&self, visitor: &Identity) -> Greeting {
+        let identity = self.identity();
+        if visitor.cluster != identity.cluster {
+            // The visitor sees from the identity that it is in the wrong place.
+            return Greeting { identity, verdict: Verdict::Welcome };
+        }
+        let now = Instant::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = judge(&identity, &self.members(), &seen, visitor, now);
+        // Only configured names are remembered: the map stays small.
+        if verdict == Verdict::Welcome && self.configured.contains_key(&visitor.name) {
+            seen.insert(visitor.name.clone(), (visitor.id, visitor.address.clone(), now));
+        }
+        Greeting { identity, verdict }
+    }
+
+    /// Greets all others until the store exists and this node belongs to it; one round at least.
+    pub(super) async fn form(&self) -> Result<(), StoreError> {
+        loop {
+            let answers = self.greet_all().await?;
+            if !self.members().is_empty() {
+                self.say(None);
+                return Ok(());
+            }
+            match next(&self.identity(), &answers) {
+                Next::Wait(why) => self.say(Some(why)),
+                Next::Found(members) => {
+                    tracing::info!("founding the store with {} members", members.len());
+                    if let Err(e) = self.raft.initialize(members).await {
+                        self.say(Some(format!("the store could not be founded: {e}")));
+                    }
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Introduces this agent to all other members.
+    async fn greet_all(&self) -> Result<BTreeMap<NodeName, Result<Greeting, String>>, StoreError> {
+        let me = self.identity();
+        let others = self.configured.iter().filter(|(name, _)| **name != me.name);
+        let calls = others.map(|(name, address)| {
+            let me = &me;
+            async move {
+                let answer: Result<Greeting, HttpError> =
+                    post_json(address, "/v1/raft/hello", me, GREETING).await;
+                (name.clone(), address, answer)
+            }
+        });
+        let mut answers = BTreeMap::new();
+        for (name, address, answer) in join_all(calls).await {
+            let answer = match answer {
+                Err(e) => Err(e.to_string()),
+                Ok(greeting) => {
+                    self.contacts.heard(greeting.identity.id);
+                    check(&me, &name, address, greeting)?
+                }
+            };
+            answers.insert(name, answer);
+        }
+        Ok(answers)
+    }
+}
+
+/// Checks that the right agent answered and has nothing against this one.
+fn check(
+    me: &Identity,
+    name: &NodeName,
+    address: &str,
+    greeting: Greeting,
+) -> Result<Result<Greeting, String>, StoreError> {
+    let them = &greeting.identity;
+    if them.cluster != me.cluster {
+        return Err(StoreError::OtherCluster {
+            address: address.to_owned(),
+            theirs: them.cluster.clone(),
+            ours: me.cluster.clone(),
+        });
+    }
+    if let Verdict::NameTaken { id, address } = &greeting.verdict {
+        return Err(StoreError::NameTaken {
+            name: me.name.clone(),
+            told_by: them.name.clone(),
+            id: *id,
+            address: address.clone(),
+            my_id: me.id,
+            my_address: me.address.clone(),
+        });
+    }
+    if them.name != *name {
+        return Ok(Err(format!("at {address} is {}, not {name}", them.name)));
+    }
+    Ok(Ok(greeting))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn node(name: &str, id: u64) -> Identity {
+        let members = ["a", "b"].map(|n| (n.parse().unwrap(), format!("{n}:1")));
+        Identity {
+            cluster: "c".into(),
+            name: name.parse().unwrap(),
+            id,
+            address: format!("{name}:1"),
+            formed: false,
+            members: members.into(),
+        }
+    }
+
+    fn peer(name: &str) -> Peer {
+        Peer { name: name.parse().unwrap(), address: format!("{name}:1") }
+    }
+
+    #[test]
+    fn a_name_has_one_holder() {
+        let now = Instant::now();
+        let (me, none, nobody) = (node("a", 1), BTreeMap::new(), Seen::new());
+        let taken = |v| matches!(v, Verdict::NameTaken { .. });
+        assert_eq!(judge(&me, &none, &nobody, &node("b", 2), now), Verdict::Welcome);
+        assert!(taken(judge(&me, &none, &nobody, &node("a", 2), now)));
+        let seen = Seen::from([("b".parse().unwrap(), (2, "b:1".into(), now))]);
+        assert!(taken(judge(&me, &none, &seen, &node("b", 3), now)));
+        assert_eq!(judge(&me, &none, &seen, &node("b", 3), now + NAME_KEPT), Verdict::Welcome);
+        let members = BTreeMap::from([(1, peer("a")), (2, peer("b"))]);
+        assert_eq!(judge(&me, &members, &nobody, &node("b", 2), now), Verdict::Welcome);
+        assert!(taken(judge(&me, &members, &nobody, &node("b", 3), now)));
+        let moved = Identity { address: "elsewhere:1".into(), ..node("b", 2) };
+        assert!(taken(judge(&me, &members, &nobody, &moved, now)));
+        assert_eq!(judge(&me, &members, &nobody, &node("c", 3), now), Verdict::NoMember);
+    }
+
+    #[test]
+    fn only_the_first_founds_and_only_when_all_agree() {
+        let greeting = |identity: Identity| Greeting { identity, verdict: Verdict::Welcome };
+        let from = |n: &str, answer| BTreeMap::from([(n.parse::<NodeName>().unwrap(), answer)]);
+        let (a, b) = (node("a", 1), node("b", 2));
+        let founders = BTreeMap::from([(1, peer("a")), (2, peer("b"))]);
+        assert_eq!(next(&a, &from("b", Ok(greeting(b.clone())))), Next::Found(founders));
+        assert!(matches!(next(&b, &from("a", Ok(greeting(a.clone())))), Next::Wait(_)));
+        assert!(
+            matches!(next(&a, &from("b", Err("refused".into()))), Next::Wait(why) if why.contains("refused"))
+        );
+        let formed = Identity { formed: true, ..b.clone() };
+        assert!(matches!(next(&a, &from("b", Ok(greeting(formed)))), Next::Wait(_)));
+        let mut other = b;
+        other.members.pop_last();
+        assert!(
+            matches!(next(&a, &from("b", Ok(greeting(other)))), Next::Wait(why) if why.contains("differ"))
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! Who should be the next primary, and why not the others?
+//!
+//! The most advanced of the sealed nodes: the line that was appointed last, then the position. This module decides only
+//! who is best; whether the best is good enough is decided in `decide::failover`.
+
+use crate::basics::{Lsn, Millis, Moment, NodeName};
+use crate::lineage;
+use crate::observe::{DataDir, Observations, Seal, Server};
+use crate::reason::{NotChosen, Position};
+use crate::state::State;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// The seals that nodes have given for the present epoch, of nodes heard within `age_max`.
+#[must_use]
+pub fn seals<'a>(
+    state: &State,
+    seen: &'a Observations,
+    now: Moment,
+    age_max: Millis,
+) -> BTreeMap<NodeName, &'a Seal> {
+    seen.nodes
+        .iter()
+        .filter(|(node, heard)| state.members.contains_key(*node) && now.since(heard.at) < age_max)
+        .filter_map(|(node, heard)| heard.observation.seal.as_ref().map(|seal| (node.clone(), seal)))
+        .filter(|(_, seal)| seal.epoch == state.epoch)
+        .collect()
+}
+
+/// Where a seal stands.
+#[must_use]
+pub fn position(seal: &Seal) -> Position {
+    Position { timeline: seal.timeline, lsn: seal.lsn }
+}
+
+/// Order by advance: the line appointed last first, then the position.
+fn advance(state: &State, seal: &Seal) -> (Option<usize>, Lsn) {
+    (seal.line.as_deref().and_then(|line| lineage::rank(state, line)), seal.lsn)
+}
+
+/// The most advanced eligible node; of equals the last primary, then the first by name.
+#[must_use]
+pub fn best<'a>(state: &State, seals: &BTreeMap<NodeName, &'a Seal>) -> Option<(NodeName, &'a Seal)> {
+    let last = state.last_appointed.as_ref().map(|a| &a.node);
+    seals
+        .iter()
+        .filter(|(_, seal)| lineage::eligible(state, seal.line.as_deref(), seal.lsn))
+        .max_by_key(|(node, seal)| (advance(state, seal), Some(*node) == last, Reverse((*node).clone())))
+        .map(|(node, seal)| (node.clone(), *seal))
+}
+
+/// Why each other node was not chosen.
+#[must_use]
+pub fn why_not(
+    state: &State,
+    seen: &Observations,
+    seals: &BTreeMap<NodeName, &Seal>,
+    chosen: (&NodeName, &Seal),
+) -> BTreeMap<NodeName, NotChosen> {
+    let explain = |node: &NodeName| -> NotChosen {
+        let Some(seal) = seals.get(node) else { return not_sealed(state, seen, node) };
+        let at = position(seal);
+        if !lineage::eligible(state, seal.line.as_deref(), seal.lsn) {
+            NotChosen::OtherLine { at }
+        } else if advance(state, seal) < advance(state, chosen.1) {
+            NotChosen::Behind { at, bytes: chosen.1.lsn.bytes_after(seal.lsn) }
+        } else {
+            NotChosen::Equal { at }
+        }
+    };
+    state.members.keys().filter(|n| *n != chosen.0).map(|n| (n.clone(), explain(n))).collect()
+}
+
+fn not_sealed(state: &State, seen: &Observations, node: &NodeName) -> NotChosen {
+    if state.members.get(node).is_some_and(|m| m.postgres.is_none()) {
+        return NotChosen::Witness;
+    }
+    let seen = match seen.nodes.get(node).map(|h| &h.observation) {
+        None => "not heard by this leader".to_owned(),
+        Some(o) if o.data == DataDir::Absent => "no data".to_owned(),
+        Some(o) => match &o.server {
+            Server::Unknown => "not looked at yet".to_owned(),
+            Server::Stopped => "its server is stopped".to_owned(),
+            Server::Starting => "its server is starting".to_owned(),
+            Server::Unresponsive { .. } => "its server hangs".to_owned(),
+            Server::Standby(_) => "still sealing".to_owned(),
+            Server::Primary { .. } => "last heard as primary".to_owned(),
+        },
+    };
+    NotChosen::NotSealed { seen }
+}

@@ -1,0 +1,268 @@
+//! The only way the recorded state changes: [`apply`].
+
+use crate::basics::{Epoch, NodeName, WallMs};
+use crate::observe::Promoted;
+use crate::reason::Reason;
+use crate::state::{
+    Appointment, Entry, HISTORY_MAX, Member, OldLease, PROMOTIONS_MAX, Phase, Promotion, Published, Settings,
+    State,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// A change to record, with the reasons that go into the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader that decided.
+    pub by: NodeName,
+    /// When, on its wall clock.
+    pub at: WallMs,
+    /// What changes.
+    pub change: Change,
+    /// Why, with the evidence.
+    pub reasons: Vec<Reason>,
+}
+
+/// What a command changes. Every variant that concerns an epoch names it, so that a late one can be refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "change")]
+pub enum Change {
+    /// Record the cluster's name and settings.
+    Configure {
+        /// Name of the cluster.
+        cluster: String,
+        /// The settings.
+        settings: Settings,
+    },
+    /// Record where a node is reached.
+    Register {
+        /// The node.
+        node: NodeName,
+        /// Its addresses.
+        member: Member,
+    },
+    /// Let `node` make the database.
+    Initialise {
+        /// The node.
+        node: NodeName,
+        /// Password for the replication role.
+        replication_password: String,
+    },
+    /// Open the next epoch: from here on nobody is primary until one is appointed.
+    OpenEpoch {
+        /// The new epoch; must be the present one plus one.
+        epoch: Epoch,
+        /// What is known of the old lease.
+        lease: OldLease,
+    },
+    /// Give the lease of `epoch` to a node.
+    Appoint {
+        /// The open epoch.
+        epoch: Epoch,
+        /// To whom.
+        appointment: Appointment,
+        /// The synchronous standbys of the new primary.
+        sync: BTreeSet<NodeName>,
+    },
+    /// The appointed node takes writes: tell the proxies.
+    Publish {
+        /// The epoch.
+        epoch: Epoch,
+        /// What it reported.
+        promoted: Promoted,
+        /// The identity of the promotion.
+        promotion_id: String,
+    },
+    /// Begin to replace the sync set; all are in force until [`Change::SyncSetDone`].
+    SyncSetNext {
+        /// The epoch.
+        epoch: Epoch,
+        /// The new set.
+        next: BTreeSet<NodeName>,
+    },
+    /// PostgreSQL obeys the new set and its members have caught up: drop all others.
+    SyncSetDone {
+        /// The epoch.
+        epoch: Epoch,
+        /// The set that is now alone in force.
+        members: BTreeSet<NodeName>,
+    },
+    /// Change nothing but the history.
+    Note {
+        /// The epoch it belongs to.
+        epoch: Epoch,
+    },
+}
+
+/// Why a command was not applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// It was decided for another epoch.
+    #[error("the command was decided for epoch {decided}, but the cluster is at epoch {present}")]
+    OtherEpoch {
+        /// The epoch of the command.
+        decided: Epoch,
+        /// The epoch of the state.
+        present: Epoch,
+    },
+    /// The cluster is not in the phase that the command needs.
+    #[error("the command does not fit: {0}")]
+    OutOfPlace(String),
+}
+
+/// Applies `command` to `state`; a refused command leaves the state as it was, but for the revision.
+///
+/// # Errors
+/// [`Refusal`] when the command was decided for another epoch or does not fit the present phase.
+pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
+    state.revision += 1;
+    change(state, &command.change)?;
+    let epoch = state.epoch;
+    state.history.extend(command.reasons.iter().map(|reason| Entry {
+        at: command.at,
+        epoch,
+        by: command.by.clone(),
+        reason: reason.clone(),
+    }));
+    drop_oldest(&mut state.history, HISTORY_MAX);
+    drop_oldest(&mut state.promotions, PROMOTIONS_MAX);
+    Ok(())
+}
+
+fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
+    match change {
+        Change::Configure { cluster, settings } => {
+            if !state.cluster.is_empty() && state.cluster != *cluster {
+                return Err(Refusal::OutOfPlace(format!("the cluster is called {:?}", state.cluster)));
+            }
+            state.cluster.clone_from(cluster);
+            state.settings = Some(settings.clone());
+            Ok(())
+        }
+        Change::Register { node, member } => {
+            state.members.insert(node.clone(), member.clone());
+            Ok(())
+        }
+        Change::Initialise { node, replication_password } => initialise(state, node, replication_password),
+        Change::OpenEpoch { epoch, lease } => open_epoch(state, *epoch, *lease),
+        Change::Appoint { epoch, appointment, sync } => appoint(state, *epoch, appointment, sync),
+        Change::Publish { epoch, promoted, promotion_id } => publish(state, *epoch, promoted, promotion_id),
+        Change::SyncSetNext { epoch, next } => {
+            same_epoch(state, *epoch)?;
+            state.sync.add(next.clone());
+            Ok(())
+        }
+        Change::SyncSetDone { epoch, members } => {
+            same_epoch(state, *epoch)?;
+            if state.sync.target() != *members {
+                return Err(Refusal::OutOfPlace("the sync set is being changed to another one".into()));
+            }
+            state.sync.in_force = vec![members.clone()];
+            Ok(())
+        }
+        Change::Note { epoch } => same_epoch(state, *epoch),
+    }
+}
+
+fn same_epoch(state: &State, decided: Epoch) -> Result<(), Refusal> {
+    if decided == state.epoch { Ok(()) } else { Err(Refusal::OtherEpoch { decided, present: state.epoch }) }
+}
+
+fn initialise(state: &mut State, node: &NodeName, replication_password: &str) -> Result<(), Refusal> {
+    if state.phase != Phase::Empty {
+        return Err(Refusal::OutOfPlace("the database exists, or a node is making it".into()));
+    }
+    state.replication_password = replication_password.to_owned();
+    state.phase = Phase::Initialising { node: node.clone() };
+    state.epoch = 1;
+    state.promotions.push(Promotion {
+        epoch: 1,
+        node: node.clone(),
+        promotion_id: first_promotion_id(node),
+        parent: None,
+        published: None,
+    });
+    Ok(())
+}
+
+/// The identity of the promotion that is none: the line of the node that made the database.
+#[must_use]
+pub fn first_promotion_id(node: &NodeName) -> String {
+    format!("initdb-{node}")
+}
+
+fn open_epoch(state: &mut State, epoch: Epoch, lease: OldLease) -> Result<(), Refusal> {
+    if epoch != state.epoch + 1 {
+        return Err(Refusal::OtherEpoch { decided: epoch.saturating_sub(1), present: state.epoch });
+    }
+    let lease = match &state.phase {
+        Phase::Promoting { appointment } | Phase::Serving { appointment } => {
+            state.last_appointed = Some(appointment.clone());
+            lease
+        }
+        Phase::Sealing { lease: before } => *before,
+        Phase::Empty | Phase::Initialising { .. } => {
+            return Err(Refusal::OutOfPlace("there is no primary to replace yet".into()));
+        }
+    };
+    state.epoch = epoch;
+    state.phase = Phase::Sealing { lease };
+    Ok(())
+}
+
+fn appoint(
+    state: &mut State,
+    epoch: Epoch,
+    appointment: &Appointment,
+    sync: &BTreeSet<NodeName>,
+) -> Result<(), Refusal> {
+    same_epoch(state, epoch)?;
+    if !matches!(state.phase, Phase::Sealing { .. }) {
+        return Err(Refusal::OutOfPlace("the epoch is not open".into()));
+    }
+    state.promotions.push(Promotion {
+        epoch,
+        node: appointment.node.clone(),
+        promotion_id: appointment.promotion_id.clone(),
+        parent: appointment.parent.clone(),
+        published: None,
+    });
+    // The sets before stay in force until the new one has caught up: the chosen node may be the only one that has what
+    // they confirmed.
+    state.sync.add(sync.clone());
+    state.phase = Phase::Promoting { appointment: appointment.clone() };
+    Ok(())
+}
+
+fn publish(state: &mut State, epoch: Epoch, promoted: &Promoted, promotion_id: &str) -> Result<(), Refusal> {
+    same_epoch(state, epoch)?;
+    let appointment = match &state.phase {
+        Phase::Promoting { appointment } => appointment.clone(),
+        Phase::Initialising { node } => Appointment {
+            node: node.clone(),
+            promotion_id: promotion_id.to_owned(),
+            sealed_timeline: promoted.timeline,
+            sealed_lsn: crate::Lsn(0),
+            parent: None,
+        },
+        Phase::Empty | Phase::Sealing { .. } | Phase::Serving { .. } => {
+            return Err(Refusal::OutOfPlace("no node is being promoted".into()));
+        }
+    };
+    if state.system_identifier.is_some_and(|known| known != promoted.system_identifier) {
+        return Err(Refusal::OutOfPlace("the promoted server belongs to another database system".into()));
+    }
+    state.system_identifier = Some(promoted.system_identifier);
+    if let Some(promotion) = state.promotions.iter_mut().rev().find(|p| p.promotion_id == promotion_id) {
+        promotion.published = Some(Published { timeline: promoted.timeline, forks: promoted.forks.clone() });
+    }
+    state.last_appointed = Some(appointment.clone());
+    state.phase = Phase::Serving { appointment };
+    Ok(())
+}
+
+fn drop_oldest<T>(list: &mut Vec<T>, keep: usize) {
+    if list.len() > keep {
+        list.drain(..list.len() - keep);
+    }
+}

@@ -1,0 +1,111 @@
+//! What should happen next, decided on the leader.
+//!
+//! `decide` looks at the recorded state and at what the nodes reported, and returns at most one command (the next
+//! decision sees its effect) and the reasons of what it did or waits for. It does nothing itself.
+
+mod bootstrap;
+mod failover;
+mod leadership;
+mod rejoin;
+mod sync_set;
+
+use crate::basics::{Moment, NodeName, WallMs};
+use crate::command::{Change, Command};
+use crate::observe::Observations;
+use crate::reason::Reason;
+use crate::state::{Phase, Settings, State};
+use std::collections::BTreeSet;
+
+/// What the pure code cannot know by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The leader's clock.
+    pub at: Moment,
+    /// The leader's wall clock, for the history.
+    pub wall: WallMs,
+    /// A text that never repeats (a random UUID), for identities and passwords.
+    pub nonce: String,
+}
+
+/// What the leader's configuration file says of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Settings, recorded by the first leader.
+    pub settings: Settings,
+    /// Names of all nodes.
+    pub names: BTreeSet<NodeName>,
+}
+
+/// The outcome of one look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// The command to record, if any.
+    pub command: Option<Command>,
+    /// Why it is waited, or what is refused; empty when all is well.
+    pub waits: Vec<Reason>,
+    /// The node that should lead instead.
+    pub transfer: Option<NodeName>,
+}
+
+/// A change and the reasons that go with it into the history.
+struct Draft {
+    change: Change,
+    reasons: Vec<Reason>,
+}
+
+/// What a part of the decision came to.
+enum Outcome {
+    /// Record this.
+    Do(Draft),
+    /// Nothing can be done until something else happens.
+    Wait(Reason),
+    /// Nothing to do here.
+    Nothing,
+}
+
+/// Decides what happens next.
+#[must_use]
+pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now) -> Decision {
+    let mut decision = Decision::default();
+    for part in [bootstrap::record_settings, bootstrap::register_members] {
+        if let Outcome::Do(draft) = part(state, seen, proposed) {
+            return sign(draft, seen, now);
+        }
+    }
+    let Some(settings) = &state.settings else { return decision };
+    let outcomes = match &state.phase {
+        Phase::Empty => vec![bootstrap::initialise(state, seen, proposed, now)],
+        Phase::Initialising { node } => vec![bootstrap::publish_first(state, seen, settings, node, now)],
+        Phase::Sealing { lease } => vec![failover::choose(state, settings, seen, *lease, now)],
+        Phase::Promoting { appointment } => vec![
+            failover::open_epoch(state, settings, seen, now),
+            failover::publish(state, settings, seen, appointment, now),
+        ],
+        Phase::Serving { .. } => vec![
+            failover::open_epoch(state, settings, seen, now),
+            sync_set::change(state, settings, seen, now),
+            rejoin::note(state, seen),
+        ],
+    };
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Do(draft) => return sign(draft, seen, now),
+            Outcome::Wait(reason) => decision.waits.push(reason),
+            Outcome::Nothing => {}
+        }
+    }
+    if decision.waits.is_empty() {
+        decision.transfer = leadership::transfer(state, settings, seen, now.at);
+        decision.waits.push(Reason::Steady);
+    }
+    decision
+}
+
+fn sign(draft: Draft, seen: &Observations, now: &Now) -> Decision {
+    let Draft { change, reasons } = draft;
+    let waits = reasons.clone();
+    let command = Command { by: seen.leader.clone(), at: now.wall, change, reasons };
+    Decision { command: Some(command), waits, transfer: None }
+}

@@ -1,0 +1,77 @@
+//! From nothing to a database: record the settings and the nodes, let one node make the database, publish it.
+
+use super::{Draft, Now, Outcome, Proposed};
+use crate::basics::NodeName;
+use crate::command::{Change, first_promotion_id};
+use crate::observe::{DataDir, Observations};
+use crate::reason::Reason;
+use crate::state::{Settings, State};
+use std::collections::BTreeSet;
+
+pub(super) fn record_settings(state: &State, _: &Observations, proposed: &Proposed) -> Outcome {
+    if state.settings.is_some() {
+        return Outcome::Nothing;
+    }
+    let change = Change::Configure { cluster: proposed.cluster.clone(), settings: proposed.settings.clone() };
+    Outcome::Do(Draft { change, reasons: vec![Reason::Formed { members: proposed.names.clone() }] })
+}
+
+/// A node's addresses come from its own configuration: record them when they are new or changed.
+pub(super) fn register_members(state: &State, seen: &Observations, proposed: &Proposed) -> Outcome {
+    let unrecorded = seen.nodes.iter().find_map(|(node, heard)| {
+        let member = heard.observation.member.as_ref()?;
+        let known = proposed.names.contains(node) || state.members.contains_key(node);
+        (known && state.members.get(node) != Some(member)).then(|| (node.clone(), member.clone()))
+    });
+    match unrecorded {
+        Some((node, member)) => {
+            Outcome::Do(Draft { change: Change::Register { node, member }, reasons: Vec::new() })
+        }
+        None => Outcome::Nothing,
+    }
+}
+
+/// All nodes must be here and without data: a node that has data may hold somebody's only copy.
+pub(super) fn initialise(state: &State, seen: &Observations, proposed: &Proposed, now: &Now) -> Outcome {
+    let looked = |node: &NodeName| {
+        let data = seen.nodes.get(node).map(|h| &h.observation.data);
+        data.is_some_and(|d| *d != DataDir::Unknown) && state.members.contains_key(node)
+    };
+    let missing: BTreeSet<NodeName> = proposed.names.iter().filter(|n| !looked(n)).cloned().collect();
+    if !missing.is_empty() {
+        return Outcome::Wait(Reason::WaitNodes { missing });
+    }
+    for (node, heard) in &seen.nodes {
+        if let DataDir::Present { system_identifier } = heard.observation.data {
+            return Outcome::Wait(Reason::RefuseInitialise { node: node.clone(), system_identifier });
+        }
+    }
+    let Some((first, _)) = state.data_nodes().next() else {
+        return Outcome::Wait(Reason::WaitNodes { missing });
+    };
+    Outcome::Do(Draft {
+        change: Change::Initialise { node: first.clone(), replication_password: now.nonce.clone() },
+        reasons: vec![Reason::Initialise { node: first.clone() }],
+    })
+}
+
+pub(super) fn publish_first(
+    state: &State,
+    seen: &Observations,
+    settings: &Settings,
+    node: &NodeName,
+    now: &Now,
+) -> Outcome {
+    let report = seen.fresh(node, now.at, settings.detect_ms).and_then(|o| o.promoted.as_ref());
+    match report {
+        Some(promoted) if promoted.epoch == state.epoch => Outcome::Do(Draft {
+            change: Change::Publish {
+                epoch: state.epoch,
+                promoted: promoted.clone(),
+                promotion_id: first_promotion_id(node),
+            },
+            reasons: vec![Reason::Published { node: node.clone(), timeline: promoted.timeline }],
+        }),
+        _ => Outcome::Wait(Reason::WaitInitialise { node: node.clone() }),
+    }
+}

@@ -1,0 +1,235 @@
+//! The epoch change: suspect, open, (seal,) choose, appoint, publish.
+//!
+//! Sealing itself is done by the nodes (`step`). This file does not know how a primary is judged (`detect`) nor how
+//! candidates are compared (`candidate`); it decides when enough is known to go on.
+
+use super::{Draft, Now, Outcome};
+use crate::basics::{Millis, NodeName};
+use crate::candidate;
+use crate::command::Change;
+use crate::detect::{self, Verdict};
+use crate::lineage;
+use crate::observe::{DataDir, Observations, Seal, Server};
+use crate::quorum;
+use crate::reason::{Reason, Safe};
+use crate::state::{Appointment, OldLease, Replication, Settings, State};
+use crate::status::furthest_primary_lsn;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Seals<'a> = BTreeMap<NodeName, &'a Seal>;
+
+/// Steps 1 and 2: a suspected primary loses its epoch.
+pub(super) fn open_epoch(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
+    match detect::judge(state, settings, seen, now.at) {
+        Verdict::Fine => Outcome::Nothing,
+        Verdict::Doubt(reason) => Outcome::Wait(reason),
+        Verdict::Suspect(reason, lease) => {
+            let epoch = state.epoch + 1;
+            let old_primary = state.primary().cloned();
+            Outcome::Do(Draft {
+                change: Change::OpenEpoch { epoch, lease },
+                reasons: vec![reason, Reason::EpochOpened { epoch, old_primary, lease }],
+            })
+        }
+    }
+}
+
+/// Steps 4 and 5: choose the most advanced node once it is certain enough that nothing (or little) is lost.
+pub(super) fn choose(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    lease: OldLease,
+    now: &Now,
+) -> Outcome {
+    let seals = candidate::seals(state, seen, now.at, settings.detect_ms);
+    let Some((node, seal)) = candidate::best(state, &seals) else {
+        return Outcome::Wait(wait_seals(state, &seals, "an eligible node must seal"));
+    };
+    let safe = match settings.replication {
+        Replication::Quorum { k } => safe_in_quorum(state, &seals, k),
+        Replication::Async { max_loss_bytes } => {
+            safe_in_async(state, settings, seen, &seals, (&node, seal), max_loss_bytes, lease, now)
+        }
+    };
+    match safe {
+        Ok(safe) => Outcome::Do(appoint(state, seen, settings, &seals, (node, seal), safe, now)),
+        Err(wait) => Outcome::Wait(wait),
+    }
+}
+
+fn wait_seals(state: &State, seals: &Seals<'_>, rule: &str) -> Reason {
+    let sealed: BTreeSet<NodeName> = seals.keys().cloned().collect();
+    let missing = state.data_nodes().map(|(n, _)| n.clone()).filter(|n| !sealed.contains(n)).collect();
+    Reason::WaitSeals { sealed, missing, rule: rule.to_owned() }
+}
+
+/// The last appointed node, when it is sealed with everything it ever acknowledged.
+fn last_primary_sealed(state: &State, seals: &Seals<'_>) -> Option<NodeName> {
+    let last = state.last_appointed.as_ref()?;
+    let seal = seals.get(&last.node)?;
+    let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str());
+    let not_yet = seal.line == last.parent && seal.lsn >= last.sealed_lsn;
+    (promoted || not_yet).then(|| last.node.clone())
+}
+
+fn safe_in_quorum(state: &State, seals: &Seals<'_>, k: usize) -> Result<Safe, Reason> {
+    let sealed: BTreeSet<NodeName> = seals.keys().cloned().collect();
+    let in_force = !state.sync.in_force.is_empty();
+    if in_force && quorum::covers_all(&sealed, &state.sync, k) {
+        let of = state.sync.target();
+        return Ok(Safe::Quorum { sealed: sealed.intersection(&of).cloned().collect(), of, k });
+    }
+    if let Some(node) = last_primary_sealed(state, seals) {
+        return Ok(Safe::LastPrimary { node });
+    }
+    let sets: Vec<String> = state
+        .sync
+        .in_force
+        .iter()
+        .map(|set| {
+            let list: Vec<&str> = set.iter().map(NodeName::as_str).collect();
+            format!("{} of {{{}}}", quorum::needed(set, k), list.join(", "))
+        })
+        .collect();
+    let last = state.last_appointed.as_ref().map_or("the last primary", |a| a.node.as_str());
+    let rule = format!(
+        "needed so that no acknowledged commit is missing: {}, or {last} itself",
+        if sets.is_empty() { "no set is recorded".to_owned() } else { sets.join(" and ") }
+    );
+    Err(wait_seals(state, seals, &rule))
+}
+
+#[allow(clippy::too_many_arguments, reason = "the evidence of one rule")]
+fn safe_in_async(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    seals: &Seals<'_>,
+    best: (&NodeName, &Seal),
+    max_loss_bytes: u64,
+    lease: OldLease,
+    now: &Now,
+) -> Result<Safe, Reason> {
+    if let Some(left_ms) = old_lease_left(settings, seen, lease, now) {
+        let node = state.last_appointed.as_ref().map_or(best.0, |a| &a.node).clone();
+        return Err(Reason::WaitLease { node, left_ms });
+    }
+    if let Some(node) = last_primary_sealed(state, seals) {
+        return Ok(Safe::LastPrimary { node });
+    }
+    let slow: BTreeSet<NodeName> = may_still_seal(state, settings, seen, seals, now);
+    let patient = seen.open_since.is_none_or(|(_, since)| now.at.since(since) < settings.detect_ms);
+    if patient && !slow.is_empty() {
+        return Err(wait_seals(
+            state,
+            seals,
+            "every standby that runs should seal, so that the best is known",
+        ));
+    }
+    let missing_bytes = furthest_primary_lsn(seen).map(|p| p.bytes_after(best.1.lsn));
+    match missing_bytes {
+        Some(missing_bytes) if missing_bytes <= max_loss_bytes => {
+            Ok(Safe::WithinLoss { missing_bytes, max_loss_bytes })
+        }
+        _ => {
+            let waiting_for =
+                state.data_nodes().map(|(n, _)| n.clone()).filter(|n| !seals.contains_key(n)).collect();
+            Err(Reason::WaitLoss { best: best.0.clone(), missing_bytes, max_loss_bytes, waiting_for })
+        }
+    }
+}
+
+/// How long the lease of the old primary may still be in force; `None`: it has surely ended.
+fn old_lease_left(settings: &Settings, seen: &Observations, lease: OldLease, now: &Now) -> Option<Millis> {
+    if lease == OldLease::Returned {
+        return None;
+    }
+    // A lease that an earlier leader gave ends at most one lease after this leader's election (design: Leases).
+    let by_others = seen.leading_since.plus(settings.lease_surely_over_ms());
+    let until = seen.lease_given_until.map_or(by_others, |own| own.max(by_others));
+    Some(until.since(now.at)).filter(|left| *left > 0)
+}
+
+/// Nodes that run a server that has not sealed yet and has not failed.
+fn may_still_seal(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    seals: &Seals<'_>,
+    now: &Now,
+) -> BTreeSet<NodeName> {
+    let still = |node: &NodeName| {
+        seen.fresh(node, now.at, settings.detect_ms).is_some_and(|o| match o.server {
+            Server::Standby(_) | Server::Starting => matches!(o.data, DataDir::Present { .. }),
+            Server::Unknown | Server::Stopped | Server::Unresponsive { .. } | Server::Primary { .. } => false,
+        })
+    };
+    state.data_nodes().map(|(n, _)| n.clone()).filter(|n| !seals.contains_key(n) && still(n)).collect()
+}
+
+fn appoint(
+    state: &State,
+    seen: &Observations,
+    settings: &Settings,
+    seals: &Seals<'_>,
+    (node, seal): (NodeName, &Seal),
+    safe: Safe,
+    now: &Now,
+) -> Draft {
+    let sync = match settings.replication {
+        Replication::Quorum { .. } => followers(state, seals, &node, seal),
+        Replication::Async { .. } => BTreeSet::new(),
+    };
+    let reasons = vec![
+        Reason::Sealed { seals: seals.iter().map(|(n, s)| (n.clone(), candidate::position(s))).collect() },
+        Reason::Chosen {
+            node: node.clone(),
+            at: candidate::position(seal),
+            safe,
+            others: candidate::why_not(state, seen, seals, (&node, seal)),
+        },
+        Reason::Appointed { node: node.clone(), sync: sync.clone() },
+    ];
+    let appointment = Appointment {
+        node,
+        promotion_id: now.nonce.clone(),
+        sealed_timeline: seal.timeline,
+        sealed_lsn: seal.lsn,
+        parent: seal.line.clone(),
+    };
+    Draft { change: Change::Appoint { epoch: state.epoch, appointment, sync }, reasons }
+}
+
+/// Sealed nodes that can follow the chosen one as they are: they begin as its sync set.
+fn followers(state: &State, seals: &Seals<'_>, chosen: &NodeName, of: &Seal) -> BTreeSet<NodeName> {
+    seals
+        .iter()
+        .filter(|(node, _)| *node != chosen)
+        .filter(|(_, seal)| seal.line == of.line && seal.lsn <= of.lsn)
+        .filter(|(_, seal)| lineage::eligible(state, seal.line.as_deref(), seal.lsn))
+        .map(|(node, _)| node.clone())
+        .collect()
+}
+
+/// Step 6: the appointed node takes writes.
+pub(super) fn publish(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    appointment: &Appointment,
+    now: &Now,
+) -> Outcome {
+    let report = seen.fresh(&appointment.node, now.at, settings.detect_ms).and_then(|o| o.promoted.as_ref());
+    match report {
+        Some(promoted) if promoted.epoch == state.epoch => Outcome::Do(Draft {
+            change: Change::Publish {
+                epoch: state.epoch,
+                promoted: promoted.clone(),
+                promotion_id: appointment.promotion_id.clone(),
+            },
+            reasons: vec![Reason::Published { node: appointment.node.clone(), timeline: promoted.timeline }],
+        }),
+        _ => Outcome::Wait(Reason::WaitPromotion { node: appointment.node.clone() }),
+    }
+}

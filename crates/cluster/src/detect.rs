@@ -1,0 +1,136 @@
+//! The failure detector: is the primary gone, and who says so?
+//!
+//! Two kinds of evidence count. The primary's own agent may say that the server is gone: it is its parent, so that is
+//! certain and at once. Or its agent is silent for `detect` to the leader AND to a majority of the other nodes, and no
+//! standby still receives its WAL. This module does not know what follows from a suspicion.
+
+use crate::basics::{Millis, Moment, NodeName};
+use crate::observe::{Observations, Server};
+use crate::reason::Reason;
+use crate::state::{OldLease, Phase, Settings, State};
+use std::collections::BTreeMap;
+
+/// What the detector says of the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing speaks against it.
+    Fine,
+    /// It must be replaced.
+    Suspect(Reason, OldLease),
+    /// Something speaks against it, not enough to act on.
+    Doubt(Reason),
+}
+
+/// Judges the node that is, or is about to be, primary.
+#[must_use]
+pub fn judge(state: &State, settings: &Settings, seen: &Observations, now: Moment) -> Verdict {
+    let Some(primary) = state.primary() else { return Verdict::Fine };
+    if let Some(o) = seen.fresh(primary, now, settings.detect_ms) {
+        if o.epoch != state.epoch {
+            return Verdict::Fine; // it has not heard of its appointment yet
+        }
+        return judge_server(state, settings, primary, &o.server);
+    }
+    judge_silence(state, settings, seen, primary, now)
+}
+
+fn judge_server(state: &State, settings: &Settings, primary: &NodeName, server: &Server) -> Verdict {
+    let serving = matches!(state.phase, Phase::Serving { .. });
+    let gone = |seen: &str| {
+        let reason = Reason::NotPrimaryAnyMore { node: primary.clone(), seen: seen.to_owned() };
+        Verdict::Suspect(reason, OldLease::Returned)
+    };
+    match server {
+        Server::Stopped => Verdict::Suspect(Reason::ServerGone { node: primary.clone() }, OldLease::Returned),
+        Server::Unresponsive { silent_ms } if *silent_ms >= 2 * settings.lease_ms() => {
+            let reason = Reason::ServerHung { node: primary.clone(), silent_ms: *silent_ms };
+            Verdict::Suspect(reason, OldLease::MayRun)
+        }
+        // It was seen as primary before, so it was started again as a standby: it cannot take writes any more.
+        Server::Standby(_) if serving => gone("a standby"),
+        Server::Standby(_)
+        | Server::Starting
+        | Server::Unknown
+        | Server::Unresponsive { .. }
+        | Server::Primary { .. } => Verdict::Fine,
+    }
+}
+
+fn judge_silence(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    primary: &NodeName,
+    now: Moment,
+) -> Verdict {
+    let detect = settings.detect_ms;
+    let silences = silences(state, seen, primary, now);
+    let heard = seen.nodes.get(primary).map(|h| now.since(h.at));
+    let own = silences.get(&seen.leader).copied();
+    let leader_ms = [heard, own].into_iter().flatten().min().unwrap_or_else(|| now.since(seen.leading_since));
+    if leader_ms < detect {
+        return Verdict::Fine;
+    }
+    if let Some((on, silent_ms)) = advancing_stream(seen, primary, detect, now) {
+        return Verdict::Doubt(Reason::StreamAdvances { node: primary.clone(), on, silent_ms });
+    }
+    let others = state.members.len().saturating_sub(1);
+    let needed = others / 2 + 1;
+    let confirmed: BTreeMap<NodeName, Millis> =
+        silences.iter().filter(|(_, ms)| **ms >= detect).map(|(n, ms)| (n.clone(), *ms)).collect();
+    if confirmed.len() >= needed {
+        let reason = Reason::Silent { node: primary.clone(), leader_ms, confirmed, needed };
+        return Verdict::Suspect(reason, OldLease::MayRun);
+    }
+    let heard_by = state
+        .members
+        .keys()
+        .filter(|n| *n != primary)
+        .map(|n| {
+            let text = match silences.get(n) {
+                Some(ms) if *ms >= detect => format!("confirms ({ms} ms)"),
+                Some(ms) => format!("heard it {ms} ms ago"),
+                None => "has not reported".to_owned(),
+            };
+            (n.clone(), text)
+        })
+        .collect();
+    Verdict::Doubt(Reason::NotConfirmed { node: primary.clone(), leader_ms, heard_by, needed })
+}
+
+/// For each node that reported lately: how long it has not heard the primary's agent.
+fn silences(
+    state: &State,
+    seen: &Observations,
+    primary: &NodeName,
+    now: Moment,
+) -> BTreeMap<NodeName, Millis> {
+    let detect = state.settings.as_ref().map_or(0, |s| s.detect_ms);
+    seen.nodes
+        .iter()
+        .filter(|(node, heard)| *node != primary && now.since(heard.at) < detect)
+        .filter(|(_, heard)| heard.observation.epoch == state.epoch)
+        .filter_map(|(node, heard)| {
+            let then = heard.observation.primary_agent_silent_ms?;
+            // What happened since the node reported is not known: only its own word counts.
+            Some((node.clone(), then))
+        })
+        .collect()
+}
+
+/// A standby that still receives WAL from the primary: it vetoes.
+fn advancing_stream(
+    seen: &Observations,
+    primary: &NodeName,
+    detect: Millis,
+    now: Moment,
+) -> Option<(NodeName, Millis)> {
+    seen.nodes
+        .iter()
+        .filter(|(node, heard)| *node != primary && now.since(heard.at) < detect)
+        .filter_map(|(node, heard)| {
+            heard.observation.wal_silent_ms.map(|ms| (node.clone(), ms + now.since(heard.at)))
+        })
+        .filter(|(_, silent)| *silent < detect)
+        .min_by_key(|(_, silent)| *silent)
+}

@@ -1,0 +1,26 @@
+//! How long a primary may go on without hearing from the leader.
+//!
+//! The leader's answer to a heartbeat carries the time that remains; the primary adds it to the moment it *sent* the
+//! heartbeat. What remains is counted from the moment the leader sent the last round that a quorum of the store
+//! confirmed, so an isolated leader cannot keep an isolated primary alive.
+
+use crate::basics::{Millis, Moment};
+use crate::observe::{Observation, Observations};
+use crate::state::State;
+
+/// What `node` may be given now; `None`: no lease. `quorum_age` is the age of the last confirmed round of the store.
+#[must_use]
+pub fn grant(state: &State, observation: &Observation, quorum_age: Option<Millis>) -> Option<Millis> {
+    let settings = state.settings.as_ref()?;
+    if state.lease_holder() != Some(&observation.node) || observation.epoch != state.epoch {
+        return None;
+    }
+    settings.lease_ms().checked_sub(quorum_age?).filter(|left| *left > 0)
+}
+
+/// Remembers a lease that was just given.
+pub fn remember(seen: &mut Observations, state: &State, left: Millis, now: Moment) {
+    let drift_ppm = state.settings.as_ref().map_or(0, |s| s.drift_ppm);
+    let until = now.plus(left + (left * 2 * drift_ppm).div_ceil(1_000_000));
+    seen.lease_given_until = Some(seen.lease_given_until.map_or(until, |u| u.max(until)));
+}

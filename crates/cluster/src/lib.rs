@@ -1,0 +1,29 @@
+//! What the cluster is, what should happen next, and why.
+//!
+//! This crate is pure: it knows no clock, no network, no file, no randomness and no PostgreSQL. Time is handed in,
+//! decisions are handed out. Two functions carry it:
+//!
+//! - [`decide::decide`] runs on the leader: from the recorded [`state::State`] and the latest
+//!   [`observe::Observations`] it returns the [`command::Command`]s to record, and the [`reason::Reason`]s.
+//! - [`step::step`] runs on every node: from the same state and what the node knows of itself it returns the one
+//!   thing this node does next.
+//!
+//! State changes in one place only: [`command::apply`].
+
+pub mod basics;
+pub mod command;
+pub mod observe;
+pub mod reason;
+pub mod state;
+pub mod view;
+
+pub mod candidate;
+pub mod decide;
+pub mod detect;
+pub mod lease;
+pub mod lineage;
+pub mod quorum;
+pub mod status;
+pub mod step;
+
+pub use basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};

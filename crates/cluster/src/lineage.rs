@@ -1,0 +1,134 @@
+//! Does a node's data belong to the cluster's WAL, and up to where?
+//!
+//! Timeline numbers do not identify WAL: two nodes may both promote to timeline 3. So each appointment has an identity,
+//! and each node remembers the identity of the last primary whose WAL it wrote or was told to receive: its *line*. A
+//! node takes on a line only when its data was found to be a prefix of it, so data with line `L` up to some position is
+//! always a piece of the WAL that `L` wrote or continued. Appointments name their parent line; the chain of parents is
+//! the cluster's history. This module knows nothing of positions beyond the forks that published promotions carry.
+
+use crate::basics::Lsn;
+use crate::state::{Promotion, State};
+
+/// How a node's data relates to another line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// It is a prefix: the node may follow.
+    Prefix,
+    /// It went on after the fork: the node must be rewound.
+    Diverged,
+    /// Its line is not an ancestor, or is not known any more: the node must be cloned.
+    Unrelated,
+}
+
+/// The lines that `line` descends from, itself first.
+fn ancestry<'a>(state: &'a State, line: &'a str) -> impl Iterator<Item = &'a Promotion> {
+    let find = |id: &str| state.promotions.iter().find(|p| p.promotion_id == id);
+    std::iter::successors(find(line), move |p| p.parent.as_deref().and_then(find))
+}
+
+/// Whether `line` is `ancestor` or descends from it.
+#[must_use]
+pub fn descends(state: &State, line: &str, ancestor: &str) -> bool {
+    ancestry(state, line).any(|p| p.promotion_id == ancestor)
+}
+
+/// How data of `line`, held up to `lsn`, relates to the published promotion `of`.
+#[must_use]
+pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
+    let Some(depth) = ancestry(state, of).position(|p| p.promotion_id == line) else {
+        return Relation::Unrelated;
+    };
+    if depth == 0 {
+        return Relation::Prefix;
+    }
+    // Each promotion leaves exactly one timeline, so the fork away from the ancestor `depth` steps up is that many from
+    // the end of the history file.
+    let forks = ancestry(state, of).next().and_then(|p| p.published.as_ref()).map(|p| p.forks.as_slice());
+    match forks.and_then(|f| f.len().checked_sub(depth).and_then(|i| f.get(i))) {
+        Some(fork) if lsn <= fork.at => Relation::Prefix,
+        Some(_) => Relation::Diverged,
+        None => Relation::Unrelated,
+    }
+}
+
+/// Order of appointment of a line: the later one is nearer to what clients were told. `None`: not known.
+#[must_use]
+pub fn rank(state: &State, line: &str) -> Option<usize> {
+    state.promotions.iter().position(|p| p.promotion_id == line)
+}
+
+/// Whether data of `line` up to `lsn` may become the cluster's: it descends from the last published promotion, or is a
+/// prefix of it.
+#[must_use]
+pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
+    let Some(line) = line else { return false };
+    let Some((published, _)) = state.last_published() else { return false };
+    descends(state, line, &published.promotion_id)
+        || relation(state, line, lsn, &published.promotion_id) == Relation::Prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::basics::Timeline;
+    use crate::state::{Fork, Published};
+
+    fn promotion(
+        id: &str,
+        parent: Option<&str>,
+        published: Option<(Timeline, &[(Timeline, u64)])>,
+    ) -> Promotion {
+        Promotion {
+            epoch: 0,
+            node: "n1".to_owned().try_into().unwrap_or_else(|e| panic!("{e}")),
+            promotion_id: id.to_owned(),
+            parent: parent.map(str::to_owned),
+            published: published.map(|(timeline, forks)| Published {
+                timeline,
+                forks: forks.iter().map(|&(timeline, at)| Fork { timeline, at: Lsn(at) }).collect(),
+            }),
+        }
+    }
+
+    /// a (timeline 1) ── b (2, left a at 100) ── c (never published, would be 3) ── d (4, left b at 200, c at 250)
+    ///               └── x (2 as well, never published)
+    fn history() -> State {
+        State {
+            promotions: vec![
+                promotion("a", None, Some((1, &[]))),
+                promotion("x", Some("a"), None),
+                promotion("b", Some("a"), Some((2, &[(1, 100)]))),
+                promotion("c", Some("b"), None),
+                promotion("d", Some("c"), Some((4, &[(1, 100), (2, 200), (3, 250)]))),
+            ],
+            ..State::default()
+        }
+    }
+
+    #[test]
+    fn a_prefix_ends_at_the_fork() {
+        let s = history();
+        assert_eq!(relation(&s, "a", Lsn(100), "d"), Relation::Prefix);
+        assert_eq!(relation(&s, "a", Lsn(101), "d"), Relation::Diverged);
+        assert_eq!(relation(&s, "b", Lsn(200), "d"), Relation::Prefix);
+        assert_eq!(relation(&s, "c", Lsn(251), "d"), Relation::Diverged);
+        assert_eq!(relation(&s, "d", Lsn(9999), "d"), Relation::Prefix);
+    }
+
+    #[test]
+    fn the_same_timeline_number_is_not_the_same_line() {
+        assert_eq!(relation(&history(), "x", Lsn(50), "d"), Relation::Unrelated);
+        assert_eq!(relation(&history(), "never heard of", Lsn(0), "d"), Relation::Unrelated);
+    }
+
+    #[test]
+    fn only_descendants_and_prefixes_are_eligible() {
+        let mut s = history();
+        assert!(eligible(&s, Some("a"), Lsn(100)));
+        assert!(!eligible(&s, Some("a"), Lsn(101)));
+        assert!(!eligible(&s, Some("x"), Lsn(1)));
+        assert!(!eligible(&s, None, Lsn(1)));
+        s.promotions.pop();
+        assert!(eligible(&s, Some("c"), Lsn(9999)), "an appointed node that was never published");
+    }
+}

@@ -1,0 +1,275 @@
+//! What a node saw of itself and of others, and when it was heard.
+//!
+//! A node sends its [`Observation`] to the leader with every heartbeat. All times in it are ages, so that no two clocks
+//! are ever compared.
+
+use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::state::{Fork, Member, Phase, State};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The data directory of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum DataDir {
+    /// Not looked at yet.
+    #[default]
+    Unknown,
+    /// Missing or empty.
+    Absent,
+    /// A data directory.
+    Present {
+        /// From pg_control.
+        system_identifier: u64,
+    },
+    /// This node is a witness.
+    Witness,
+}
+
+/// The PostgreSQL server of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Server {
+    /// Not looked at yet.
+    #[default]
+    Unknown,
+    /// Its last process is gone: the guard saw it end, or no process of it exists.
+    Stopped,
+    /// It runs and does not take connections yet.
+    Starting,
+    /// It runs, and no query was answered for so long.
+    Unresponsive {
+        /// Age of the last answer.
+        silent_ms: Millis,
+    },
+    /// In recovery.
+    Standby(Standby),
+    /// Not in recovery.
+    Primary {
+        /// The timeline it writes.
+        timeline: Timeline,
+        /// What it has flushed.
+        lsn: Lsn,
+    },
+}
+
+/// A server in recovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standby {
+    /// The timeline of the last WAL it holds.
+    pub timeline: Timeline,
+    /// The last position it holds on disk: the greater of received and replayed.
+    pub lsn: Lsn,
+    /// The last position it replayed.
+    pub replay_lsn: Lsn,
+    /// The node it is told to receive WAL from; `None`: sealed.
+    pub upstream: Option<NodeName>,
+    /// Whether its WAL receiver streams at this moment.
+    pub streaming: bool,
+    /// Age of the last transaction replayed, when it has not replayed all it received.
+    pub replay_lag_ms: Option<Millis>,
+}
+
+/// A standby's promise, kept until it is told to follow a primary of this epoch or a later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// The epoch it was given for.
+    pub epoch: Epoch,
+    /// The timeline of the last WAL flushed.
+    pub timeline: Timeline,
+    /// The last position flushed; its WAL receiver was gone when this was read.
+    pub lsn: Lsn,
+    /// The line of WAL that the data belongs to (see [`crate::lineage`]).
+    pub line: Option<String>,
+}
+
+/// A standby as the primary sees it (pg_stat_replication).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Whether it streams (as opposed to catching up).
+    pub streaming: bool,
+    /// What it has confirmed as flushed.
+    pub flush_lsn: Lsn,
+    /// What it has confirmed as replayed.
+    pub replay_lsn: Lsn,
+}
+
+/// The synchronous set that the primary's PostgreSQL obeys, every WAL sender of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncApplied {
+    /// The members in `synchronous_standby_names`.
+    pub members: BTreeSet<NodeName>,
+    /// A position that the primary had flushed when every WAL sender obeyed it: commits after it need these members.
+    pub since: Lsn,
+}
+
+/// A promotion that has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// For this epoch.
+    pub epoch: Epoch,
+    /// The timeline it writes.
+    pub timeline: Timeline,
+    /// Its history file.
+    pub forks: Vec<Fork>,
+    /// Identifier of the database system.
+    pub system_identifier: u64,
+}
+
+/// How a node became a standby of the present primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejoinWay {
+    /// Its data was a prefix.
+    Follow,
+    /// It had diverged and was rewound (pg_rewind).
+    Rewind,
+    /// It was copied anew (pg_basebackup).
+    Clone,
+}
+
+/// A finished rejoin, reported until it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejoined {
+    /// In this epoch.
+    pub epoch: Epoch,
+    /// How.
+    pub way: RejoinWay,
+    /// Where its own data stood before.
+    pub from_timeline: Timeline,
+    /// Position of that.
+    pub from_lsn: Lsn,
+    /// How long it took.
+    pub took_ms: Millis,
+}
+
+/// What a node tells the leader with each heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Who.
+    pub node: NodeName,
+    /// The epoch of the state it has seen.
+    pub epoch: Epoch,
+    /// Where it is reached, from its own configuration.
+    pub member: Option<Member>,
+    /// Its data directory.
+    pub data: DataDir,
+    /// Its server.
+    pub server: Server,
+    /// Its seal, if it has given one.
+    pub seal: Option<Seal>,
+    /// Its promotion, if it promoted.
+    pub promoted: Option<Promoted>,
+    /// Age of the last answer from the primary's agent. `None`: never heard in this epoch, or it is the primary.
+    pub primary_agent_silent_ms: Option<Millis>,
+    /// Age of the last message in its WAL stream from the primary; `None`: it has no such stream.
+    pub wal_silent_ms: Option<Millis>,
+    /// The furthest position of the primary it has heard of.
+    pub primary_lsn: Option<Lsn>,
+    /// The primary's view of its standbys.
+    pub replicas: BTreeMap<NodeName, Replica>,
+    /// The primary's synchronous set.
+    pub sync_applied: Option<SyncApplied>,
+    /// A rejoin that ended well.
+    pub rejoined: Option<Rejoined>,
+    /// What remains of its lease, if it has one.
+    pub lease_left_ms: Option<Millis>,
+    /// What it is doing, for people.
+    pub doing: String,
+    /// What hinders it, for people.
+    pub problem: Option<String>,
+}
+
+impl Observation {
+    /// An observation of a node that has not looked at anything yet.
+    #[must_use]
+    pub fn blank(node: NodeName) -> Observation {
+        Observation {
+            node,
+            epoch: 0,
+            member: None,
+            data: DataDir::Unknown,
+            server: Server::Unknown,
+            seal: None,
+            promoted: None,
+            primary_agent_silent_ms: None,
+            wal_silent_ms: None,
+            primary_lsn: None,
+            replicas: BTreeMap::new(),
+            sync_applied: None,
+            rejoined: None,
+            lease_left_ms: None,
+            doing: String::new(),
+            problem: None,
+        }
+    }
+}
+
+/// An observation and when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When the leader got it, on the leader's clock.
+    pub at: Moment,
+    /// What it said.
+    pub observation: Observation,
+}
+
+/// All that the leader knows besides the recorded state. Kept in memory only: a new leader starts with none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observations {
+    /// The leader itself.
+    pub leader: NodeName,
+    /// Since when it leads.
+    pub leading_since: Moment,
+    /// The last heartbeat of each node.
+    pub nodes: BTreeMap<NodeName, Heard>,
+    /// The epoch that this leader found open, and when it first did.
+    pub open_since: Option<(Epoch, Moment)>,
+    /// The latest moment at which a lease given by this leader may still be in force.
+    pub lease_given_until: Option<Moment>,
+    /// When the primary was last seen to stream to each standby.
+    pub streamed_at: BTreeMap<NodeName, Moment>,
+}
+
+impl Observations {
+    /// What a new leader knows: nothing.
+    #[must_use]
+    pub fn new(leader: NodeName, now: Moment) -> Observations {
+        Observations {
+            leader,
+            leading_since: now,
+            nodes: BTreeMap::new(),
+            open_since: None,
+            lease_given_until: None,
+            streamed_at: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a heartbeat.
+    pub fn hear(&mut self, state: &State, observation: Observation, now: Moment) {
+        if state.primary() == Some(&observation.node) {
+            for (node, replica) in &observation.replicas {
+                if replica.streaming {
+                    self.streamed_at.insert(node.clone(), now);
+                }
+            }
+        }
+        self.nodes.insert(observation.node.clone(), Heard { at: now, observation });
+    }
+
+    /// Takes in a change of the recorded state.
+    pub fn see_state(&mut self, state: &State, now: Moment) {
+        let open = matches!(state.phase, Phase::Sealing { .. });
+        match self.open_since {
+            Some((epoch, _)) if open && epoch == state.epoch => {}
+            _ if open => self.open_since = Some((state.epoch, now)),
+            _ => self.open_since = None,
+        }
+    }
+
+    /// The last observation of `node`, if it is younger than `age_max` at `now`.
+    #[must_use]
+    pub fn fresh(&self, node: &NodeName, now: Moment, age_max: Millis) -> Option<&Observation> {
+        self.nodes.get(node).filter(|h| now.since(h.at) < age_max).map(|h| &h.observation)
+    }
+}

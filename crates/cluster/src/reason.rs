@@ -1,0 +1,415 @@
+//! Why: every decision, refusal and wait, with its evidence. The log, `pgkeel why`, the API and the transcripts print
+//! these and nothing else.
+
+use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline};
+use crate::observe::{RejoinWay, Rejoined};
+use crate::state::OldLease;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Where a sealed node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The timeline of its last WAL.
+    pub timeline: Timeline,
+    /// The last position it flushed.
+    pub lsn: Lsn,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on timeline {}", self.lsn, self.timeline)
+    }
+}
+
+/// Why a choice of primary loses nothing, or no more than allowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "safe")]
+pub enum Safe {
+    /// So many of the sync set are sealed that every acknowledged commit is on one of them.
+    Quorum {
+        /// Sealed members of the sync set.
+        sealed: BTreeSet<NodeName>,
+        /// Members of the sync set.
+        of: BTreeSet<NodeName>,
+        /// How many confirm a commit.
+        k: usize,
+    },
+    /// The last primary is among the sealed: it has all that it acknowledged.
+    LastPrimary {
+        /// The last primary.
+        node: NodeName,
+    },
+    /// Asynchronous: what the last primary was known to have beyond the candidate is within the bound.
+    WithinLoss {
+        /// Bytes of WAL that may be lost.
+        missing_bytes: u64,
+        /// The bound.
+        max_loss_bytes: u64,
+    },
+}
+
+/// Why a node was not chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "because")]
+pub enum NotChosen {
+    /// It lacks WAL that the chosen one has.
+    Behind {
+        /// Where it stands.
+        at: Position,
+        /// Bytes it lacks.
+        bytes: u64,
+    },
+    /// It has the same WAL; the order of preference decided.
+    Equal {
+        /// Where it stands.
+        at: Position,
+    },
+    /// Its data does not descend from the last published primary.
+    OtherLine {
+        /// Where it stands.
+        at: Position,
+    },
+    /// It has not sealed.
+    NotSealed {
+        /// What is known of it instead.
+        seen: String,
+    },
+    /// It holds no data.
+    Witness,
+}
+
+/// One thing that happened, was decided, refused or is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[allow(missing_docs, reason = "each variant is explained by its sentence in Display below")]
+pub enum Reason {
+    // Decisions: recorded in the history.
+    Formed {
+        members: BTreeSet<NodeName>,
+    },
+    Initialise {
+        node: NodeName,
+    },
+    ServerGone {
+        node: NodeName,
+    },
+    ServerHung {
+        node: NodeName,
+        silent_ms: Millis,
+    },
+    NotPrimaryAnyMore {
+        node: NodeName,
+        seen: String,
+    },
+    Silent {
+        node: NodeName,
+        leader_ms: Millis,
+        confirmed: BTreeMap<NodeName, Millis>,
+        needed: usize,
+    },
+    EpochOpened {
+        epoch: Epoch,
+        old_primary: Option<NodeName>,
+        lease: OldLease,
+    },
+    Sealed {
+        seals: BTreeMap<NodeName, Position>,
+    },
+    Chosen {
+        node: NodeName,
+        at: Position,
+        safe: Safe,
+        others: BTreeMap<NodeName, NotChosen>,
+    },
+    Appointed {
+        node: NodeName,
+        sync: BTreeSet<NodeName>,
+    },
+    Published {
+        node: NodeName,
+        timeline: Timeline,
+    },
+    SyncSetChanging {
+        from: BTreeSet<NodeName>,
+        to: BTreeSet<NodeName>,
+        why: String,
+    },
+    SyncSetChanged {
+        members: BTreeSet<NodeName>,
+        since: Lsn,
+    },
+    Rejoined {
+        node: NodeName,
+        rejoined: Rejoined,
+    },
+    // Waits and refusals: shown while they last.
+    WaitNodes {
+        missing: BTreeSet<NodeName>,
+    },
+    RefuseInitialise {
+        node: NodeName,
+        system_identifier: u64,
+    },
+    WaitInitialise {
+        node: NodeName,
+    },
+    NotConfirmed {
+        node: NodeName,
+        leader_ms: Millis,
+        heard_by: BTreeMap<NodeName, String>,
+        needed: usize,
+    },
+    StreamAdvances {
+        node: NodeName,
+        on: NodeName,
+        silent_ms: Millis,
+    },
+    WaitSeals {
+        sealed: BTreeSet<NodeName>,
+        missing: BTreeSet<NodeName>,
+        rule: String,
+    },
+    WaitLease {
+        node: NodeName,
+        left_ms: Millis,
+    },
+    WaitLoss {
+        best: NodeName,
+        missing_bytes: Option<u64>,
+        max_loss_bytes: u64,
+        waiting_for: BTreeSet<NodeName>,
+    },
+    WaitPromotion {
+        node: NodeName,
+    },
+    SyncShort {
+        have: usize,
+        k: usize,
+    },
+    Steady,
+}
+
+fn names(set: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let list: Vec<String> = set.into_iter().map(|n| n.to_string()).collect();
+    if list.is_empty() { "none".into() } else { list.join(", ") }
+}
+
+fn pairs<V>(map: &BTreeMap<NodeName, V>, show: impl Fn(&V) -> String) -> String {
+    names(map.iter().map(|(n, v)| format!("{n} {}", show(v))))
+}
+
+impl fmt::Display for OldLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OldLease::Returned => "its lease was returned",
+            OldLease::MayRun => "its lease may still run",
+        })
+    }
+}
+
+impl fmt::Display for RejoinWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RejoinWay::Follow => "follow: its data was a prefix",
+            RejoinWay::Rewind => "rewind: its data had diverged",
+            RejoinWay::Clone => "clone: copied anew",
+        })
+    }
+}
+
+impl fmt::Display for Safe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Safe::Quorum { sealed, of, k } => write!(
+                f,
+                "{} of the sync set of {} ({}) are sealed and {k} confirm each commit, so every acknowledged commit is on a sealed one",
+                sealed.len(),
+                of.len(),
+                names(of)
+            ),
+            Safe::LastPrimary { node } => {
+                write!(f, "{node} was the last primary and has all that it acknowledged")
+            }
+            Safe::WithinLoss { missing_bytes, max_loss_bytes } => {
+                write!(f, "{missing_bytes} bytes of WAL may be lost, {max_loss_bytes} are allowed (max_loss)")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NotChosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotChosen::Behind { at, bytes } => write!(f, "stands at {at}, {bytes} bytes behind"),
+            NotChosen::Equal { at } => {
+                write!(f, "stands at {at} too, and comes later in the order of preference")
+            }
+            NotChosen::OtherLine { at } => {
+                write!(f, "stands at {at}, which does not descend from the last primary")
+            }
+            NotChosen::NotSealed { seen } => write!(f, "has not sealed ({seen})"),
+            NotChosen::Witness => f.write_str("is a witness"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Reason as R;
+        match self {
+            R::Formed { .. } | R::Initialise { .. } | R::Published { .. } | R::Appointed { .. } => {
+                self.said_setup(f)
+            }
+            R::ServerGone { .. } | R::ServerHung { .. } | R::NotPrimaryAnyMore { .. } | R::Silent { .. } => {
+                self.said_suspicion(f)
+            }
+            R::EpochOpened { .. } | R::Sealed { .. } | R::Chosen { .. } => self.said_change(f),
+            R::SyncSetChanging { .. }
+            | R::SyncSetChanged { .. }
+            | R::SyncShort { .. }
+            | R::Rejoined { .. } => self.said_upkeep(f),
+            R::NotConfirmed { .. } | R::StreamAdvances { .. } => self.said_veto(f),
+            R::WaitNodes { .. }
+            | R::RefuseInitialise { .. }
+            | R::WaitInitialise { .. }
+            | R::WaitSeals { .. }
+            | R::WaitLease { .. }
+            | R::WaitLoss { .. }
+            | R::WaitPromotion { .. }
+            | R::Steady => self.said_wait(f),
+        }
+    }
+}
+
+impl Reason {
+    fn said_setup(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Formed { members } => write!(f, "cluster formed by {}", names(members)),
+            Reason::Initialise { node } => {
+                write!(
+                    f,
+                    "{node} makes the database: all nodes are here, none has data, and its name comes first"
+                )
+            }
+            Reason::Appointed { node, sync } if sync.is_empty() => write!(f, "{node} appointed primary"),
+            Reason::Appointed { node, sync } => {
+                write!(f, "{node} appointed primary; its synchronous standbys: {}", names(sync))
+            }
+            Reason::Published { node, timeline } => {
+                write!(f, "{node} takes writes on timeline {timeline}; published to the proxies")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn said_suspicion(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::ServerGone { node } => {
+                write!(f, "{node} suspected: its own agent says that the server's last process is gone")
+            }
+            Reason::ServerHung { node, silent_ms } => {
+                write!(
+                    f,
+                    "{node} suspected: its agent says that the server has answered nothing for {silent_ms} ms"
+                )
+            }
+            Reason::NotPrimaryAnyMore { node, seen } => {
+                write!(
+                    f,
+                    "{node} suspected: it is recorded as primary, but its agent sees its server as {seen}"
+                )
+            }
+            Reason::Silent { node, leader_ms, confirmed, needed } => write!(
+                f,
+                "{node} suspected: silent to the leader for {leader_ms} ms; {} of the {needed} needed confirm: {}",
+                confirmed.len(),
+                pairs(confirmed, |ms| format!("({ms} ms)"))
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn said_change(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::EpochOpened { epoch, old_primary: Some(old), lease } => {
+                write!(f, "epoch {epoch} opened: {old} is primary no more; {lease}")
+            }
+            Reason::EpochOpened { epoch, old_primary: None, lease } => {
+                write!(f, "epoch {epoch} opened; {lease}")
+            }
+            Reason::Sealed { seals } => write!(f, "sealed: {}", pairs(seals, |p| format!("at {p}"))),
+            Reason::Chosen { node, at, safe, others } => {
+                write!(f, "{node} chosen, the most advanced at {at}: {safe}")?;
+                others.iter().try_for_each(|(other, why)| write!(f, "; not {other}: it {why}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn said_upkeep(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::SyncSetChanging { from, to, why } => {
+                write!(f, "sync set changes from {} to {}: {why}", names(from), names(to))
+            }
+            Reason::SyncSetChanged { members, since } => {
+                write!(f, "sync set is now {}: every WAL sender obeys it since {since}", names(members))
+            }
+            Reason::SyncShort { have, k } => {
+                write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
+            }
+            Reason::Rejoined { node, rejoined } => write!(
+                f,
+                "{node} rejoined in {} ms by {} (it stood at {} on timeline {})",
+                rejoined.took_ms, rejoined.way, rejoined.from_lsn, rejoined.from_timeline
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn said_veto(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NotConfirmed { node, leader_ms, heard_by, needed } => write!(
+                f,
+                "no failover yet: {node} is silent to the leader for {leader_ms} ms, but {needed} others must confirm; {}",
+                pairs(heard_by, |text| text.clone())
+            ),
+            Reason::StreamAdvances { node, on, silent_ms } => write!(
+                f,
+                "no failover: the agent of {node} is silent, but its WAL still reaches {on} (last {silent_ms} ms ago)"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn said_wait(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::WaitNodes { missing } => {
+                write!(f, "waiting for the first heartbeat of every node; missing: {}", names(missing))
+            }
+            Reason::RefuseInitialise { node, system_identifier } => write!(
+                f,
+                "no database is made: {node} already has a data directory (system identifier {system_identifier}), \
+                 which this new cluster does not know; move it away, or join it to the cluster it belongs to"
+            ),
+            Reason::WaitInitialise { node } => write!(f, "{node} makes the database"),
+            Reason::WaitSeals { sealed, missing, rule } => {
+                write!(f, "waiting for seals: have {}, missing {}; {rule}", names(sealed), names(missing))
+            }
+            Reason::WaitLease { node, left_ms } => {
+                write!(f, "waiting until the lease of {node} has surely ended, {left_ms} ms more")
+            }
+            Reason::WaitLoss { best, missing_bytes, max_loss_bytes, waiting_for } => {
+                match missing_bytes {
+                    Some(bytes) => write!(f, "{best} is the most advanced and lacks {bytes} bytes of WAL")?,
+                    None => write!(f, "{best} is the most advanced, and how much it lacks is unknown")?,
+                }
+                write!(f, "; {max_loss_bytes} may be lost (max_loss); waiting for {}", names(waiting_for))
+            }
+            Reason::WaitPromotion { node } => write!(f, "{node} is being promoted"),
+            Reason::Steady => f.write_str("all is well"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Everything the store holds: the one record that all nodes agree on.
+
+use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
+use crate::reason::Reason;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Entries of `history` kept; the oldest go first.
+pub const HISTORY_MAX: usize = 200;
+/// Promotions kept; a node that has been away longer than this many is cloned.
+pub const PROMOTIONS_MAX: usize = 200;
+
+/// When a commit counts as acknowledged, and what a failover may lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "mode")]
+pub enum Replication {
+    /// A commit is acknowledged when the primary has it. A failover may lose at most so many bytes of WAL.
+    Async {
+        /// Bound on what an automatic failover may lose, in bytes of WAL.
+        max_loss_bytes: u64,
+    },
+    /// A commit is acknowledged when any `k` of the sync set have flushed it. A failover loses nothing.
+    Quorum {
+        /// How many standbys of the sync set must confirm.
+        k: usize,
+    },
+}
+
+/// What all nodes must agree on; taken from the first leader's configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The replication mode.
+    pub replication: Replication,
+    /// Silence after which a node is suspected; all timers derive from it.
+    pub detect_ms: Millis,
+    /// How far two clocks may run apart, in parts per million.
+    pub drift_ppm: u64,
+}
+
+impl Settings {
+    /// The length of a lease: 1.5 × `detect`.
+    #[must_use]
+    pub fn lease_ms(&self) -> Millis {
+        self.detect_ms * 3 / 2
+    }
+
+    /// A lease as measured on a clock that may run slower than the primary's by twice the drift allowance.
+    #[must_use]
+    pub fn lease_surely_over_ms(&self) -> Millis {
+        let lease = self.lease_ms();
+        lease + (lease * 2 * self.drift_ppm).div_ceil(1_000_000)
+    }
+
+    /// Time between two heartbeats of a node.
+    #[must_use]
+    pub fn heartbeat_ms(&self) -> Millis {
+        (self.detect_ms / 8).max(10)
+    }
+}
+
+/// Where a node's PostgreSQL is reached by other nodes and by proxies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgAddress {
+    /// Host name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A node as recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// `host:port` of its agent.
+    pub agent: String,
+    /// Its PostgreSQL; `None` for a witness.
+    pub postgres: Option<PgAddress>,
+}
+
+/// Where the cluster stands between two primaries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// There is no database yet.
+    #[default]
+    Empty,
+    /// `node` makes the database.
+    Initialising {
+        /// The node that runs initdb.
+        node: NodeName,
+    },
+    /// The epoch is open: standbys seal, nobody is primary.
+    Sealing {
+        /// What is known of the lease of the primary before.
+        lease: OldLease,
+    },
+    /// A node was appointed and promotes.
+    Promoting {
+        /// Who.
+        appointment: Appointment,
+    },
+    /// The appointed primary takes writes and proxies know it.
+    Serving {
+        /// Who.
+        appointment: Appointment,
+    },
+}
+
+/// What is known of the lease of the primary of the epoch before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldLease {
+    /// Its agent said that the server's last process is gone, or there never was a primary.
+    Returned,
+    /// It may still run: wait until the lease has surely ended, or rely on the seal.
+    MayRun,
+}
+
+/// A node's right to promote in this epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appointment {
+    /// The node.
+    pub node: NodeName,
+    /// Tells two promotions apart that end on the same timeline number.
+    pub promotion_id: String,
+    /// Where the node was sealed: standbys at or before it on the same timeline may follow at once.
+    pub sealed_timeline: Timeline,
+    /// Position of that seal.
+    pub sealed_lsn: Lsn,
+    /// The line of WAL that its data belongs to (see [`crate::lineage`]).
+    pub parent: Option<String>,
+}
+
+/// Where a timeline was left for the next one (a line of a PostgreSQL `.history` file).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The timeline that was left.
+    pub timeline: Timeline,
+    /// The position up to which it is part of the history.
+    pub at: Lsn,
+}
+
+/// An appointment as remembered, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// The epoch it belongs to.
+    pub epoch: Epoch,
+    /// The node.
+    pub node: NodeName,
+    /// Its identity: two promotions may end on the same timeline number, never on the same identity.
+    pub promotion_id: String,
+    /// The line of WAL that the node continued; `None` for the node that made the database.
+    pub parent: Option<String>,
+    /// `None` until (or unless) it was published.
+    pub published: Option<Published>,
+}
+
+/// What a published promotion wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The timeline it opened.
+    pub timeline: Timeline,
+    /// The timelines before it and where each was left, oldest first.
+    pub forks: Vec<Fork>,
+}
+
+/// The standbys of which any k must confirm a commit, while one set replaces another.
+///
+/// A failover must satisfy every set in force: commits were acknowledged under each of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncSets {
+    /// Oldest first; PostgreSQL is told the last. Only one when no change is under way.
+    pub in_force: Vec<BTreeSet<NodeName>>,
+}
+
+impl SyncSets {
+    /// The set that PostgreSQL is told.
+    #[must_use]
+    pub fn target(&self) -> BTreeSet<NodeName> {
+        self.in_force.last().cloned().unwrap_or_default()
+    }
+
+    /// Whether `node` is in a set in force.
+    #[must_use]
+    pub fn contains(&self, node: &NodeName) -> bool {
+        self.in_force.iter().any(|set| set.contains(node))
+    }
+
+    /// Puts `next` in force beside the others and makes it the target.
+    pub fn add(&mut self, next: BTreeSet<NodeName>) {
+        self.in_force.retain(|set| *set != next);
+        self.in_force.push(next);
+    }
+}
+
+/// One remembered decision: what `pgkeel why` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, on the clock of the leader that decided.
+    pub at: WallMs,
+    /// The epoch it belongs to.
+    pub epoch: Epoch,
+    /// The leader that decided.
+    pub by: NodeName,
+    /// What and why, with the evidence.
+    pub reason: Reason,
+}
+
+/// The record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Name of the cluster; empty until the first leader recorded it.
+    pub cluster: String,
+    /// Recorded settings; `None` until the first leader recorded them.
+    pub settings: Option<Settings>,
+    /// All nodes.
+    pub members: BTreeMap<NodeName, Member>,
+    /// PostgreSQL's system identifier, once the database exists.
+    pub system_identifier: Option<u64>,
+    /// The present epoch.
+    pub epoch: Epoch,
+    /// Where the cluster stands.
+    pub phase: Phase,
+    /// The last node that was appointed in an earlier or the present epoch.
+    pub last_appointed: Option<Appointment>,
+    /// Appointments, oldest first.
+    pub promotions: Vec<Promotion>,
+    /// The synchronous standbys (quorum mode).
+    pub sync: SyncSets,
+    /// Password of the replication role, made by the node that made the database.
+    pub replication_password: String,
+    /// Remembered decisions, oldest first.
+    pub history: Vec<Entry>,
+    /// Number of commands applied.
+    pub revision: u64,
+}
+
+impl State {
+    /// The appointment of the present epoch, published or not.
+    #[must_use]
+    pub fn appointment(&self) -> Option<&Appointment> {
+        match &self.phase {
+            Phase::Promoting { appointment } | Phase::Serving { appointment } => Some(appointment),
+            Phase::Empty | Phase::Initialising { .. } | Phase::Sealing { .. } => None,
+        }
+    }
+
+    /// The node that is, or is about to be, primary in the present epoch.
+    #[must_use]
+    pub fn primary(&self) -> Option<&NodeName> {
+        self.appointment().map(|a| &a.node)
+    }
+
+    /// The node that holds, or may be given, the lease of the present epoch (the initialising node included).
+    #[must_use]
+    pub fn lease_holder(&self) -> Option<&NodeName> {
+        match &self.phase {
+            Phase::Initialising { node } => Some(node),
+            Phase::Promoting { appointment } | Phase::Serving { appointment } => Some(&appointment.node),
+            Phase::Empty | Phase::Sealing { .. } => None,
+        }
+    }
+
+    /// Nodes that hold a copy of the data (all but witnesses).
+    pub fn data_nodes(&self) -> impl Iterator<Item = (&NodeName, &PgAddress)> {
+        self.members.iter().filter_map(|(name, m)| m.postgres.as_ref().map(|pg| (name, pg)))
+    }
+
+    /// The last published promotion: its WAL is the cluster's.
+    #[must_use]
+    pub fn last_published(&self) -> Option<(&Promotion, &Published)> {
+        self.promotions.iter().rev().find_map(|p| p.published.as_ref().map(|published| (p, published)))
+    }
+}

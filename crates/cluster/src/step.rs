@@ -1,0 +1,387 @@
+//! What this node does next.
+//!
+//! `step` is recomputed from the recorded state and from what the node knows of itself after every event, so a crash at
+//! any point needs no other recovery than asking again. It leaves the executor no choices, and it never harms data: the
+//! steps that replace a data directory set it aside.
+
+use crate::basics::{Epoch, Lsn, Moment, NodeName};
+use crate::lineage::{self, Relation};
+use crate::observe::{DataDir, Seal, Server, Standby};
+use crate::state::{Appointment, Phase, Replication, State};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Work on the data directory that a crash may have cut short; recorded outside of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unfinished {
+    /// initdb.
+    Initialise,
+    /// A copy, or the exchange of the old directory for it.
+    Clone,
+    /// pg_rewind.
+    Rewind,
+}
+
+/// What a node knows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// Its data directory.
+    pub data: DataDir,
+    /// Its server.
+    pub server: Server,
+    /// Its seal.
+    pub seal: Option<Seal>,
+    /// The line of WAL that its data belongs to (see [`crate::lineage`]).
+    pub line: Option<String>,
+    /// The primary it was told to follow, and for which epoch.
+    pub following: Option<(Epoch, NodeName)>,
+    /// Its lease: for which epoch, and until when on its own clock.
+    pub lease: Option<(Epoch, Moment)>,
+    /// Work that was cut short.
+    pub unfinished: Option<Unfinished>,
+    /// Its data was rewound or copied and has not been seen consistent since.
+    pub inconsistent: bool,
+    /// The epoch for which a rewind was done.
+    pub rewound_for: Option<Epoch>,
+    /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
+    pub sync_configured: Option<BTreeSet<NodeName>>,
+}
+
+/// The next thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, and why.
+    Wait(Wait),
+    /// Make the database, then start it as primary.
+    Initialise,
+    /// Copy the primary's data; an old directory is set aside first.
+    Clone {
+        /// From whom.
+        from: NodeName,
+        /// The line its data will belong to.
+        line: String,
+    },
+    /// Start the server as a standby that receives from nobody.
+    StartSealed,
+    /// Start the server as the primary it is (only the node that made the database, before it is published).
+    StartPrimary,
+    /// Disconnect the WAL receiver, wait until it is gone, read the position.
+    Seal {
+        /// For this epoch.
+        epoch: Epoch,
+    },
+    /// Receive WAL from the primary.
+    Follow {
+        /// The primary.
+        upstream: NodeName,
+        /// Of this epoch.
+        epoch: Epoch,
+        /// Its line.
+        line: String,
+    },
+    /// Stop the server, undo what went another way, start it again as a standby.
+    Rewind {
+        /// The primary.
+        from: NodeName,
+        /// Of this epoch.
+        epoch: Epoch,
+        /// Its line.
+        line: String,
+    },
+    /// Become the primary.
+    Promote {
+        /// Of this epoch.
+        epoch: Epoch,
+        /// The identity of this promotion: the line from now on.
+        line: String,
+        /// The synchronous standbys, configured before.
+        sync: SyncNames,
+    },
+    /// Tell the server which standbys confirm commits.
+    SetSync {
+        /// The standbys.
+        sync: SyncNames,
+    },
+    /// End the server at once: this node is not the primary.
+    Fence {
+        /// The present epoch.
+        epoch: Epoch,
+    },
+}
+
+/// The synchronous standbys to configure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncNames {
+    /// How many must confirm; 0: asynchronous.
+    pub k: usize,
+    /// Who may.
+    pub members: BTreeSet<NodeName>,
+}
+
+/// Why a node does nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It has not looked at its own server yet.
+    Looking,
+    /// It is not recorded yet.
+    NotRecorded,
+    /// It only votes.
+    Witness,
+    /// There is no database yet, or no primary to copy it from.
+    NoDatabase,
+    /// Its data belongs to another database system.
+    ForeignData {
+        /// What it has.
+        mine: u64,
+        /// What the cluster has; `None`: the cluster has no database yet.
+        cluster: Option<u64>,
+    },
+    /// Its server starts.
+    Starting,
+    /// Its server does not answer.
+    NoAnswer,
+    /// It sealed for this epoch.
+    Sealed {
+        /// The epoch.
+        epoch: Epoch,
+        /// The position.
+        lsn: Lsn,
+    },
+    /// It may not act as primary before the leader gives it a lease.
+    NoLease,
+    /// It is primary.
+    Primary,
+    /// It follows the primary.
+    Following {
+        /// The primary.
+        upstream: NodeName,
+    },
+    /// Its server ended; the leader must open an epoch.
+    ServerGone,
+    /// It waits for the appointed node to promote.
+    Promotion {
+        /// Who.
+        of: NodeName,
+    },
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::Looking => f.write_str("looking at its server"),
+            Wait::NotRecorded => f.write_str("not recorded in the store yet"),
+            Wait::Witness => f.write_str("votes"),
+            Wait::NoDatabase => f.write_str("has no data, and there is no primary to copy it from yet"),
+            Wait::ForeignData { mine, cluster: Some(cluster) } => write!(
+                f,
+                "refused: its data directory belongs to system identifier {mine}, this cluster is {cluster}; \
+                 move the directory away and the node is cloned"
+            ),
+            Wait::ForeignData { mine, cluster: None } => write!(
+                f,
+                "refused: it has a data directory (system identifier {mine}) that this new cluster does not know; \
+                 move the directory away, or join the cluster it belongs to"
+            ),
+            Wait::Starting => f.write_str("its server starts"),
+            Wait::NoAnswer => f.write_str("its server does not answer"),
+            Wait::Sealed { epoch, lsn } => write!(f, "sealed for epoch {epoch} at {lsn}"),
+            Wait::NoLease => f.write_str("waits for a lease from the leader"),
+            Wait::Primary => f.write_str("primary"),
+            Wait::Following { upstream } => write!(f, "follows {upstream}"),
+            Wait::ServerGone => f.write_str("its server ended; waits for the next epoch"),
+            Wait::Promotion { of } => write!(f, "waits for the promotion of {of}"),
+        }
+    }
+}
+
+/// What `me` does next at `now`.
+#[must_use]
+pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
+    let system_identifier = match local.data {
+        DataDir::Unknown => return Step::Wait(Wait::Looking),
+        DataDir::Witness => return Step::Wait(Wait::Witness),
+        DataDir::Absent => None,
+        DataDir::Present { system_identifier } => Some(system_identifier),
+    };
+    if !state.members.contains_key(me) {
+        return Step::Wait(Wait::NotRecorded);
+    }
+    if let Phase::Initialising { node } = &state.phase
+        && node == me
+    {
+        return initialising(state, local, now);
+    }
+    if let Some(mine) = system_identifier
+        && state.system_identifier != Some(mine)
+        && local.unfinished.is_none()
+    {
+        return Step::Wait(Wait::ForeignData { mine, cluster: state.system_identifier });
+    }
+    match &state.phase {
+        Phase::Empty | Phase::Initialising { .. } => Step::Wait(Wait::NoDatabase),
+        Phase::Sealing { .. } => sealing(state, local),
+        Phase::Promoting { appointment } if appointment.node == *me => {
+            promoting(state, local, appointment, now)
+        }
+        Phase::Serving { appointment } if appointment.node == *me => serving(state, local),
+        Phase::Promoting { appointment } | Phase::Serving { appointment } => {
+            other_is_primary(state, local, appointment)
+        }
+    }
+}
+
+fn has_lease(state: &State, local: &Local, now: Moment) -> bool {
+    local.lease.is_some_and(|(epoch, until)| epoch == state.epoch && now < until)
+}
+
+/// What the present state asks to configure.
+#[must_use]
+pub fn sync_names(state: &State) -> SyncNames {
+    match state.settings.as_ref().map(|s| s.replication) {
+        Some(Replication::Quorum { k }) => SyncNames { k, members: state.sync.target() },
+        Some(Replication::Async { .. }) | None => SyncNames { k: 0, members: BTreeSet::new() },
+    }
+}
+
+fn initialising(state: &State, local: &Local, now: Moment) -> Step {
+    match &local.server {
+        Server::Unknown => Step::Wait(Wait::Looking),
+        Server::Primary { .. } if local.unfinished.is_some() => Step::Initialise,
+        Server::Primary { .. } => set_sync(state, local).unwrap_or(Step::Wait(Wait::Primary)),
+        Server::Starting => Step::Wait(Wait::Starting),
+        Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
+        Server::Standby(_) => Step::Wait(Wait::Looking),
+        Server::Stopped if !has_lease(state, local, now) => Step::Wait(Wait::NoLease),
+        Server::Stopped if local.data == DataDir::Absent || local.unfinished.is_some() => Step::Initialise,
+        Server::Stopped => Step::StartPrimary,
+    }
+}
+
+fn set_sync(state: &State, local: &Local) -> Option<Step> {
+    let sync = sync_names(state);
+    (local.sync_configured.as_ref() != Some(&sync.members)).then_some(Step::SetSync { sync })
+}
+
+/// Common to every phase in which this node is not the primary: the server as a sealed standby, or a reason why not.
+fn as_sealed_standby<'a>(state: &State, local: &'a Local) -> Result<&'a Standby, Step> {
+    if local.data == DataDir::Absent || local.unfinished.is_some() {
+        return Err(Step::Wait(Wait::NoDatabase));
+    }
+    let standby = match &local.server {
+        Server::Unknown => return Err(Step::Wait(Wait::Looking)),
+        Server::Stopped => return Err(Step::StartSealed),
+        Server::Starting => return Err(Step::Wait(Wait::Starting)),
+        Server::Unresponsive { .. } if was_primary(state, local) => {
+            return Err(Step::Fence { epoch: state.epoch });
+        }
+        Server::Unresponsive { .. } => return Err(Step::Wait(Wait::NoAnswer)),
+        Server::Primary { .. } => return Err(Step::Fence { epoch: state.epoch }),
+        Server::Standby(standby) => standby,
+    };
+    let sealed = standby.upstream.is_none() && local.seal.as_ref().is_some_and(|s| s.epoch == state.epoch);
+    if sealed { Ok(standby) } else { Err(Step::Seal { epoch: state.epoch }) }
+}
+
+/// A server that does not answer cannot say whether it still takes writes: if it ever was told to, it must end.
+fn was_primary(state: &State, local: &Local) -> bool {
+    state.last_appointed.as_ref().is_some_and(|a| local.line.as_ref() == Some(&a.promotion_id))
+        && local.following.is_none()
+}
+
+fn sealing(state: &State, local: &Local) -> Step {
+    match as_sealed_standby(state, local) {
+        Ok(standby) => Step::Wait(Wait::Sealed { epoch: state.epoch, lsn: standby.lsn }),
+        Err(step) => step,
+    }
+}
+
+fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Moment) -> Step {
+    match &local.server {
+        Server::Primary { .. } => set_sync(state, local).unwrap_or(Step::Wait(Wait::Primary)),
+        Server::Stopped => Step::Wait(Wait::ServerGone),
+        Server::Starting => Step::Wait(Wait::Starting),
+        Server::Unknown => Step::Wait(Wait::Looking),
+        Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
+        Server::Standby(_) if !has_lease(state, local, now) => Step::Wait(Wait::NoLease),
+        Server::Standby(standby) => {
+            let as_sealed = standby.upstream.is_none() && standby.lsn >= appointment.sealed_lsn;
+            let line_fits =
+                local.line == appointment.parent || local.line.as_ref() == Some(&appointment.promotion_id);
+            if as_sealed && line_fits {
+                let line = appointment.promotion_id.clone();
+                Step::Promote { epoch: state.epoch, line, sync: sync_names(state) }
+            } else {
+                Step::Seal { epoch: state.epoch }
+            }
+        }
+    }
+}
+
+fn serving(state: &State, local: &Local) -> Step {
+    match &local.server {
+        Server::Primary { .. } => set_sync(state, local).unwrap_or(Step::Wait(Wait::Primary)),
+        Server::Stopped | Server::Standby(_) => Step::Wait(Wait::ServerGone),
+        Server::Starting => Step::Wait(Wait::Starting),
+        Server::Unknown => Step::Wait(Wait::Looking),
+        Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
+    }
+}
+
+fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> Step {
+    let primary = &appointment.node;
+    let line = &appointment.promotion_id;
+    let serves = matches!(state.phase, Phase::Serving { .. });
+    let follow = || Step::Follow { upstream: primary.clone(), epoch: state.epoch, line: line.clone() };
+    let clone = || {
+        if serves {
+            Step::Clone { from: primary.clone(), line: line.clone() }
+        } else {
+            Step::Wait(Wait::Promotion { of: primary.clone() })
+        }
+    };
+    if local.data == DataDir::Absent || local.unfinished.is_some() {
+        return match local.server {
+            Server::Unknown => Step::Wait(Wait::Looking),
+            Server::Stopped => clone(),
+            Server::Starting | Server::Unresponsive { .. } | Server::Standby(_) | Server::Primary { .. } => {
+                Step::Fence { epoch: state.epoch }
+            }
+        };
+    }
+    if local.following == Some((state.epoch, primary.clone())) {
+        return match &local.server {
+            Server::Stopped => Step::StartSealed,
+            Server::Primary { .. } => Step::Fence { epoch: state.epoch },
+            Server::Unknown => Step::Wait(Wait::Looking),
+            Server::Starting => Step::Wait(Wait::Starting),
+            Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
+            Server::Standby(_) => Step::Wait(Wait::Following { upstream: primary.clone() }),
+        };
+    }
+    if local.inconsistent && local.server == Server::Starting {
+        // Rewound or copied data becomes readable only with WAL of the primary it came from.
+        return if local.line.as_ref() == Some(line) { follow() } else { clone() };
+    }
+    let standby = match as_sealed_standby(state, local) {
+        Ok(standby) => standby,
+        Err(step) => return step,
+    };
+    if !serves {
+        let prefix = local.line == appointment.parent && standby.lsn <= appointment.sealed_lsn;
+        let wait = Step::Wait(Wait::Promotion { of: primary.clone() });
+        return if prefix { follow() } else { wait };
+    }
+    match local
+        .line
+        .as_deref()
+        .map_or(Relation::Unrelated, |l| lineage::relation(state, l, standby.lsn, line))
+    {
+        Relation::Prefix => follow(),
+        Relation::Diverged if local.rewound_for != Some(state.epoch) => {
+            Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }
+        }
+        Relation::Diverged | Relation::Unrelated => clone(),
+    }
+}

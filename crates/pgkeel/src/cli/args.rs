@@ -1,0 +1,152 @@
+//! What can be said on the command line.
+
+use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Keeps PostgreSQL upright: failover, pooling and clients that do not notice.
+#[derive(Debug, Parser)]
+#[command(name = "pgkeel", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run what the configuration file has sections for: agent, proxy, or both
+    Run(RunArgs),
+    /// Run only the agent: it looks after this host's PostgreSQL
+    Agent(RunArgs),
+    /// Run only the proxy: it carries clients to the primary
+    Proxy(RunArgs),
+    /// Show the nodes, their roles and positions, and what the cluster waits for
+    Status(StatusArgs),
+    /// Show the last decisions with their evidence
+    Why(WhyArgs),
+    /// Look at a configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Start a cluster on this machine, kill its primary under load, and tell what happens
+    Demo(DemoArgs),
+    /// Parent of the server: ends it when its lease ends (started by the agent)
+    #[command(hide = true)]
+    Guard(GuardArgs),
+    /// Starts the server's program for the guard
+    #[command(hide = true)]
+    GuardExec(GuardExecArgs),
+}
+
+/// Options of `run`, `agent` and `proxy`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Whom to ask.
+#[derive(Args, Debug)]
+pub struct AskArgs {
+    /// Ask the agents of this configuration file
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Ask the agent at this address; may be given several times
+    #[arg(short, long = "agent", value_name = "HOST:PORT")]
+    pub agents: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Show again every second until Ctrl-C
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// Options of `why`.
+#[derive(Args, Debug)]
+pub struct WhyArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Show only the last N epochs
+    #[arg(short, long, value_name = "N")]
+    pub epochs: Option<usize>,
+}
+
+/// Commands on a configuration file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say what is wrong with a configuration file, or what it would run
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// Options of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = NODES_DEFAULT, value_parser = nodes)]
+    pub nodes: usize,
+    /// Put everything under this directory instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave the cluster running after the story, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// No colours
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+fn nodes(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (NODES_MIN..=NODES_MAX).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("a demonstration has {NODES_MIN} to {NODES_MAX} nodes"))
+    }
+}
+
+/// Options of `guard`.
+#[derive(Args, Debug)]
+pub struct GuardArgs {
+    /// Unix socket to listen at
+    #[arg(long)]
+    pub socket: PathBuf,
+    /// File for the output of the server and the guard
+    #[arg(long)]
+    pub log: PathBuf,
+    /// Operating-system user of the server
+    #[arg(long)]
+    pub user: Option<String>,
+    /// First deadline, in milliseconds of CLOCK_BOOTTIME
+    #[arg(long)]
+    pub deadline: Option<u64>,
+    /// The server's program and its arguments
+    #[arg(last = true, required = true)]
+    pub program: Vec<OsString>,
+}
+
+/// Options of `guard-exec`.
+#[derive(Args, Debug)]
+pub struct GuardExecArgs {
+    /// The guard's process
+    #[arg(long)]
+    pub parent: u32,
+    /// The server's program and its arguments
+    #[arg(last = true, required = true)]
+    pub program: Vec<OsString>,
+}

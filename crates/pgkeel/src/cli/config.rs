@@ -1,0 +1,120 @@
+//! `pgkeel config check FILE`: is this file right for this host, and what would it run?
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use agent::settings::{Replication, Settings, check_host};
+
+use crate::config::{self, Config, LoadError};
+
+/// What `check` has to say: text for each stream, and how to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// For standard output.
+    pub out: String,
+    /// For standard error.
+    pub err: String,
+    /// 0: right; 1: wrong, in the file or on this host; 2: the file cannot be read.
+    pub exit_code: u8,
+}
+
+/// Checks the file and this host, prints what was found. Ends with 0 (right), 1 (wrong) or 2 (unreadable).
+#[must_use]
+pub fn check(path: &Path) -> ExitCode {
+    let verdict = judge(path);
+    print!("{}", verdict.out);
+    eprint!("{}", verdict.err);
+    ExitCode::from(verdict.exit_code)
+}
+
+/// The same without printing.
+#[must_use]
+pub fn judge(path: &Path) -> Verdict {
+    let config = match config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            let exit_code = match error {
+                LoadError::Unreadable { .. } => 2,
+                LoadError::Invalid(_) => 1,
+            };
+            return Verdict { out: String::new(), err: format!("{error}\n"), exit_code };
+        }
+    };
+    let problems = config.agent.as_ref().map(check_host).unwrap_or_default();
+    if !problems.is_empty() {
+        let err = problems.iter().map(|problem| format!("{}: {problem}\n", path.display())).collect();
+        return Verdict { out: String::new(), err, exit_code: 1 };
+    }
+    Verdict { out: format!("{}: ok\n{}", path.display(), summary(&config)), err: String::new(), exit_code: 0 }
+}
+
+/// What the file would run, one line each, warnings last.
+#[must_use]
+pub fn summary(config: &Config) -> String {
+    let mut lines = vec![format!("cluster {}", config.cluster)];
+    if let Some(agent) = &config.agent {
+        lines.extend(agent_lines(agent));
+    }
+    if let Some(proxy) = &config.proxy {
+        let listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "proxy on {}, asks {}, holds statements for up to {}",
+            listen.join(", "),
+            proxy.agents.join(", "),
+            humantime::format_duration(proxy.hold)
+        ));
+    }
+    lines.extend(config.warnings.iter().map(|warning| format!("warning: {warning}")));
+    lines.iter().fold(String::new(), |mut text, line| {
+        let _ = writeln!(text, "  {line}");
+        text
+    })
+}
+
+fn agent_lines(agent: &Settings) -> Vec<String> {
+    let names: Vec<&str> = agent.members.keys().map(String::as_str).collect();
+    let mut lines = vec![
+        format!("node {} at {}, its own files in {}", agent.node, agent.listen, agent.dir.display()),
+        format!("voters: {}", names.join(", ")),
+    ];
+    match &agent.postgres {
+        None => lines.push("witness: no PostgreSQL here, it only votes".to_owned()),
+        Some(postgres) => lines.push(format!(
+            "PostgreSQL at {}:{}, data in {}, programs in {}",
+            postgres.host,
+            postgres.port,
+            postgres.data_dir.display(),
+            postgres.bin_dir.display()
+        )),
+    }
+    lines.push(match agent.replication {
+        Replication::Async { max_loss_bytes } => {
+            format!(
+                "asynchronous replication: a failover may lose up to {} of WAL",
+                size_text(max_loss_bytes)
+            )
+        }
+        Replication::Quorum { sync_standbys: 1 } => {
+            "quorum replication: every commit is confirmed by 1 standby".to_owned()
+        }
+        Replication::Quorum { sync_standbys } => {
+            format!("quorum replication: every commit is confirmed by {sync_standbys} standbys")
+        }
+    });
+    lines.push(format!(
+        "a loss is noticed after {}, clocks may drift by {} %",
+        humantime::format_duration(agent.detect),
+        f64::from(agent.drift_ppm) / 10_000.0
+    ));
+    lines
+}
+
+/// The size in the largest unit that needs no fraction.
+fn size_text(bytes: u64) -> String {
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}

@@ -1,0 +1,75 @@
+//! From the command line to the command.
+
+use super::args::{Arguments, AskArgs, Command, ConfigCommand, DemoArgs};
+use super::run::{self, What};
+use super::status::{Format, StatusOptions};
+use super::why::WhyOptions;
+use super::{agents, config, guard, status, why};
+use crate::demo::{self, Afterwards, Colour, DemoOptions};
+use std::future::Future;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Does what was asked.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Guard(args) => guard::run(args),
+        Command::GuardExec(args) => guard::exec(&args),
+        Command::Config(ConfigCommand::Check { file }) => config::check(&file),
+        Command::Run(args) => serve(run::run(&args.config, What::All)),
+        Command::Agent(args) => serve(run::run(&args.config, What::Agent)),
+        Command::Proxy(args) => serve(run::run(&args.config, What::Proxy)),
+        Command::Status(args) => with_agents(&args.ask, |agents, format| {
+            let repeat = if args.watch { status::Repeat::EverySecond } else { status::Repeat::Once };
+            in_runtime(status::run(&StatusOptions { agents, format, repeat }))
+        }),
+        Command::Why(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(why::run(&WhyOptions { agents, format, epochs: args.epochs }))
+        }),
+        Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
+    }
+}
+
+fn demo_options(args: DemoArgs) -> DemoOptions {
+    DemoOptions {
+        nodes: args.nodes,
+        dir: args.dir,
+        afterwards: if args.keep { Afterwards::Keep } else { Afterwards::Remove },
+        colour: if args.no_color { Colour::Never } else { Colour::Auto },
+    }
+}
+
+fn with_agents(ask: &AskArgs, then: impl FnOnce(Vec<String>, Format) -> ExitCode) -> ExitCode {
+    let format = if ask.json { Format::Json } else { Format::Table };
+    match agents::choose(&ask.agents, ask.config.as_deref()) {
+        Ok(agents) => then(agents, format),
+        Err(said) => {
+            eprintln!("pgkeel: {said}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let filter =
+        EnvFilter::try_from_env("PGKEEL_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    in_runtime(work)
+}
+
+/// Two threads: the agent's work is waiting, and the proxy has threads of its own.
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(work);
+            runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+            code
+        }
+        Err(e) => {
+            eprintln!("pgkeel: no threads can be started: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

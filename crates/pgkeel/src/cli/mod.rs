@@ -1,0 +1,12 @@
+//! The command line, one file per command. [`args`] says what there is, [`dispatch`] calls it.
+
+pub mod args;
+pub mod dispatch;
+
+pub mod agents;
+pub mod config;
+pub mod guard;
+pub mod run;
+pub mod status;
+pub mod text;
+pub mod why;

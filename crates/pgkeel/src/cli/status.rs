@@ -1,0 +1,237 @@
+//! `pgkeel status`: the cluster now, one line for each node.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cluster::status::{NodeStatus, Role, Status};
+
+use super::agents;
+use super::text::{bytes, columns, cut, say, seconds, terminal_columns, wrap};
+use crate::ask::ask;
+
+/// Between two pictures of `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Columns for text that is not on a terminal.
+const COLUMNS: usize = 100;
+/// What the cluster says when nothing is waited for (`cluster::reason::Reason::Steady`).
+const ALL_IS_WELL: &str = "all is well";
+
+/// How the status is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: the agent's answer.
+    Json,
+}
+
+/// How often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Once.
+    Once,
+    /// Every second until it is interrupted.
+    EverySecond,
+}
+
+/// What `pgkeel status` was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// The agents to ask, "host:port", in this order; see [`agents::choose`].
+    pub agents: Vec<String>,
+    /// How to print.
+    pub format: Format,
+    /// How often.
+    pub repeat: Repeat,
+}
+
+/// Asks and prints. Ends with 1 when no agent answered.
+pub async fn run(options: &StatusOptions) -> ExitCode {
+    match options.repeat {
+        Repeat::Once => match picture(options).await {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("pgkeel status: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Repeat::EverySecond => watch(options).await,
+    }
+}
+
+/// A cluster that is silent for a while is the very thing to watch, so an error does not end it; Ctrl-C does.
+async fn watch(options: &StatusOptions) -> ExitCode {
+    let clear =
+        if terminal_columns().is_some() && options.format == Format::Table { "\x1b[H\x1b[2J" } else { "" };
+    let draw = async {
+        loop {
+            let text = picture(options).await.unwrap_or_else(|error| format!("{error}\n"));
+            say(&format!("{clear}{text}"));
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = draw => ExitCode::SUCCESS,
+        _ = tokio::signal::ctrl_c() => ExitCode::SUCCESS,
+    }
+}
+
+async fn picture(options: &StatusOptions) -> Result<String, String> {
+    let status = fetch(&options.agents).await?;
+    match options.format {
+        Format::Table => Ok(table(&status, terminal_columns())),
+        Format::Json => {
+            serde_json::to_string(&status).map(|json| json + "\n").map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Only the leader hears from all nodes, so its answer is preferred to the first one.
+async fn fetch(agents: &[String]) -> Result<Status, String> {
+    let first: Status = agents::first_answer(agents, "/v1/status").await?;
+    let leader = first.leader.as_ref().filter(|leader| **leader != first.asked);
+    let Some(leader) = leader.and_then(|leader| first.nodes.iter().find(|node| node.node == *leader)) else {
+        return Ok(first);
+    };
+    let better = ask(&leader.agent, "/v1/status", agents::ANSWER_LIMIT).await;
+    Ok(better.unwrap_or(first))
+}
+
+/// The status as lines of text. Lines are cut only for a terminal, of `columns_max` columns.
+#[must_use]
+pub fn table(status: &Status, columns_max: Option<usize>) -> String {
+    let mut text = headline(status) + "\n\n";
+    let head = ["node", "role", "state", "epoch", "TL", "position", "lag", "lease", "why"].map(str::to_owned);
+    let mut rows = vec![head.to_vec()];
+    rows.extend(status.nodes.iter().map(row));
+    for line in columns(&rows) {
+        let _ = writeln!(text, "{}", columns_max.map_or_else(|| line.clone(), |max| cut(&line, max)));
+    }
+    let open: Vec<&String> = status.why.iter().filter(|why| *why != ALL_IS_WELL).collect();
+    if !open.is_empty() {
+        text.push('\n');
+    }
+    for why in open {
+        let _ = writeln!(text, "why: {}", wrap(why, 5, 5, columns_max.unwrap_or(COLUMNS)));
+    }
+    text
+}
+
+fn headline(status: &Status) -> String {
+    let primary = match &status.primary {
+        Some(name) => format!("primary {name}"),
+        None => format!("no primary ({})", status.phase),
+    };
+    let leader = match &status.leader {
+        Some(name) => format!("leader {name}"),
+        None => format!("no leader (asked {})", status.asked),
+    };
+    format!(
+        "cluster {}: {primary}, epoch {}, {leader}, replication {}",
+        status.cluster, status.epoch, status.replication
+    )
+}
+
+fn row(node: &NodeStatus) -> Vec<String> {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let role = match (node.role, node.sync) {
+        (Role::Primary, _) => "primary",
+        (Role::Standby, true) => "sync standby",
+        (Role::Standby, false) => "standby",
+        (Role::Witness, _) => "witness",
+        (Role::None, _) => "-",
+    };
+    let lag = match (node.lag_bytes, node.lag_ms) {
+        (Some(count), Some(ms)) => Some(format!("{}, {}", bytes(count), seconds(ms))),
+        (Some(count), None) => Some(bytes(count)),
+        (None, Some(ms)) => Some(seconds(ms)),
+        (None, None) => None,
+    };
+    vec![
+        node.node.to_string(),
+        role.to_owned(),
+        node.state.clone(),
+        or_dash(node.epoch.map(|epoch| epoch.to_string())),
+        or_dash(node.timeline.map(|timeline| timeline.to_string())),
+        or_dash(node.lsn.map(|lsn| lsn.to_string())),
+        or_dash(lag),
+        or_dash(node.lease_left_ms.map(seconds)),
+        node.why.clone(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::Lsn;
+
+    fn node(name: &str, role: Role, state: &str) -> NodeStatus {
+        NodeStatus {
+            node: name.parse().unwrap(),
+            agent: "127.0.0.1:7401".to_owned(),
+            postgres: Some("127.0.0.1:5501".to_owned()),
+            role,
+            state: state.to_owned(),
+            epoch: Some(3),
+            timeline: Some(2),
+            lsn: Some(Lsn(0x0503_0060)),
+            lag_bytes: (role == Role::Standby).then_some(0),
+            lag_ms: (role == Role::Standby).then_some(0),
+            lease_left_ms: (role == Role::Primary).then_some(2_100),
+            sync: role == Role::Standby,
+            heard_ms: Some(40),
+            why: "follows n2".to_owned(),
+        }
+    }
+
+    fn status() -> Status {
+        let silent =
+            NodeStatus { epoch: None, timeline: None, lsn: None, ..node("n3", Role::None, "silent") };
+        Status {
+            cluster: "demo".to_owned(),
+            asked: "n1".parse().unwrap(),
+            leader: Some("n1".parse().unwrap()),
+            epoch: 3,
+            revision: 40,
+            phase: "serving".to_owned(),
+            primary: Some("n2".parse().unwrap()),
+            replication: "quorum, 1 standby(s) confirm each commit".to_owned(),
+            nodes: vec![node("n1", Role::Standby, "streaming"), node("n2", Role::Primary, "running"), silent],
+            why: vec![ALL_IS_WELL.to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_table_is_what_the_documentation_shows() {
+        let expected = "\
+cluster demo: primary n2, epoch 3, leader n1, replication quorum, 1 standby(s) confirm each commit
+
+node  role          state      epoch  TL  position   lag         lease  why
+n1    sync standby  streaming  3      2   0/5030060  0 B, 0.0 s  -      follows n2
+n2    primary       running    3      2   0/5030060  -           2.1 s  follows n2
+n3    -             silent     -      -   -          -           -      follows n2
+";
+        assert_eq!(table(&status(), None), expected);
+    }
+
+    #[test]
+    fn what_is_waited_for_stands_below() {
+        let why = "waiting for the first heartbeat of every node; missing: n2, n3".to_owned();
+        let waiting =
+            Status { primary: None, leader: None, phase: "empty".to_owned(), why: vec![why], ..status() };
+        let text = table(&waiting, Some(60));
+        assert!(
+            text.starts_with("cluster demo: no primary (empty), epoch 3, no leader (asked n1)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n\nwhy: waiting for the first heartbeat of every node; missing:\n     n2, n3\n"),
+            "{text}"
+        );
+        assert!(text.lines().skip(2).all(|line| line.chars().count() <= 64), "{text}");
+    }
+}

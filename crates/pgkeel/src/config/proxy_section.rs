@@ -1,0 +1,134 @@
+//! The proxy of this host: `[proxy]`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use agent::settings::PostgresSettings;
+
+use super::members::Members;
+use super::postgres::listens_on;
+use super::report::Report;
+use super::section::{OneAlone, Section};
+use super::units::{self, Address};
+
+const HOLD_DEFAULT: Duration = Duration::from_secs(30);
+const HOLD_MAX: Duration = Duration::from_secs(3_600);
+
+/// A server on the same network answers within milliseconds or is lost.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bounds what a client that sends nothing, or sends slowly, can hold.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bounds memory and file descriptors.
+const CLIENTS_MAX: usize = 10_000;
+
+/// `None` when there is no `[proxy]`, or when a reported error leaves nothing to build from.
+pub(super) fn read(
+    root: &Section<'_>,
+    report: &mut Report<'_>,
+    cluster: Option<&str>,
+    members: Option<&Members>,
+) -> Option<proxy::Settings> {
+    let section = root.open(report, "proxy")?;
+    section.refuse_unknown(report, &["listen", "agents", "hold"]);
+    let listen = read_listen(&section, report);
+    let agents = read_agents(&section, report, root.has("members"), members);
+    let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
+    Some(build(cluster?, listen?, agents?, hold?))
+}
+
+/// A proxy cannot listen where this host's server or agent does.
+pub(super) fn refuse_taken_port(
+    root: &Section<'_>,
+    report: &mut Report<'_>,
+    proxy: Option<&proxy::Settings>,
+    postgres: Option<&PostgresSettings>,
+    agent: Option<&Address>,
+) {
+    let (Some(proxy), Some(section)) = (proxy, root.open(report, "proxy")) else { return };
+    let line = section.line_of(report, "listen");
+    for listen in &proxy.listen {
+        let any = listen.ip().is_unspecified();
+        let taken_by_server = postgres.is_some_and(|postgres| {
+            postgres.port == listen.port() && (any || listens_on(&postgres.listen_addresses, listen.ip()))
+        });
+        if taken_by_server {
+            report.error(
+                line,
+                "proxy.listen",
+                format!("{listen} is taken by this host's server, see postgres.port"),
+            );
+        }
+        let same_host = |agent: &Address| agent.host.parse::<IpAddr>().is_ok_and(|ip| ip == listen.ip());
+        if agent.is_some_and(|agent| agent.port == listen.port() && (any || same_host(agent))) {
+            report.error(
+                line,
+                "proxy.listen",
+                format!("{listen} is taken by this host's agent, see [members]"),
+            );
+        }
+    }
+}
+
+fn read_listen(section: &Section<'_>, report: &mut Report<'_>) -> Option<Vec<SocketAddr>> {
+    section.require(report, "listen", "\"0.0.0.0:6432\"");
+    let listed = section.list(report, "listen", OneAlone::Allowed, socket_address)?;
+    if listed.is_empty() {
+        let problem = "has no address to listen on; write for example \"0.0.0.0:6432\"";
+        report.error(section.line_of(report, "listen"), "proxy.listen", problem.to_owned());
+    }
+    let mut addresses = Vec::new();
+    for found in listed.into_iter().flatten() {
+        if addresses.contains(&found.value) {
+            report.error(found.line, "proxy.listen", format!("{} is listed twice", found.value));
+        }
+        addresses.push(found.value);
+    }
+    Some(addresses)
+}
+
+fn read_agents(
+    section: &Section<'_>,
+    report: &mut Report<'_>,
+    members_given: bool,
+    members: Option<&Members>,
+) -> Option<Vec<String>> {
+    if section.has("agents") {
+        let agents = section.list(report, "agents", OneAlone::Allowed, units::address)?;
+        if agents.is_empty() {
+            let problem = "is empty; name at least one agent, or remove it so that [members] is used";
+            report.error(section.line_of(report, "agents"), "proxy.agents", problem.to_owned());
+        }
+        return Some(agents.into_iter().flatten().map(|found| found.value.text()).collect());
+    }
+    if !members_given {
+        section.require(report, "agents", "[\"10.0.0.1:7400\"], or copy [members] from the other hosts");
+    }
+    members.map(Members::agents)
+}
+
+fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Duration) -> proxy::Settings {
+    proxy::Settings {
+        cluster: cluster.to_owned(),
+        listen,
+        agents,
+        hold,
+        connect_timeout: CONNECT_TIMEOUT,
+        startup_timeout: STARTUP_TIMEOUT,
+        clients_max: CLIENTS_MAX,
+        workers: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        _ => Err(format!(
+            "{text:?} is not an IP address with a port; write for example \"0.0.0.0:6432\" or \"[::]:6432\""
+        )),
+    }
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let given = units::duration(text)?;
+    if given <= HOLD_MAX { Ok(given) } else { Err(format!("{text:?} is out of range; at most \"1h\"")) }
+}

@@ -1,0 +1,129 @@
+//! How commits reach the standbys and how quickly a loss is noticed: `[replication]`, `[timing]`.
+
+use std::time::Duration;
+
+use agent::settings::Replication;
+
+use super::members::Members;
+use super::report::Report;
+use super::section::Section;
+use super::units;
+
+const DETECT_DEFAULT: Duration = Duration::from_millis(1_500);
+const DETECT_MIN: Duration = Duration::from_millis(300);
+const DETECT_MAX: Duration = Duration::from_secs(60);
+const DRIFT_PPM_DEFAULT: u32 = 20_000;
+const DRIFT_PPM_MAX: u32 = 200_000;
+const MAX_LOSS_BYTES_DEFAULT: u64 = 1 << 20;
+const SYNC_STANDBYS_DEFAULT: u32 = 1;
+
+/// The one timer, and how far clocks are trusted.
+pub(super) struct Timing {
+    pub(super) detect: Duration,
+    pub(super) drift_ppm: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Async,
+    Quorum,
+}
+
+/// `None` goes with a reported error.
+pub(super) fn read_replication(
+    root: &Section<'_>,
+    report: &mut Report<'_>,
+    members: Option<&Members>,
+) -> Option<Replication> {
+    let section = root.open_or_empty(report, "replication")?;
+    section.refuse_unknown(report, &["mode", "sync_standbys", "max_loss"]);
+    let mode = section.parsed_or(report, "mode", Mode::Async, mode)?;
+    let (needless, why) = match mode {
+        Mode::Async => {
+            ("sync_standbys", "only mode = \"quorum\" waits for standbys; set that mode or remove this key")
+        }
+        Mode::Quorum => {
+            ("max_loss", "mode = \"quorum\" loses nothing that was acknowledged; remove this key")
+        }
+    };
+    if section.has(needless) {
+        report.error(section.line_of(report, needless), &section.path(needless), why.to_owned());
+        return None;
+    }
+    match mode {
+        Mode::Async => {
+            let max_loss_bytes =
+                section.parsed_or(report, "max_loss", MAX_LOSS_BYTES_DEFAULT, units::size)?;
+            Some(Replication::Async { max_loss_bytes })
+        }
+        Mode::Quorum => read_quorum(&section, report, members),
+    }
+}
+
+fn read_quorum(
+    section: &Section<'_>,
+    report: &mut Report<'_>,
+    members: Option<&Members>,
+) -> Option<Replication> {
+    let sync_standbys = section.integer_or(report, "sync_standbys", SYNC_STANDBYS_DEFAULT, 1..=100)?;
+    let Some(members) = members else { return Some(Replication::Quorum { sync_standbys }) };
+    let standbys = members.names.len().saturating_sub(1);
+    let wanted = sync_standbys as usize;
+    if wanted > standbys {
+        let key = if section.has("sync_standbys") { "sync_standbys" } else { "mode" };
+        let problem = format!(
+            "{} must confirm every commit, but a cluster of {} can have at most {standbys} standbys; add members, or {}",
+            count(wanted, "standby"),
+            count(members.names.len(), "member"),
+            if standbys == 0 { "use mode = \"async\"" } else { "lower sync_standbys" }
+        );
+        report.error(section.line_of(report, key), &section.path(key), problem);
+        return None;
+    }
+    if wanted == standbys {
+        report.warning(format!(
+            "replication: all {standbys} possible standbys must confirm every commit, so losing any one of them stops \
+             commits; add a member, or lower sync_standbys"
+        ));
+    }
+    Some(Replication::Quorum { sync_standbys })
+}
+
+/// `None` goes with a reported error.
+pub(super) fn read_timing(root: &Section<'_>, report: &mut Report<'_>) -> Option<Timing> {
+    let section = root.open_or_empty(report, "timing")?;
+    section.refuse_unknown(report, &["detect", "drift"]);
+    let detect = section.parsed_or(report, "detect", DETECT_DEFAULT, detect);
+    let drift_ppm = section.parsed_or(report, "drift", DRIFT_PPM_DEFAULT, drift);
+    Some(Timing { detect: detect?, drift_ppm: drift_ppm? })
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "async" => Ok(Mode::Async),
+        "quorum" => Ok(Mode::Quorum),
+        other => Err(format!("{other:?} is no mode; write \"async\" or \"quorum\"")),
+    }
+}
+
+fn detect(text: &str) -> Result<Duration, String> {
+    let given = units::duration(text)?;
+    if (DETECT_MIN..=DETECT_MAX).contains(&given) {
+        Ok(given)
+    } else {
+        Err(format!("{text:?} is out of range; from \"300ms\" (below it, busy hosts look dead) to \"60s\""))
+    }
+}
+
+fn drift(text: &str) -> Result<u32, String> {
+    let ppm = units::share_ppm(text)?;
+    if ppm <= DRIFT_PPM_MAX {
+        Ok(ppm)
+    } else {
+        Err(format!("{text:?} is out of range; from \"0%\" to \"20%\""))
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}

@@ -1,0 +1,8 @@
+//! The pgkeel program as a library, so that its tests can call it: the command line, the configuration file, the
+//! demonstration.
+
+pub mod cli;
+
+pub mod ask;
+pub mod config;
+pub mod demo;

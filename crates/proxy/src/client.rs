@@ -1,0 +1,194 @@
+//! One client from its first byte to its last: start-up, hold, relay, farewell.
+
+use crate::error::{Refusal, Successor};
+use crate::hold::{NoServer, find_server};
+use crate::relay::{End, Relay, Unsent};
+use crate::server::{Answered, forward_cancel, prepare_socket};
+use crate::session::Session;
+use crate::worker::{Worker, stopped};
+use pgwire::startup::{body_len, parse_body};
+use pgwire::{CancelKey, Startup, StartupError};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a client may take to accept its last message and close.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of a client that are read and thrown away after its last message.
+const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a client wants, once that is known.
+enum Wish {
+    /// A session; the whole start-up packet, to be passed on as it is.
+    Session(Vec<u8>),
+    Cancel(CancelKey),
+}
+
+/// Why no wish was understood.
+enum NoWish {
+    /// It closed the connection without a word or in the middle of one, as port checks do.
+    Gone,
+    /// Nothing that it would understand can be answered.
+    NotPostgres(StartupError),
+    Refused(Refusal),
+}
+
+/// Serves one connection to its end.
+pub async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &Worker) {
+    if prepare_socket(&client).is_err() {
+        return;
+    }
+    let shared = &worker.shared;
+    let mut stop = worker.stop.clone();
+    let limit = shared.settings.startup_timeout;
+    let wish = tokio::select! {
+        () = stopped(&mut stop) => return,
+        wish = timeout(limit, read_wish(&mut client)) => wish,
+    };
+    match wish {
+        Err(_) => shared.log_bad_client(peer, &format_args!("no whole start-up packet came in {limit:?}")),
+        Ok(Err(NoWish::Gone)) => {}
+        Ok(Err(NoWish::NotPostgres(error))) => shared.log_bad_client(peer, &error),
+        Ok(Err(NoWish::Refused(refusal))) => {
+            if let Refusal::BadStartup(error) = &refusal {
+                shared.log_bad_client(peer, error);
+            }
+            farewell(&mut client, &refusal).await;
+        }
+        Ok(Ok(Wish::Cancel(key))) => cancel(&key, worker).await,
+        Ok(Ok(Wish::Session(packet))) => serve_session(client, packet, worker).await,
+    }
+}
+
+async fn read_wish(client: &mut TcpStream) -> Result<Wish, NoWish> {
+    let (mut ssl_asked, mut gss_asked) = (false, false);
+    loop {
+        let mut length_word = [0; 4];
+        client.read_exact(&mut length_word).await.map_err(|_| NoWish::Gone)?;
+        let len = body_len(length_word).map_err(NoWish::NotPostgres)?;
+        let mut packet = vec![0; 4 + len];
+        packet[..4].copy_from_slice(&length_word);
+        client.read_exact(&mut packet[4..]).await.map_err(|_| NoWish::Gone)?;
+        let asked = match parse_body(&packet[4..]) {
+            Ok(Startup::Session(_)) => return Ok(Wish::Session(packet)),
+            Ok(Startup::Cancel(key)) => return Ok(Wish::Cancel(key)),
+            Ok(Startup::SslRequest) => &mut ssl_asked,
+            Ok(Startup::GssEncRequest) => &mut gss_asked,
+            Err(error) => return Err(NoWish::Refused(Refusal::BadStartup(error))),
+        };
+        if std::mem::replace(asked, true) {
+            return Err(NoWish::Refused(Refusal::RepeatedEncryptionRequest));
+        }
+        client.write_all(b"N").await.map_err(|_| NoWish::Gone)?;
+    }
+}
+
+async fn cancel(key: &CancelKey, worker: &Worker) {
+    // An unknown key is not answered and not logged as trouble: the session may just have ended.
+    let Some(server) = worker.shared.pool.server_of(key) else {
+        tracing::debug!("cancel request for process {}, which has no session here", key.pid());
+        return;
+    };
+    if let Err(error) = forward_cancel(&server, key, worker.shared.settings.connect_timeout).await {
+        tracing::warn!("cannot pass a cancel request on to {}: {error}; the statement goes on", server.node);
+    }
+}
+
+async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Worker) {
+    let shared = &worker.shared;
+    let clients_max = shared.settings.clients_max;
+    let Some(_counted) = shared.stats.client(clients_max) else {
+        return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
+    };
+    let (target, answered) = match find_server(&client, &packet, worker).await {
+        Ok(found) => found,
+        Err(NoServer::ClientGone) => return,
+        Err(NoServer::Refused(refusal)) => return farewell(&mut client, &refusal).await,
+    };
+    drop(packet);
+    let server = Arc::new(target.server);
+    let Some(connection) = shared.pool.open(Arc::clone(&server), target.epoch) else {
+        return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
+    };
+    let mut session = Session::new(server, target.epoch);
+    let Answered { stream: mut server, first } = answered;
+    let mut relay = Relay::new(&mut client, &mut server, &mut session, &connection, worker);
+    let end = match relay.begin_with(first) {
+        Ok(()) => relay.run().await,
+        Err(error) => End::ServerGarbled(error),
+    };
+    let client_has_ended = relay.client_has_ended();
+    let unsent = std::mem::take(&mut relay.to_client);
+    // The server need not wait until the client has heard of it.
+    drop(server);
+    drop(connection);
+    if let Some(refusal) = last_word(&end, &session, worker)
+        && !client_has_ended
+        && session.at_boundary()
+        && flush(&mut client, unsent).await.is_ok()
+    {
+        farewell(&mut client, &refusal).await;
+    }
+}
+
+/// What the client is told at the end, if anything; counts and logs what was not the client's own doing.
+fn last_word(end: &End, session: &Session, worker: &Worker) -> Option<Refusal> {
+    let shared = &worker.shared;
+    let (cluster, node) = (shared.settings.cluster.clone(), session.node().to_string());
+    let (epoch, at_stake) = (session.epoch(), session.at_stake());
+    match end {
+        End::ClientGone => None,
+        End::ServerGone if session.end_was_announced() => None,
+        End::ServerGone => {
+            tracing::debug!("the connection to {node} (epoch {epoch}) broke under a session");
+            Some(Refusal::ServerBroke { cluster, node, epoch, at_stake })
+        }
+        End::ServerGarbled(error) => {
+            tracing::error!(
+                "{node} (epoch {epoch}) does not speak PostgreSQL's protocol: {error}; its session is closed"
+            );
+            None
+        }
+        End::EpochChanged => {
+            shared.stats.session_ended(epoch);
+            let view = worker.views.clone().latest();
+            let now = Successor {
+                epoch: view.epoch,
+                node: view.primary.as_ref().map(|server| server.node.clone()),
+            };
+            Some(Refusal::EpochChanged { cluster, node, epoch, at_stake, now })
+        }
+        End::Stopping => Some(Refusal::Stopping),
+    }
+}
+
+async fn flush(client: &mut TcpStream, mut unsent: Unsent) -> io::Result<()> {
+    timeout(FAREWELL_MAX, poll_fn(|cx| unsent.poll_send(client, cx))).await?
+}
+
+/// Sends the last message and closes, so that the client gets to read it: closing while bytes of the client are unread
+/// would reset the connection and take the message with it.
+async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
+    let mut message = Vec::new();
+    refusal.encode(&mut message);
+    let closing = async {
+        client.write_all(&message).await?;
+        client.shutdown().await?;
+        let (mut thrown_away, mut sink) = (0, [0; 1024]);
+        while thrown_away < FAREWELL_BYTES_MAX {
+            match client.read(&mut sink).await? {
+                0 => break,
+                n => thrown_away += n,
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whether the client still listens is its own affair.
+    let _ = timeout(FAREWELL_MAX, closing).await;
+}

@@ -1,0 +1,149 @@
+//! Errors: those that end the proxy ([`ProxyError`]) and those that a client is told ([`Refusal`]).
+
+use crate::route::GiveUp;
+use crate::session::AtStake;
+use pgwire::{ErrorFields, Severity, StartupError, encode_error_response};
+use std::io;
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// Why the proxy could not start or go on. For the person who started it.
+#[derive(Debug, Error)]
+pub enum ProxyError {
+    /// The settings name no address.
+    #[error("the proxy has no address to listen on: give at least one `listen` address")]
+    NoListenAddress,
+    /// The settings name no agent.
+    #[error("the proxy knows no agent to learn the primary from: give at least one `agents` address")]
+    NoAgents,
+    /// Another process listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken by another process; stop that one (`ss -ltnp` shows it) or give \
+         the proxy another `listen` address"
+    )]
+    PortTaken {
+        /// Address as configured.
+        address: SocketAddr,
+    },
+    /// Any other reason not to get the address.
+    #[error(
+        "cannot listen on {address}: {source}; check that this host has the address and the proxy may use the port"
+    )]
+    Listen {
+        /// Address as configured.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A worker thread could not be started, or ended by itself.
+    #[error("proxy worker {worker} failed: {source}")]
+    Worker {
+        /// Number of the worker, from 0.
+        worker: usize,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Why a client's connection is ended by the proxy; each is sent as a FATAL ErrorResponse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The start-up packet is not one.
+    BadStartup(StartupError),
+    /// TLS or GSSAPI encryption was asked for more than once.
+    RepeatedEncryptionRequest,
+    /// `clients_max` sessions are open.
+    TooManyClients { clients_max: usize },
+    /// The hold ended without a primary.
+    NoPrimary { cluster: String, why: GiveUp },
+    /// A newer epoch than the session's has been seen.
+    EpochChanged { cluster: String, node: String, epoch: u64, at_stake: AtStake, now: Successor },
+    /// The connection to the primary broke, and no newer epoch is known.
+    ServerBroke { cluster: String, node: String, epoch: u64, at_stake: AtStake },
+    /// The proxy stops.
+    Stopping,
+}
+
+/// What followed the session's epoch, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    /// The newer epoch.
+    pub epoch: u64,
+    /// Its primary, if one is published.
+    pub node: Option<String>,
+}
+
+impl Refusal {
+    /// Appends the FATAL ErrorResponse to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (sqlstate, message, detail, hint) = self.texts();
+        let fields = ErrorFields {
+            severity: Severity::Fatal,
+            sqlstate,
+            message: &message,
+            detail: detail.as_deref(),
+            hint: hint.as_deref(),
+        };
+        encode_error_response(&fields, out);
+    }
+
+    fn texts(&self) -> (&'static str, String, Option<String>, Option<String>) {
+        match self {
+            Refusal::BadStartup(error @ StartupError::Version { .. }) => {
+                ("0A000", error.to_string(), None, None)
+            }
+            Refusal::BadStartup(error) => ("08P01", error.to_string(), None, None),
+            Refusal::RepeatedEncryptionRequest => (
+                "08P01",
+                "encryption was already asked for on this connection and refused".into(),
+                None,
+                None,
+            ),
+            Refusal::TooManyClients { clients_max } => (
+                "53300",
+                format!("the proxy has its maximum of {clients_max} clients"),
+                None,
+                Some("Close connections that are not needed, or raise `clients_max` of the proxy.".into()),
+            ),
+            Refusal::NoPrimary { cluster, why } => (
+                "57P03",
+                format!(
+                    "cluster \"{cluster}\" has no primary that takes connections (epoch {}); waited {:.1} s",
+                    why.epoch,
+                    why.waited.as_secs_f64()
+                ),
+                why.reason.clone(),
+                Some(
+                    "Connect again; `pgkeel status` and `pgkeel why` tell what the cluster waits for.".into(),
+                ),
+            ),
+            Refusal::EpochChanged { cluster, node, epoch, at_stake, now } => {
+                let change = match &now.node {
+                    Some(new) => {
+                        format!("changed from {node} (epoch {epoch}) to {new} (epoch {})", now.epoch)
+                    }
+                    None => format!("is no longer {node} (epoch {epoch}), epoch {} has begun", now.epoch),
+                };
+                let message = format!(
+                    "terminating connection because the primary of cluster {cluster} {change}; reconnect"
+                );
+                ("57P01", message, Some(at_stake.text().into()), None)
+            }
+            Refusal::ServerBroke { cluster, node, epoch, at_stake } => (
+                "57P01",
+                format!(
+                    "terminating connection because the connection to the primary of cluster {cluster}, {node} (epoch \
+                     {epoch}), broke; reconnect"
+                ),
+                Some(at_stake.text().into()),
+                None,
+            ),
+            Refusal::Stopping => (
+                "57P01",
+                "terminating connection because the proxy is stopping; reconnect".into(),
+                None,
+                None,
+            ),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The proxy: carries PostgreSQL clients to the cluster's primary.
+//!
+//! It learns the view from any agent ([`watch`]) and needs nothing else from the cluster; it never writes cluster
+//! state. A client is read ([`client`]), routed ([`route`], pure; [`hold`] does the waiting), connected ([`server`])
+//! and relayed ([`relay`]) while [`session`] (pure) follows what is in flight. What crosses threads is small: the view,
+//! the registry of open server connections ([`pool`]) and the counters ([`stats`]).
+//!
+//! Rule held here: a statement is never sent to a server of an older epoch than the newest this proxy has seen.
+
+pub mod settings;
+
+mod listener;
+
+mod worker;
+
+mod client;
+
+mod hold;
+
+mod route;
+
+mod server;
+
+mod relay;
+
+mod session;
+
+mod pool;
+
+mod watch;
+
+mod stats;
+
+mod once_per_source;
+
+mod error;
+
+pub use error::ProxyError;
+pub use listener::run;
+pub use settings::Settings;

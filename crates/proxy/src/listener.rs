@@ -1,0 +1,245 @@
+//! Starts the proxy: sockets, worker threads, the watch on the agents; and ends it.
+
+use crate::client;
+use crate::error::ProxyError;
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::stats::Stats;
+use crate::watch::{Newest, Views, follow};
+use crate::worker::{Shared, Worker, stopped};
+use cluster::view::View;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
+
+/// Connections the kernel may keep ready to be accepted.
+const BACKLOG: i32 = 4_096;
+
+/// Connections beyond `clients_max`: those in start-up, cancel requests, and those that are told there are too many.
+const CONNECTIONS_SPARE: usize = 128;
+
+/// How long sessions may take to say farewell when the proxy stops.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// Pause after accepting failed: usually no file descriptor is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// When the sessions ended by a new epoch are counted for the log.
+const ENDED_LOG_DELAY: Duration = Duration::from_millis(500);
+
+/// Runs a proxy until `shutdown` turns true (or its sender is gone); open sessions get SQLSTATE 57P01 then.
+///
+/// # Errors
+/// [`ProxyError`] if an address cannot be listened on, or a worker thread fails.
+pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
+    if settings.listen.is_empty() {
+        return Err(ProxyError::NoListenAddress);
+    }
+    if settings.agents.is_empty() {
+        return Err(ProxyError::NoAgents);
+    }
+    let workers_count = settings.workers.max(1);
+    let mut sockets = Vec::new();
+    for _ in 0..workers_count {
+        sockets.push(Vec::new());
+    }
+    for &address in &settings.listen {
+        let bound = check_is_free(address)?;
+        for of_worker in &mut sockets {
+            of_worker.push(listen(bound)?);
+        }
+        tracing::info!("listening on {bound} for clients of cluster {}", settings.cluster);
+    }
+
+    let (newest, views) = Newest::new(&settings.cluster, &settings.agents);
+    let newest = Arc::new(newest);
+    // Workers also stop when this function is dropped, for `stop` goes with it.
+    let (stop, stop_seen) = watch::channel(false);
+    let shared = Arc::new(Shared::new(settings));
+    let mut tasks = JoinSet::new();
+    for agent in &shared.settings.agents {
+        tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
+    }
+    tasks.spawn(log_views(views.clone(), Arc::clone(&shared)));
+
+    let mut workers = JoinSet::new();
+    for (number, sockets) in sockets.into_iter().enumerate() {
+        let worker = (Arc::clone(&shared), views.clone(), stop_seen.clone());
+        let ended = start_worker(number, sockets, worker)?;
+        workers.spawn(async move { (number, ended.await) });
+    }
+    let outcome = wait_for_end(&mut workers, shutdown).await;
+    stop.send_replace(true);
+    while let Some(ended) = workers.join_next().await {
+        drop(ended);
+    }
+    tracing::info!("stopped; {}", shared.stats.snapshot());
+    outcome
+}
+
+async fn wait_for_end(
+    workers: &mut JoinSet<(usize, Result<io::Result<()>, oneshot::error::RecvError>)>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), ProxyError> {
+    let ended = tokio::select! {
+        () = stopped(&mut shutdown) => return Ok(()),
+        ended = workers.join_next() => ended,
+    };
+    match ended {
+        Some(Ok((worker, Ok(Err(source))))) => Err(ProxyError::Worker { worker, source }),
+        Some(Ok((worker, _))) => {
+            Err(ProxyError::Worker { worker, source: io::Error::other("its thread ended") })
+        }
+        Some(Err(error)) => Err(ProxyError::Worker { worker: 0, source: io::Error::other(error) }),
+        None => Ok(()),
+    }
+}
+
+/// Sockets that share their port would not notice another proxy on it, so it is asked for alone first. Returns the
+/// address with the port that port 0 turned into.
+fn check_is_free(address: SocketAddr) -> Result<SocketAddr, ProxyError> {
+    let bound = socket(address).and_then(|socket| {
+        socket.bind(&address.into())?;
+        StdListener::from(socket).local_addr()
+    });
+    bound.map_err(|source| listen_error(address, source))
+}
+
+fn listen(address: SocketAddr) -> Result<StdListener, ProxyError> {
+    let bound = socket(address).and_then(|socket| {
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(StdListener::from(socket))
+    });
+    bound.map_err(|source| listen_error(address, source))
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Without it, connections of an earlier run that are not quite over would keep the port for a minute.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn listen_error(address: SocketAddr, source: io::Error) -> ProxyError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ProxyError::PortTaken { address },
+        _ => ProxyError::Listen { address, source },
+    }
+}
+
+fn start_worker(
+    number: usize,
+    sockets: Vec<StdListener>,
+    (shared, views, stop): (Arc<Shared>, Views, watch::Receiver<bool>),
+) -> Result<oneshot::Receiver<io::Result<()>>, ProxyError> {
+    let (ended_tell, ended) = oneshot::channel();
+    let body = move || {
+        let result = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            let worker = Worker::new(shared, views, stop);
+            LocalSet::new().block_on(&runtime, work(sockets, Rc::new(worker)))
+        });
+        // Nobody listens if the proxy was dropped.
+        let _ = ended_tell.send(result);
+    };
+    let thread = std::thread::Builder::new().name(format!("proxy-worker-{number}")).spawn(body);
+    thread.map(|_| ended).map_err(|source| ProxyError::Worker { worker: number, source })
+}
+
+/// The life of one worker: accepts until the proxy stops, then lets its clients say farewell.
+async fn work(sockets: Vec<StdListener>, worker: Rc<Worker>) -> io::Result<()> {
+    let mut accepting = JoinSet::new();
+    for socket in sockets {
+        accepting.spawn_local(accept(TcpListener::from_std(socket)?, Rc::clone(&worker)));
+    }
+    stopped(&mut worker.stop.clone()).await;
+    drop(accepting);
+    // Each client's task holds the worker; when only this function does, all are gone.
+    let all_gone = async {
+        while Rc::strong_count(&worker) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(STOP_MAX, all_gone).await;
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, worker: Rc<Worker>) {
+    let mut complained = false;
+    loop {
+        match listener.accept().await {
+            Ok((client, peer)) => {
+                complained = false;
+                spawn_local(serve_counted(client, peer, Rc::clone(&worker)));
+            }
+            Err(error) => {
+                if !complained {
+                    tracing::warn!(
+                        "cannot accept clients: {error}; trying again (is the limit of open files too low?)"
+                    );
+                }
+                complained = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_counted(client: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
+    let connections_max = worker.shared.settings.clients_max.saturating_add(CONNECTIONS_SPARE);
+    match worker.shared.stats.connection(connections_max) {
+        Some(_counted) => client::serve(client, peer, &worker).await,
+        None => worker.shared.log_bad_client(peer, &"the proxy has its maximum of connections"),
+    }
+}
+
+/// One line for each change of the view that matters to clients, and one with the sessions that a new epoch ended.
+async fn log_views(mut views: Views, shared: Arc<Shared>) {
+    let mut known = views.latest();
+    loop {
+        views.changed().await;
+        let view = views.latest();
+        if describe(&view) != describe(&known) || view.readers != known.readers {
+            tracing::info!("view: {}", describe(&view));
+        }
+        if view.epoch > known.epoch {
+            let (shared, old, new) = (Arc::clone(&shared), known.epoch, view.epoch);
+            tokio::spawn(async move {
+                tokio::time::sleep(ENDED_LOG_DELAY).await;
+                log_ended(&shared.stats, &shared.pool, old, new);
+            });
+        }
+        known = view;
+    }
+}
+
+fn log_ended(stats: &Stats, pool: &Pool, old: u64, new: u64) {
+    let (ended, left) = (stats.ended_of(old), pool.older_than(new));
+    if ended > 0 || left > 0 {
+        tracing::info!(
+            "epoch {new} began: {ended} sessions of epoch {old} ended, {left} older ones still closing"
+        );
+    }
+}
+
+fn describe(view: &View) -> String {
+    let View { epoch, primary, waiting, .. } = view;
+    match (primary, waiting) {
+        (Some(server), _) => {
+            format!("epoch {epoch}, primary {} at {}:{}", server.node, server.host, server.port)
+        }
+        (None, Some(waiting)) => format!("epoch {epoch}, no primary: {waiting}"),
+        (None, None) => format!("epoch {epoch}, no primary"),
+    }
+}

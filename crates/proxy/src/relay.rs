@@ -1,0 +1,240 @@
+//! Moves bytes between a client and its server until one of them ends, a newer epoch begins, or the proxy stops.
+//!
+//! One task for each session, nothing between its two sides. Bytes go through the worker's one buffer; only what a peer
+//! does not take at once is kept, at most one chunk for each direction.
+
+use crate::pool::OpenConnection;
+use crate::session::Session;
+use crate::worker::{Worker, stopped};
+use pgwire::FrameError;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// The client cannot be reached any more.
+    ClientGone,
+    /// The server closed or broke the connection.
+    ServerGone,
+    /// What the server sent is not PostgreSQL's protocol.
+    ServerGarbled(FrameError),
+    /// A newer epoch than the session's has been seen.
+    EpochChanged,
+    /// The proxy stops.
+    Stopping,
+}
+
+/// The two sides of one session.
+#[derive(Debug)]
+pub struct Relay<'a> {
+    pub client: &'a mut TcpStream,
+    pub server: &'a mut TcpStream,
+    pub session: &'a mut Session,
+    pub connection: &'a OpenConnection<'a>,
+    pub worker: &'a Worker,
+    /// Bytes of the server that the client has not taken yet.
+    pub to_client: Unsent,
+    to_server: Unsent,
+    client_input: Input,
+    server_output: Output,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Input {
+    Open,
+    /// The client has closed its side, or nothing it sends can be delivered.
+    Ended,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// Writing failed. What the server said last may still be readable.
+    Broken,
+}
+
+impl<'a> Relay<'a> {
+    /// A relay that has moved nothing yet.
+    pub fn new(
+        client: &'a mut TcpStream,
+        server: &'a mut TcpStream,
+        session: &'a mut Session,
+        connection: &'a OpenConnection<'a>,
+        worker: &'a Worker,
+    ) -> Relay<'a> {
+        let (to_client, to_server) = (Unsent::default(), Unsent::default());
+        let (client_input, server_output) = (Input::Open, Output::Open);
+        Relay {
+            client,
+            server,
+            session,
+            connection,
+            worker,
+            to_client,
+            to_server,
+            client_input,
+            server_output,
+        }
+    }
+
+    /// Takes what the server sent before the relay began.
+    ///
+    /// # Errors
+    /// If it is not PostgreSQL's protocol.
+    pub fn begin_with(&mut self, first: Vec<u8>) -> Result<(), FrameError> {
+        note_server_bytes(self.session, self.connection, &first)?;
+        self.to_client = Unsent { bytes: first, sent: 0 };
+        Ok(())
+    }
+
+    /// Relays until the end.
+    pub async fn run(&mut self) -> End {
+        let (mut views, mut stop) = (self.worker.views.clone(), self.worker.stop.clone());
+        loop {
+            if self.is_outdated() {
+                return End::EpochChanged;
+            }
+            tokio::select! {
+                biased;
+                () = views.changed() => { views.latest(); }
+                () = stopped(&mut stop) => return End::Stopping,
+                end = poll_fn(|cx| self.poll(cx)) => return end,
+            }
+        }
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.worker.views.newest_epoch() > self.session.epoch()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Poll::Ready(end) = self.poll_to_client(cx) {
+            return Poll::Ready(end);
+        }
+        self.poll_to_server(cx)
+    }
+
+    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut chunk = self.worker.chunk.borrow_mut();
+        loop {
+            if ready!(self.to_client.poll_send(self.client, cx)).is_err() {
+                return Poll::Ready(End::ClientGone);
+            }
+            let bytes = match ready!(poll_chunk(self.server, &mut chunk, cx)) {
+                Ok(bytes) if !bytes.is_empty() => bytes,
+                Ok(_) | Err(_) => return Poll::Ready(End::ServerGone),
+            };
+            if let Err(error) = note_server_bytes(self.session, self.connection, bytes) {
+                return Poll::Ready(End::ServerGarbled(error));
+            }
+            if self.to_client.send_or_keep(self.client, bytes, cx).is_err() {
+                return Poll::Ready(End::ClientGone);
+            }
+        }
+    }
+
+    fn poll_to_server(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut chunk = self.worker.chunk.borrow_mut();
+        loop {
+            // Asked before every write: nothing may reach a server of an older epoch.
+            if self.is_outdated() {
+                return Poll::Ready(End::EpochChanged);
+            }
+            if self.server_output == Output::Broken {
+                return Poll::Pending;
+            }
+            if ready!(self.to_server.poll_send(self.server, cx)).is_err() {
+                self.server_output = Output::Broken;
+                return Poll::Pending;
+            }
+            if self.client_input == Input::Ended {
+                return Poll::Pending;
+            }
+            let bytes = match ready!(poll_chunk(self.client, &mut chunk, cx)) {
+                Ok(bytes) => bytes,
+                Err(_) => return Poll::Ready(End::ClientGone),
+            };
+            if self.is_outdated() {
+                return Poll::Ready(End::EpochChanged);
+            }
+            if bytes.is_empty() {
+                self.client_input = Input::Ended;
+                // The server shall see the end too, and may still answer what came before it.
+                let _ = ready!(Pin::new(&mut *self.server).poll_shutdown(cx));
+                return Poll::Pending;
+            }
+            self.session.client_sent(bytes);
+            if self.to_server.send_or_keep(self.server, bytes, cx).is_err() {
+                self.server_output = Output::Broken;
+            }
+        }
+    }
+
+    /// Whether the client has closed its side, so that it waits for no word.
+    pub fn client_has_ended(&self) -> bool {
+        self.client_input == Input::Ended
+    }
+}
+
+fn note_server_bytes(
+    session: &mut Session,
+    connection: &OpenConnection<'_>,
+    bytes: &[u8],
+) -> Result<(), FrameError> {
+    if let Some(key) = session.server_sent(bytes)? {
+        connection.set_key(key);
+    }
+    Ok(())
+}
+
+fn poll_chunk<'b>(
+    stream: &mut TcpStream,
+    chunk: &'b mut [u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<&'b [u8]>> {
+    let mut buffer = ReadBuf::new(chunk);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    let len = buffer.filled().len();
+    Poll::Ready(Ok(&chunk[..len]))
+}
+
+/// Bytes that a peer has not taken yet; at most one chunk.
+#[derive(Debug, Default)]
+pub struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    /// Sends what is left, and frees the buffer once all is sent.
+    pub fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.bytes.len() {
+            match ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..])) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) => self.sent += n,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if !self.bytes.is_empty() {
+            *self = Unsent::default();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends `bytes` after everything else was sent, and keeps what is not taken at once.
+    fn send_or_keep(&mut self, stream: &mut TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
+        let taken = match Pin::new(stream).poll_write(cx, bytes) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        if taken < bytes.len() {
+            *self = Unsent { bytes: bytes[taken..].to_vec(), sent: 0 };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! What a client's task may use: things of its own worker thread, and the few that all workers share.
+
+use crate::once_per_source::OncePerSource;
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::stats::Stats;
+use crate::watch::Views;
+use std::cell::RefCell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::{Semaphore, watch};
+
+/// Bytes moved by one read, and most that are kept for a peer that does not take them.
+pub const CHUNK_LEN: usize = 16 * 1024;
+
+/// Held clients of one worker that probe a failing primary at the same time; the others queue behind them, so that a
+/// server that starts up is not flooded.
+const PROBES_MAX: usize = 8;
+
+/// Shared by all workers.
+#[derive(Debug)]
+pub struct Shared {
+    pub settings: Settings,
+    pub stats: Stats,
+    pub pool: Pool,
+    garbage: Mutex<OncePerSource>,
+}
+
+impl Shared {
+    pub fn new(settings: Settings) -> Shared {
+        let pool = Pool::new(settings.clients_max);
+        Shared { settings, stats: Stats::default(), pool, garbage: Mutex::default() }
+    }
+
+    /// Logs what a hostile or broken client sent, once a minute for each source address.
+    pub fn log_bad_client(&self, peer: SocketAddr, what: &dyn fmt::Display) {
+        let due =
+            self.garbage.lock().unwrap_or_else(PoisonError::into_inner).is_due(peer.ip(), Instant::now());
+        if due {
+            tracing::warn!(
+                "closed a connection from {peer}: {what} (further ones from {} are not logged for a minute)",
+                peer.ip()
+            );
+        }
+    }
+}
+
+/// Of one worker thread.
+#[derive(Debug)]
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub views: Views,
+    pub stop: watch::Receiver<bool>,
+    pub probes: Semaphore,
+    /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
+    pub chunk: RefCell<Box<[u8]>>,
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, views: Views, stop: watch::Receiver<bool>) -> Worker {
+        let chunk = RefCell::new(vec![0; CHUNK_LEN].into_boxed_slice());
+        Worker { shared, views, stop, probes: Semaphore::new(PROBES_MAX), chunk }
+    }
+}
+
+/// Returns when the proxy stops.
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the one who could say so is gone, which ends the proxy too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

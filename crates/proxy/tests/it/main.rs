@@ -1,0 +1,21 @@
+//! The proxy in front of real PostgreSQL servers, told the view by an agent that these tests play.
+
+#![allow(clippy::unwrap_used)]
+
+mod agent;
+
+mod postgres;
+
+mod raw_client;
+
+mod setup;
+
+mod relay;
+
+mod hold;
+
+mod epoch;
+
+mod views;
+
+mod hostile;

@@ -1,0 +1,122 @@
+//! A real PostgreSQL server in a temporary directory, stopped and removed when dropped.
+
+use cluster::view::Server;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub struct Postgres {
+    pub port: u16,
+    dir: PathBuf,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Postgres {
+    /// initdb only.
+    pub fn create() -> Postgres {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("pgkeel-proxy-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        if let Some((uid, gid)) = other_user() {
+            chown(&dir, Some(uid), Some(gid)).unwrap();
+        }
+        let postgres = Postgres { port: free_port(), dir };
+        let data = postgres.data();
+        run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]);
+        let settings = format!(
+            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\nshared_buffers = 16MB\n",
+            postgres.port
+        );
+        let file = Path::new(&data).join("postgresql.auto.conf");
+        fs::write(file, settings).unwrap();
+        postgres
+    }
+
+    pub fn start(&self) {
+        let log = self.dir.join("log").display().to_string();
+        run("pg_ctl", &["-D", &self.data(), "-l", &log, "-w", "start"]);
+    }
+
+    pub fn started() -> Postgres {
+        let postgres = Postgres::create();
+        postgres.start();
+        postgres
+    }
+
+    pub fn stop_immediately(&self) {
+        run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
+    }
+
+    /// Sends a signal (`STOP`, `CONT`) to the postmaster alone.
+    pub fn signal(&self, name: &str) {
+        let pid_file = fs::read_to_string(self.pid_file()).unwrap();
+        let pid = pid_file.lines().next().unwrap();
+        assert!(Command::new("kill").args([&format!("-{name}"), pid]).status().unwrap().success());
+    }
+
+    pub fn as_node(&self, node: &str) -> Server {
+        Server { node: node.to_string(), host: "127.0.0.1".to_string(), port: self.port }
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.dir.join("data/postmaster.pid")
+    }
+
+    fn data(&self) -> String {
+        self.dir.join("data").display().to_string()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.pid_file().exists() {
+            let _ = command("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]).status();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn run(program: &str, args: &[&str]) {
+    let status = command(program, args).status().unwrap();
+    assert!(status.success(), "{program} {args:?}: {status}");
+}
+
+fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(bin_dir().join(program));
+    command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some((uid, gid)) = other_user() {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+/// PostgreSQL refuses to run as root; then it runs as the user `postgres`.
+fn other_user() -> Option<(u32, u32)> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let line =
+        users.lines().find(|line| line.starts_with("postgres:")).expect("root needs a user `postgres`");
+    let fields: Vec<&str> = line.split(':').collect();
+    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
+}
+
+/// `PG_BIN_DIR`, or the newest version in Debian's place.
+fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("PG_BIN_DIR") {
+        return dir.into();
+    }
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("no PostgreSQL here: set PG_BIN_DIR");
+    let newest = versions.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok()).max();
+    PathBuf::from(format!("/usr/lib/postgresql/{}/bin", newest.expect("no PostgreSQL here: set PG_BIN_DIR")))
+}

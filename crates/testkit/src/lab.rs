@@ -1,0 +1,216 @@
+//! The lab: a real cluster for one test, with its own ports and directory and a time limit, gone when the test ends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use cluster::status::Status;
+use pgkeel::demo::cluster::{ClusterOptions, LocalCluster, LocalNode};
+use pgkeel::demo::layout::{Mode, Proxies};
+use pgkeel::demo::root::Root;
+use pgkeel::demo::writer::{Record, Writer, WriterOptions, ids, make_table};
+
+/// Nothing here is a promise about speed: only a cluster that hangs reaches one of these.
+pub const SETTLE_LIMIT: Duration = Duration::from_secs(180);
+/// For single questions, writes and ends of processes.
+pub const SHORT_LIMIT: Duration = Duration::from_secs(60);
+/// For a whole test.
+pub const TEST_LIMIT: Duration = Duration::from_secs(900);
+
+/// What cluster a test wants.
+#[derive(Clone, Debug)]
+pub struct LabOptions {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Replication.
+    pub mode: Mode,
+    /// Where the proxies run.
+    pub proxies: Proxies,
+}
+
+impl LabOptions {
+    /// Three nodes, one standby confirms each commit, one proxy.
+    #[must_use]
+    pub fn quorum() -> LabOptions {
+        LabOptions { nodes: 3, mode: Mode::Quorum(1), proxies: Proxies::Separate }
+    }
+
+    /// Three nodes, no standby is waited for, one proxy.
+    #[must_use]
+    pub fn asynchronous() -> LabOptions {
+        LabOptions { nodes: 3, mode: Mode::Async("64MiB".to_owned()), proxies: Proxies::Separate }
+    }
+}
+
+/// A cluster of a test.
+#[derive(Debug)]
+pub struct Lab {
+    /// The cluster.
+    pub cluster: LocalCluster,
+    root: Option<Root>,
+}
+
+/// Runs one test on a cluster that has been written but not started.
+///
+/// # Errors
+/// When the scenario fails or takes longer than `limit`, with the end of every log.
+pub fn run(options: LabOptions, limit: Duration, scenario: impl AsyncFnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let mut lab = Lab::create(options)?;
+        let outcome = match tokio::time::timeout(limit, scenario(&mut lab)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(anyhow::anyhow!("the test did not end within {} s", limit.as_secs())),
+        };
+        match outcome {
+            Ok(()) => {
+                lab.cluster.stop().await;
+                Ok(())
+            }
+            Err(error) => bail!("{error:#}\n\n{}", lab.cluster.tails()),
+        }
+    })
+}
+
+impl Lab {
+    /// Chooses ports and writes the files.
+    ///
+    /// # Errors
+    /// When the program is not built, or this host cannot run the cluster.
+    pub fn create(options: LabOptions) -> Result<Lab> {
+        let root = Root::make(None)?;
+        let cluster = LocalCluster::create(ClusterOptions {
+            program: program()?,
+            root: root.path().to_owned(),
+            nodes: options.nodes,
+            mode: options.mode,
+            detect: None,
+            proxies: options.proxies,
+        })?;
+        Ok(Lab { cluster, root: Some(root) })
+    }
+
+    /// Starts everything and waits until every node has its place; makes the writer's table.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn up(&mut self) -> Result<Status> {
+        self.cluster.start()?;
+        let status = self.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+        let options = self.load()?;
+        make_table(options.port, &options.table, SHORT_LIMIT).await?;
+        Ok(status)
+    }
+
+    /// The load: 100 writes a second through the proxy.
+    ///
+    /// # Errors
+    /// When the cluster has no proxy.
+    pub fn load(&self) -> Result<WriterOptions> {
+        Ok(WriterOptions::usual(self.cluster.proxy_port()?))
+    }
+
+    /// Starts the load and waits for its first writes.
+    ///
+    /// # Errors
+    /// When they are not acknowledged.
+    pub async fn writer(&self) -> Result<Writer> {
+        let writer = Writer::start(self.load()?);
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        Ok(writer)
+    }
+
+    /// Number of the node that is primary.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn primary(&self, status: &Status) -> Result<usize> {
+        self.cluster.index(status.primary.as_ref().context("there is no primary")?.as_str())
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn node(&self, number: usize) -> Result<&LocalNode> {
+        self.cluster.nodes.get(number).context("there is no such node")
+    }
+
+    /// Checks that every acknowledged write is in the table of the primary of this moment.
+    ///
+    /// # Errors
+    /// When one is not: which.
+    pub async fn nothing_lost(&self, record: &Record) -> Result<()> {
+        let status = self.cluster.status().await?;
+        let primary = self.node(self.primary(&status)?)?;
+        let present = ids(primary.place.postgres_port, &self.load()?.table, SHORT_LIMIT).await?;
+        let lost = record.lost(&present);
+        println!(
+            "acknowledged {}, lost {}, longest gap {:.2} s, unknown {}, connections {}",
+            record.acks.len(),
+            lost.len(),
+            record.longest_gap().as_secs_f64(),
+            record.unknown.len(),
+            record.connections
+        );
+        ensure!(lost.is_empty(), "acknowledged, and not in the table of {}: {lost:?}", primary.place.name);
+        Ok(())
+    }
+
+    /// Changes a node's configuration file: puts `line` after the first line that begins with `after`.
+    ///
+    /// # Errors
+    /// When there is no such line.
+    pub fn configure(&self, node: usize, after: &str, line: &str) -> Result<()> {
+        let path = &self.node(node)?.place.config;
+        let text = fs::read_to_string(path)?;
+        let at = text.find(&format!("\n{after}")).with_context(|| format!("no line {after} in {}", path.display()))?;
+        let end = text[at + 1..].find('\n').map_or(text.len(), |length| at + 1 + length);
+        fs::write(path, format!("{}\n{line}{}", &text[..end], &text[end..]))?;
+        Ok(())
+    }
+
+    /// Runs `pgkeel ARGS... -c FILE` with the file of one node, to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn pgkeel(&self, node: usize, args: &[&str]) -> Result<Output> {
+        let config = &self.node(node)?.place.config;
+        let mut command = Command::new(&self.cluster.options.program);
+        command.args(args).arg("-c").arg(config).output().context("pgkeel cannot be started")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.cluster.tails());
+        }
+        self.cluster.kill_everything();
+        // For a person who looks for what went wrong.
+        if let Some(root) = self.root.take().filter(|_| std::env::var_os("PGKEEL_LAB_KEEP").is_some()) {
+            eprintln!("kept: {}", root.path().display());
+            root.leave();
+        }
+    }
+}
+
+/// The pgkeel program: PGKEEL_BIN, or the one built beside the running test or benchmark.
+///
+/// # Errors
+/// When there is none.
+pub fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PGKEEL_BIN") {
+        return Path::new(&path).canonicalize().context("PGKEEL_BIN names no program");
+    }
+    let own = std::env::current_exe().context("this program does not find its own file")?;
+    let beside = |dir: &Path| Some(dir.join("pgkeel")).filter(|path| path.is_file());
+    // target/debug/deps/lab-0123 for a test, target/release/bench for the benchmark.
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .find_map(beside)
+        .context("the program is not built: run cargo build -p pgkeel first, or set PGKEEL_BIN")
+}

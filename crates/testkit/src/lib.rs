@@ -1,0 +1,4 @@
+//! What the tests of the whole need: the lab of real servers, and what the benchmark counts. Never shipped.
+
+pub mod lab;
+pub mod measure;

@@ -1,0 +1,309 @@
+//! The agent's shell around `step`: looks at its server, does the step, tells the leader.
+
+use super::node::{NodeId, Running};
+use super::postgres::Process;
+use super::store::{Leading, Message};
+use super::streaming::streams_well;
+use super::world::{Event, World};
+use cluster::command::first_promotion_id;
+use cluster::observe::{DataDir, Observation, Promoted, Rejoined, Replica, Server, Standby, SyncApplied};
+use cluster::state::{Member, PgAddress, Phase};
+use cluster::step::{Local, Step, step};
+use cluster::{Epoch, Lsn, Millis, Moment, NodeName};
+use std::collections::BTreeSet;
+
+/// What an agent has in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Agent {
+    /// Tells two agents of one node apart.
+    pub life: u64,
+    /// The step that is being done.
+    pub busy: Option<Step>,
+    /// Its lease.
+    pub lease: Option<(Epoch, Moment)>,
+    /// The primary whose agent it asks, of which epoch, and when that last answered (or when it began to ask).
+    pub asks: Option<(NodeName, Epoch, Moment)>,
+    /// The furthest position of the primary it has heard of.
+    pub primary_lsn: Option<Lsn>,
+    /// The synchronous standbys it configured.
+    pub sync_configured: Option<BTreeSet<NodeName>>,
+    /// Since when the server obeys them.
+    pub sync_applied: Option<SyncApplied>,
+    /// A rejoin that ended well.
+    pub rejoined: Option<Rejoined>,
+    /// Whom it believes to lead.
+    pub leader: Option<NodeId>,
+    /// What it has in mind as the leader.
+    pub leads: Option<Leading>,
+    /// When it last heard a leader's round, and when it wants an election; microseconds of the simulation.
+    pub heard_round_at: u64,
+    /// See above.
+    pub elects_at: u64,
+    next_heartbeat: Moment,
+    told: Option<Observation>,
+}
+
+const TICK: u64 = 25_000;
+
+impl World {
+    /// A new agent: what the last one had in memory is gone.
+    pub fn start_agent(&mut self, node: NodeId, boots: u64) {
+        if self.nodes[node].boots != boots || self.nodes[node].agent.is_some() {
+            return;
+        }
+        let life = self.number();
+        let elects_at = self.now + self.random.ms(150, 500);
+        let host = &mut self.nodes[node];
+        host.agent_process = Running::Yes;
+        host.agent = Some(Agent { life, elects_at, heard_round_at: 0, ..Agent::default() });
+        let name = host.name.clone();
+        self.say(|_| format!("{name}: agent starts"));
+        self.tick(node, life);
+    }
+
+    /// The agent's regular work.
+    pub fn tick(&mut self, node: NodeId, life: u64) {
+        if self.nodes[node].agent.as_ref().is_none_or(|a| a.life != life) {
+            return;
+        }
+        self.after(TICK, Event::Tick { node, life });
+        self.seek_election(node);
+        self.lead_rounds(node);
+        self.look(node);
+        self.decide(node);
+    }
+
+    /// Looks at everything, begins the next step, tells the leader.
+    pub fn look(&mut self, node: NodeId) {
+        if !self.nodes[node].agent_runs() {
+            return;
+        }
+        self.watch_primary(node);
+        self.watch_sync(node);
+        let local = self.local(node);
+        let now = self.clock(node);
+        let host = &self.nodes[node];
+        if host.agent.as_ref().is_some_and(|a| a.busy.is_none()) {
+            let next = step(&host.replica.state, &host.name, &local, now);
+            if !matches!(next, Step::Wait(_)) {
+                self.begin_step(node, next);
+            }
+        }
+        self.heartbeat(node);
+    }
+
+    /// What the agent knows of its own node.
+    pub fn local(&self, node: NodeId) -> Local {
+        let host = &self.nodes[node];
+        let (notes, agent) = (&host.notes, host.agent.as_ref());
+        Local {
+            data: self.data_dir(node),
+            server: self.server(node),
+            seal: notes.seal.clone(),
+            line: notes.line.clone(),
+            following: notes.following.clone(),
+            lease: agent.and_then(|a| a.lease),
+            unfinished: notes.unfinished,
+            inconsistent: notes.inconsistent,
+            rewound_for: notes.rewound_for,
+            sync_configured: agent.and_then(|a| a.sync_configured.clone()),
+        }
+    }
+
+    fn data_dir(&self, node: NodeId) -> DataDir {
+        let host = &self.nodes[node];
+        match &host.postgres.data {
+            _ if host.witness => DataDir::Witness,
+            Some(data) => DataDir::Present { system_identifier: data.system_identifier },
+            None => DataDir::Absent,
+        }
+    }
+
+    fn server(&self, node: NodeId) -> Server {
+        let postgres = &self.nodes[node].postgres;
+        let timeline = postgres.data.as_ref().map_or(1, |d| d.timeline);
+        let lsn = postgres.lsn();
+        match postgres.process {
+            Process::Stopped => Server::Stopped,
+            Process::Starting | Process::Recovering => Server::Starting,
+            Process::Primary => Server::Primary { timeline, lsn },
+            Process::Standby | Process::Promoting => Server::Standby(Standby {
+                timeline,
+                lsn,
+                replay_lsn: lsn,
+                upstream: postgres.upstream.map(|u| self.nodes[u].name.clone()),
+                streaming: postgres.receiver.is_some(),
+                replay_lag_ms: None,
+            }),
+        }
+    }
+
+    /// Asks the primary's agent whether it is there.
+    fn watch_primary(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let host = &mut self.nodes[node];
+        let state = &host.replica.state;
+        let target = state.primary().filter(|p| **p != host.name).cloned().map(|p| (p, state.epoch));
+        let Some(agent) = &mut host.agent else { return };
+        match (&agent.asks, target) {
+            (Some((asked, epoch, _)), Some((p, e))) if *asked == p && *epoch == e => {}
+            (_, Some((p, e))) => agent.asks = Some((p, e, now)),
+            (_, None) => agent.asks = None,
+        }
+    }
+
+    /// Notes since when every WAL sender obeys the configured set.
+    fn watch_sync(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node];
+        let postgres = &host.postgres;
+        let Some(agent) = &mut host.agent else { return };
+        if postgres.process != Process::Primary {
+            agent.sync_applied = None;
+            return;
+        }
+        let set = agent.sync_configured.as_ref() == Some(&postgres.sync.members);
+        let obeyed = postgres.senders.values().all(|s| s.obeys == postgres.sync);
+        if set && obeyed && agent.sync_applied.is_none() {
+            agent.sync_applied =
+                Some(SyncApplied { members: postgres.sync.members.clone(), since: postgres.lsn() });
+        }
+    }
+
+    fn heartbeat(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let observation = self.observe(node);
+        let every = self.proposed.settings.heartbeat_ms();
+        let Some(agent) = &mut self.nodes[node].agent else { return };
+        let urgent = agent.told.as_ref() != Some(&digest(&observation));
+        if !urgent && now < agent.next_heartbeat {
+            return;
+        }
+        agent.told = Some(digest(&observation));
+        agent.next_heartbeat = now.plus(every);
+        let (leader, asks) = (agent.leader, agent.asks.clone());
+        if let Some(leader) = leader {
+            let message = Message::Heartbeat { observation: Box::new(observation), sent: now };
+            self.send(node, leader, message);
+        }
+        if let Some(primary) = asks.and_then(|(name, ..)| self.id(&name)) {
+            self.send(node, primary, Message::Ask);
+        }
+    }
+
+    fn observe(&self, node: NodeId) -> Observation {
+        let host = &self.nodes[node];
+        let now = self.clock(node);
+        let mut observation = Observation::blank(host.name.clone());
+        let Some(agent) = &host.agent else { return observation };
+        let state = &host.replica.state;
+        let local = self.local(node);
+        let follows = host.notes.following.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch);
+        let age = |at: u64| -> Millis { (self.now - at) / 1000 };
+        observation.epoch = state.epoch;
+        observation.member = Some(Member {
+            agent: format!("{}:1", host.name),
+            postgres: (!host.witness).then(|| PgAddress { host: host.name.to_string(), port: 5432 }),
+        });
+        observation.data = local.data;
+        observation.server = local.server;
+        observation.seal = local.seal.filter(|s| s.epoch == state.epoch);
+        observation.promoted = self.promoted(node);
+        observation.primary_agent_silent_ms = agent.asks.as_ref().map(|(_, _, at)| now.since(*at));
+        let receiver = host.postgres.receiver.filter(|_| follows);
+        observation.wal_silent_ms = receiver.map(|r| age(r.heard_at));
+        observation.primary_lsn = agent.primary_lsn;
+        if host.postgres.process == Process::Primary {
+            observation.primary_lsn = Some(host.postgres.lsn());
+            observation.replicas = self.replicas(node);
+        }
+        observation.sync_applied.clone_from(&agent.sync_applied);
+        observation.rejoined.clone_from(&agent.rejoined);
+        observation
+    }
+
+    fn replicas(&self, node: NodeId) -> std::collections::BTreeMap<NodeName, Replica> {
+        let postgres = &self.nodes[node].postgres;
+        let replica = |flush_lsn| Replica {
+            streaming: streams_well(postgres, flush_lsn),
+            flush_lsn,
+            replay_lsn: flush_lsn,
+        };
+        postgres.senders.iter().map(|(id, s)| (self.nodes[*id].name.clone(), replica(s.flush_lsn))).collect()
+    }
+
+    fn promoted(&self, node: NodeId) -> Option<Promoted> {
+        let host = &self.nodes[node];
+        let data = host.postgres.data.as_ref().filter(|_| host.postgres.process == Process::Primary)?;
+        let expected = match &host.replica.state.phase {
+            Phase::Initialising { node } if *node == host.name => first_promotion_id(node),
+            Phase::Promoting { appointment } if appointment.node == host.name => appointment.promotion_id.clone(),
+            _ => return None,
+        };
+        (host.notes.line.as_ref() == Some(&expected) && host.notes.unfinished.is_none()).then(|| Promoted {
+            epoch: host.replica.state.epoch,
+            timeline: data.timeline,
+            forks: data.forks.clone(),
+            system_identifier: data.system_identifier,
+        })
+    }
+
+    /// A message arrives at an agent.
+    pub fn hear_message(&mut self, from: NodeId, to: NodeId, message: Message) {
+        if self.nodes[to].agent.is_none() {
+            return;
+        }
+        match message {
+            Message::Heartbeat { observation, sent } => self.hear_heartbeat(from, to, *observation, sent),
+            Message::Answer { sent, lease } => self.hear_answer(to, sent, lease),
+            Message::Ask => {
+                let postgres = &self.nodes[to].postgres;
+                let lsn = (postgres.process == Process::Primary).then(|| postgres.lsn());
+                self.send(to, from, Message::Reply { lsn });
+            }
+            Message::Reply { lsn } => {
+                let now = self.clock(to);
+                let name = self.nodes[from].name.clone();
+                if let Some(agent) = &mut self.nodes[to].agent
+                    && let Some((asked, _, at)) = &mut agent.asks
+                    && *asked == name
+                {
+                    *at = now;
+                    agent.primary_lsn = lsn.or(agent.primary_lsn);
+                }
+            }
+            store => self.hear_store(from, to, store),
+        }
+    }
+
+    fn hear_answer(&mut self, node: NodeId, sent: Moment, lease: Option<(Epoch, Millis)>) {
+        let Some((epoch, left)) = lease else { return };
+        let until = sent.plus(left);
+        let host = &mut self.nodes[node];
+        let Some(agent) = &mut host.agent else { return };
+        let later = agent.lease.is_none_or(|(e, u)| (epoch, until) > (e, u));
+        if host.replica.state.epoch == epoch && later {
+            agent.lease = Some((epoch, until));
+            if matches!(host.postgres.process, Process::Primary | Process::Promoting) {
+                self.set_deadline(node, until);
+            }
+            self.look(node);
+        }
+    }
+}
+
+/// An observation without what changes all the time.
+fn digest(observation: &Observation) -> Observation {
+    let mut digest = observation.clone();
+    digest.primary_agent_silent_ms = observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= 1500));
+    digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= 1500));
+    digest.primary_lsn = None;
+    match &mut digest.server {
+        Server::Standby(s) => (s.lsn, s.replay_lsn) = (Lsn(0), Lsn(0)),
+        Server::Primary { lsn, .. } => *lsn = Lsn(0),
+        Server::Unknown | Server::Stopped | Server::Starting | Server::Unresponsive { .. } => {}
+    }
+    for replica in digest.replicas.values_mut() {
+        (replica.flush_lsn, replica.replay_lsn) = (Lsn(0), Lsn(0));
+    }
+    digest
+}

@@ -1,0 +1,297 @@
+//! Does the steps of an agent: each takes time, and a crash may come in the middle.
+
+use super::node::NodeId;
+use super::postgres::{Data, Process};
+use super::world::{Event, World};
+use cluster::command::first_promotion_id;
+use cluster::observe::{RejoinWay, Rejoined, Seal};
+use cluster::step::{Step, SyncNames, Unfinished, sync_names};
+use cluster::{Epoch, Moment};
+
+impl World {
+    /// Begins a step; what must be written down before it is written down here.
+    pub fn begin_step(&mut self, node: NodeId, step: Step) {
+        let name = self.nodes[node].name.clone();
+        self.say(|_| format!("{name} begins {step:?}"));
+        let (notes, postgres) = (&mut self.nodes[node].notes, &mut self.nodes[node].postgres);
+        let (from, to) = match &step {
+            Step::Wait(_) => return,
+            Step::Initialise => {
+                notes.unfinished = Some(Unfinished::Initialise);
+                (300, 900)
+            }
+            Step::Clone { .. } => {
+                self.kill_server(node);
+                if self.random.chance(30) {
+                    self.nodes[node].notes.unfinished = Some(Unfinished::Clone);
+                }
+                (400, 2500)
+            }
+            Step::Rewind { .. } => {
+                self.kill_server(node);
+                self.nodes[node].notes.unfinished = Some(Unfinished::Rewind);
+                (200, 1500)
+            }
+            Step::StartSealed => {
+                notes.following = None;
+                postgres.upstream = None;
+                return self.start_server(node);
+            }
+            Step::StartPrimary => (100, 400),
+            Step::Seal { .. } => {
+                postgres.upstream = None;
+                (5, 60)
+            }
+            Step::Follow { upstream, epoch, line } => {
+                notes.line = Some(line.clone());
+                notes.following = Some((*epoch, upstream.clone()));
+                notes.seal = None;
+                (3, 20)
+            }
+            Step::Promote { epoch, line, sync } => {
+                return self.begin_promotion(node, *epoch, line.clone(), sync.clone());
+            }
+            Step::SetSync { .. } => {
+                if let Some(agent) = &mut self.nodes[node].agent {
+                    agent.sync_applied = None;
+                }
+                (2, 15)
+            }
+            Step::Fence { .. } => (1, 10),
+        };
+        let wait = self.random.ms(from, to);
+        if let Some(agent) = &mut self.nodes[node].agent {
+            agent.busy = Some(step.clone());
+            let life = agent.life;
+            self.after(wait, Event::Done { node, life, step });
+        }
+    }
+
+    fn start_server(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node];
+        host.postgres.kill();
+        host.postgres.process = Process::Starting;
+        host.postgres.sync = sync_names(&host.replica.state);
+        host.deadline = None;
+        let life = host.postgres.life;
+        let wait = self.random.ms(80, 700);
+        self.after(wait, Event::Started { node, life });
+    }
+
+    fn begin_promotion(&mut self, node: NodeId, epoch: Epoch, line: String, sync: SyncNames) {
+        let lease = self.nodes[node].agent.as_ref().and_then(|a| a.lease);
+        let host = &mut self.nodes[node];
+        host.notes.line = Some(line);
+        host.notes.following = None;
+        host.notes.seal = None;
+        host.postgres.upstream = None;
+        host.postgres.receiver = None;
+        host.postgres.sync = sync.clone();
+        host.postgres.process = Process::Promoting;
+        host.postgres.promoted_for = epoch;
+        for sender in host.postgres.senders.values_mut() {
+            sender.obeys = sync.clone();
+        }
+        let life = host.postgres.life;
+        if let Some(agent) = &mut host.agent {
+            agent.sync_configured = Some(sync.members);
+            agent.sync_applied = None;
+        }
+        if let Some((_, until)) = lease {
+            self.set_deadline(node, until);
+        }
+        let wait = self.random.ms(30, 250);
+        self.after(wait, Event::Promoted { node, life });
+    }
+
+    /// The server has started; a copied or rewound one needs more WAL before it answers.
+    pub fn server_started(&mut self, node: NodeId, life: u64) {
+        let postgres = &mut self.nodes[node].postgres;
+        if postgres.life == life && postgres.process == Process::Starting {
+            postgres.process = Process::Recovering;
+            self.become_consistent(node);
+        }
+    }
+
+    /// A recovering server answers once it has enough WAL.
+    pub fn become_consistent(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node];
+        let enough = host.postgres.data.as_ref().is_some_and(|d| d.lsn() >= d.consistent_at);
+        if host.postgres.process == Process::Recovering && enough {
+            host.postgres.process = Process::Standby;
+            host.notes.inconsistent = false;
+            self.look(node);
+        }
+    }
+
+    /// The server has left recovery.
+    pub fn server_promoted(&mut self, node: NodeId, life: u64) {
+        let id = self.number();
+        let postgres = &mut self.nodes[node].postgres;
+        if postgres.life != life || postgres.process != Process::Promoting {
+            return;
+        }
+        super::invariants::before_promotion(self, node);
+        self.nodes[node].postgres.finish_promotion(id);
+        let name = self.nodes[node].name.clone();
+        self.say(|w| format!("{name}: promoted at {}", w.nodes[node].postgres.lsn()));
+        self.push_wal(node);
+        self.look(node);
+    }
+
+    /// A step has ended.
+    pub fn step_done(&mut self, node: NodeId, life: u64, step: Step) {
+        let host = &mut self.nodes[node];
+        let Some(agent) = host.agent.as_mut().filter(|a| a.life == life) else { return };
+        agent.busy = None;
+        match step {
+            Step::Initialise | Step::StartPrimary => self.become_first_primary(node),
+            Step::Clone { from, line } => self.finish_copy(node, &from, line),
+            Step::Rewind { from, epoch, line } => self.finish_rewind(node, &from, epoch, line),
+            Step::Seal { epoch } => self.finish_seal(node, epoch),
+            Step::Follow { upstream, .. } => {
+                let upstream = self.id(&upstream);
+                self.nodes[node].postgres.upstream = upstream;
+                self.note_rejoin(node, RejoinWay::Follow);
+            }
+            Step::SetSync { sync } => self.finish_set_sync(node, sync),
+            Step::Fence { .. } => self.kill_server(node),
+            Step::Wait(_) | Step::StartSealed | Step::Promote { .. } => {}
+        }
+        self.look(node);
+    }
+
+    fn become_first_primary(&mut self, node: NodeId) {
+        let id = self.number();
+        let until = self.nodes[node].agent.as_ref().and_then(|a| a.lease).map(|(_, until)| until);
+        let host = &mut self.nodes[node];
+        if host.postgres.data.is_none() {
+            host.postgres.data = Some(Data::new(1000 + id));
+            host.notes.line = Some(first_promotion_id(&host.name));
+        }
+        host.notes.unfinished = None;
+        host.postgres.kill();
+        host.postgres.sync = sync_names(&host.replica.state);
+        host.postgres.process = Process::Primary;
+        host.postgres.promoted_for = host.replica.state.epoch;
+        self.set_deadline(node, until.unwrap_or_default());
+    }
+
+    fn finish_copy(&mut self, node: NodeId, from: &cluster::NodeName, line: String) {
+        let Some(source) = self.readable_source(node, from) else { return };
+        let notes = &mut self.nodes[node].notes;
+        *notes = super::node::Notes { line: Some(line), inconsistent: true, ..Default::default() };
+        self.nodes[node].postgres.data = Some(source);
+        self.note_rejoin(node, RejoinWay::Clone);
+    }
+
+    fn finish_rewind(&mut self, node: NodeId, from: &cluster::NodeName, epoch: Epoch, line: String) {
+        let Some(mut source) = self.readable_source(node, from) else { return };
+        let host = &mut self.nodes[node];
+        let Some(data) = &host.postgres.data else { return };
+        let Some(point) = data.rewind_point(&source) else { return };
+        let kept = data.records_up_to(point);
+        let honest = data.records.get(..kept) == source.records.get(..kept);
+        source.records.truncate(kept);
+        if let Some(last) = source.records.last() {
+            source.timeline = last.timeline;
+            source.forks.retain(|f| f.timeline < last.timeline);
+        }
+        host.postgres.data = Some(source);
+        host.notes.unfinished = None;
+        host.notes.inconsistent = true;
+        host.notes.rewound_for = Some(epoch);
+        host.notes.line = Some(line);
+        if !honest {
+            self.checks.break_prefix(node, "pg_rewind kept WAL that its source never had");
+        }
+        self.note_rejoin(node, RejoinWay::Rewind);
+    }
+
+    /// What a primary that can be reached has, readable from its present end on.
+    fn readable_source(&self, node: NodeId, from: &cluster::NodeName) -> Option<Data> {
+        let source = self.id(from)?;
+        let reached = self.network.connected(node, source, self.now) && self.nodes[source].server_runs();
+        let postgres = &self.nodes[source].postgres;
+        let mut data = postgres.data.clone().filter(|_| reached && postgres.process == Process::Primary)?;
+        data.consistent_at = data.lsn();
+        Some(data)
+    }
+
+    fn finish_seal(&mut self, node: NodeId, epoch: Epoch) {
+        let host = &mut self.nodes[node];
+        if host.postgres.process != Process::Standby {
+            return;
+        }
+        host.postgres.receiver = None;
+        host.notes.following = None;
+        if let Some(data) = &host.postgres.data {
+            let line = host.notes.line.clone();
+            host.notes.seal = Some(Seal { epoch, timeline: data.timeline, lsn: data.lsn(), line });
+        }
+    }
+
+    fn finish_set_sync(&mut self, node: NodeId, sync: SyncNames) {
+        let postgres = &mut self.nodes[node].postgres;
+        postgres.sync = sync.clone();
+        let senders: Vec<(NodeId, u64)> = postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
+        if let Some(agent) = &mut self.nodes[node].agent {
+            agent.sync_configured = Some(sync.members.clone());
+        }
+        for (standby, connection) in senders {
+            let wait = self.random.ms(0, 80);
+            self.after(wait, Event::Obeys { node, standby, connection, sync: sync.clone() });
+        }
+    }
+
+    /// A WAL sender has re-read the configuration.
+    pub fn obey(&mut self, node: NodeId, standby: NodeId, connection: u64, sync: SyncNames) {
+        let sender = self.nodes[node].postgres.senders.get_mut(&standby);
+        if let Some(sender) = sender.filter(|s| s.connection == connection) {
+            sender.obeys = sync;
+        }
+    }
+
+    fn note_rejoin(&mut self, node: NodeId, way: RejoinWay) {
+        let name = match way {
+            RejoinWay::Follow => "follow",
+            RejoinWay::Rewind => "rewind",
+            RejoinWay::Clone => "clone",
+        };
+        *self.report.rejoins.entry(name).or_default() += 1;
+        let host = &mut self.nodes[node];
+        let epoch = host.replica.state.epoch;
+        let (from_timeline, from_lsn) = (1, host.postgres.lsn());
+        if let Some(agent) = &mut host.agent {
+            agent.rejoined = Some(Rejoined { epoch, way, from_timeline, from_lsn, took_ms: 1 });
+        }
+    }
+
+    /// The guard will kill the server at `until`.
+    pub fn set_deadline(&mut self, node: NodeId, until: Moment) {
+        let host = &mut self.nodes[node];
+        host.deadline = host.deadline.max(Some(until));
+        let (at, boots) = (host.clock.when(until, self.now), host.boots);
+        self.at(at, Event::Guard { node, boots });
+    }
+
+    /// The guard's timer went off.
+    pub fn guard(&mut self, node: NodeId, boots: u64) {
+        if self.nodes[node].boots == boots {
+            self.keep_deadline(node);
+        }
+    }
+
+    /// Kills a primary whose lease is over.
+    pub fn keep_deadline(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let host = &self.nodes[node];
+        let primary = matches!(host.postgres.process, Process::Primary | Process::Promoting);
+        if primary && host.deadline.is_some_and(|deadline| deadline <= now) {
+            let name = host.name.clone();
+            self.say(|_| format!("{name}: the guard ends the server, its lease is over"));
+            self.kill_server(node);
+            self.look(node);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The invariants of ARCHITECTURE.md, one file each, checked after every event or where they could break.
+
+mod appointment;
+mod durability;
+mod knowledge;
+mod lease;
+mod liveness;
+mod max_loss;
+mod prefix;
+mod views;
+mod writer;
+
+use super::node::NodeId;
+use super::postgres::Waiting;
+use super::world::World;
+use cluster::state::State;
+use std::fmt;
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its name: the file under `invariants`.
+    pub invariant: &'static str,
+    /// What happened, with the evidence.
+    pub what: String,
+    /// When, in microseconds of the simulation.
+    pub at: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} broken after {:.3} s: {}", self.invariant, self.at as f64 / 1e6, self.what)
+    }
+}
+
+/// What the checks remember.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// The first broken invariant.
+    pub violation: Option<Violation>,
+    /// The agreed state, as nobody in the simulation knows it.
+    pub agreed: State,
+    pub(super) knowledge: knowledge::Knowledge,
+    acknowledged: durability::Acknowledged,
+    writer: writer::LastWriter,
+    views: views::LastViews,
+    recovery: liveness::Recovery,
+}
+
+impl Checks {
+    fn fail(&mut self, invariant: &'static str, what: String, at: u64) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation { invariant, what, at });
+        }
+    }
+
+    /// A server's WAL is not what its own PostgreSQL believes.
+    pub fn break_prefix(&mut self, node: NodeId, what: &str) {
+        prefix::broken(self, node, what);
+    }
+
+    /// Outside faults have ended.
+    pub fn healed(&mut self, now: u64) {
+        self.recovery.healed(now);
+    }
+
+    /// Whether the cluster is whole again after the last fault.
+    pub fn recovered(&self) -> bool {
+        self.recovery.is_whole()
+    }
+}
+
+/// Checks what can be seen at any moment.
+pub fn after_event(world: &mut World) {
+    lease::check(world);
+    views::check(world);
+    liveness::check(world);
+    if let Some(violation) = &world.checks.violation {
+        world.say(|_| format!("BROKEN {violation}"));
+    }
+}
+
+/// A client was told that its commit is safe.
+pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
+    writer::acknowledged(world, node);
+    durability::acknowledged(world, commit);
+    liveness::acknowledged(world, node);
+}
+
+/// A server is about to leave recovery.
+pub fn before_promotion(world: &mut World, node: NodeId) {
+    appointment::check(world, node);
+    durability::check(world, node);
+    max_loss::check(world, node);
+}

@@ -1,0 +1,120 @@
+//! A host: its clock, its disk, and the processes on it.
+
+use super::agent::Agent;
+use super::postgres::Postgres;
+use super::world::Event;
+use cluster::observe::Seal;
+use cluster::state::State;
+use cluster::step::Unfinished;
+use cluster::{Epoch, Moment, NodeName};
+
+/// Index of a node.
+pub type NodeId = usize;
+
+/// CLOCK_BOOTTIME of a host: it began at another moment than the others and runs a little faster or slower.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// What it showed when the simulation began, in microseconds.
+    pub offset: u64,
+    /// Its error, in parts per million.
+    pub ppm: i64,
+}
+
+impl Clock {
+    /// What it shows at `now`.
+    pub fn read(self, now: u64) -> Moment {
+        let error = i128::from(now) * i128::from(self.ppm) / 1_000_000;
+        let shown = i128::from(self.offset) + i128::from(now) + error;
+        Moment(u64::try_from(shown).unwrap_or(0) / 1000)
+    }
+
+    /// When it will show at least `moment`, in microseconds of the simulation.
+    pub fn when(self, moment: Moment, now: u64) -> u64 {
+        let left = moment.since(self.read(now)) * 1000;
+        let stretched = i128::from(left) * 1_000_000 / (1_000_000 + i128::from(self.ppm));
+        now + u64::try_from(stretched).unwrap_or(0) + 1000
+    }
+}
+
+/// What the agent writes down about the data directory, outside of it.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// The line of WAL that the data belongs to.
+    pub line: Option<String>,
+    /// The last seal given.
+    pub seal: Option<Seal>,
+    /// The primary that `primary_conninfo` names, and for which epoch.
+    pub following: Option<(Epoch, NodeName)>,
+    /// Work that was begun and not ended.
+    pub unfinished: Option<Unfinished>,
+    /// Rewound or copied, and not seen consistent since.
+    pub inconsistent: bool,
+    /// The epoch for which a rewind was done.
+    pub rewound_for: Option<Epoch>,
+}
+
+/// The node's part of the store, on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Replica {
+    /// The highest term it promised.
+    pub promised: u64,
+    /// Commands applied.
+    pub applied: usize,
+    /// The state after them.
+    pub state: State,
+}
+
+/// A process that may be stopped by SIGSTOP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// It runs.
+    Yes,
+    /// It stands still; what concerns it waits.
+    Frozen,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Whether it has a server at all.
+    pub witness: bool,
+    /// Its clock.
+    pub clock: Clock,
+    /// Counts starts of the host; odd while it has power.
+    pub boots: u64,
+    /// All of its processes.
+    pub host: Running,
+    /// Its agent process alone.
+    pub agent_process: Running,
+    /// What the agent has in memory; `None`: no agent runs.
+    pub agent: Option<Agent>,
+    /// What the agent wrote down.
+    pub notes: Notes,
+    /// Its part of the store.
+    pub replica: Replica,
+    /// The server.
+    pub postgres: Postgres,
+    /// When the guard kills the server, on this node's clock.
+    pub deadline: Option<Moment>,
+    /// What waits for the frozen host, and for the frozen agent.
+    pub backlog: Vec<Event>,
+}
+
+impl Node {
+    /// Whether the host has power.
+    pub fn has_power(&self) -> bool {
+        self.boots % 2 == 1
+    }
+
+    /// Whether the agent can take part in anything now.
+    pub fn agent_runs(&self) -> bool {
+        self.agent.is_some() && self.host == Running::Yes && self.agent_process == Running::Yes
+    }
+
+    /// Whether the server can do anything now.
+    pub fn server_runs(&self) -> bool {
+        self.has_power() && self.host == Running::Yes
+    }
+}

@@ -1,0 +1,282 @@
+//! A model of the store: a log that is linearizable because only a leader whose term nobody has outlived adds to it.
+//!
+//! A leader proves itself by rounds: a message to every node, confirmed when a majority answered. A round also carries
+//! how much of the log is agreed, so followers learn late. Elections are decided at one moment by those who can hear
+//! each other; that a voter answers no older leader afterwards is what makes leases safe.
+
+use super::agent::Agent;
+use super::node::NodeId;
+use super::world::{Event, World};
+use cluster::command::{Command, apply};
+use cluster::observe::{Observation, Observations};
+use cluster::reason::Reason;
+use cluster::state::Phase;
+use cluster::{Epoch, Lsn, Millis, Moment};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Time between two rounds, in microseconds.
+const ROUND_EVERY: u64 = 50_000;
+/// A node that heard a leader within this time elects no other one.
+const LOYAL_FOR: u64 = 150_000;
+
+/// A message between agents.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// A leader's round: so many commands are agreed.
+    Round { term: u64, number: u64, agreed: usize },
+    /// An answer to it.
+    RoundHeard { term: u64, number: u64 },
+    /// The sender follows a later leader.
+    Outdated { term: u64 },
+    /// The leader asks the receiver to lead instead.
+    TakeOver,
+    /// A node's heartbeat, sent at this moment of its own clock.
+    Heartbeat { observation: Box<Observation>, sent: Moment },
+    /// The leader's answer: so much of the lease of this epoch remains.
+    Answer { sent: Moment, lease: Option<(Epoch, Millis)> },
+    /// Is your agent there?
+    Ask,
+    /// Yes, and this is where my primary stands.
+    Reply { lsn: Option<Lsn> },
+}
+
+/// What all nodes together hold.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// Agreed commands.
+    pub log: Vec<Command>,
+    /// The term of the last election.
+    pub term: u64,
+}
+
+/// A command that is not agreed yet.
+#[derive(Clone, Debug)]
+struct Proposal {
+    command: Command,
+    in_round: u64,
+}
+
+/// What a node that believes to lead has in memory.
+#[derive(Clone, Debug)]
+pub struct Leading {
+    /// The term it was elected for.
+    pub term: u64,
+    /// What it heard.
+    pub seen: Observations,
+    /// When it sent the last round that a majority confirmed.
+    pub confirmed: Option<Moment>,
+    rounds: BTreeMap<u64, (Moment, BTreeSet<NodeId>)>,
+    next_round_at: u64,
+    proposal: Option<Proposal>,
+    /// What it waits for, to tell when that changes.
+    pub waits: Vec<Reason>,
+}
+
+impl Leading {
+    /// Whether a command is under way.
+    pub fn is_proposing(&self) -> bool {
+        self.proposal.is_some()
+    }
+}
+
+impl World {
+    fn majority(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    /// What `node` has of the store moves on to `upto` commands.
+    fn learn(&mut self, node: NodeId, upto: usize) {
+        let now = self.clock(node);
+        let mut learned = false;
+        while self.nodes[node].replica.applied < upto.min(self.store.log.len()) {
+            let replica = &mut self.nodes[node].replica;
+            let command = &self.store.log[replica.applied];
+            let applied = apply(&mut replica.state, command);
+            replica.applied += 1;
+            learned = true;
+            let told = format!("{:?}", command.change).chars().take(300).collect::<String>();
+            let name = self.nodes[node].name.clone();
+            self.say(|_| format!("{name} learns {told} {applied:?}"));
+        }
+        if let Some(agent) = &mut self.nodes[node].agent
+            && let Some(leading) = &mut agent.leads
+        {
+            leading.seen.see_state(&self.nodes[node].replica.state, now);
+        }
+        if learned {
+            self.look(node);
+        }
+    }
+
+    /// An agent that hears no leader tries to become one.
+    pub fn seek_election(&mut self, node: NodeId) {
+        let now = self.now;
+        let patience = self.random.ms(250, 500);
+        let Some(agent) = &mut self.nodes[node].agent else { return };
+        if agent.leads.is_some() || now < agent.elects_at {
+            return;
+        }
+        agent.elects_at = now + patience;
+        self.elect(node, LOYAL_FOR);
+    }
+
+    fn elect(&mut self, node: NodeId, loyal_for: u64) {
+        let term = self.store.term + 1;
+        let votes = |voter: &NodeId| {
+            let host = &self.nodes[*voter];
+            let heard_at = host.agent.as_ref().map_or(0, |a| a.heard_round_at);
+            let leads = host.agent.as_ref().is_some_and(|a| a.leads.is_some());
+            host.agent_runs()
+                && self.network.connected(node, *voter, self.now)
+                && (*voter == node || loyal_for == 0 || !leads && heard_at + loyal_for <= self.now)
+        };
+        let voters: Vec<NodeId> = (0..self.nodes.len()).filter(votes).collect();
+        if voters.len() < self.majority() {
+            return;
+        }
+        self.store.term = term;
+        for voter in voters {
+            self.nodes[voter].replica.promised = term;
+            if voter != node {
+                self.step_down(voter);
+            }
+        }
+        let (clock, name) = (self.clock(node), self.nodes[node].name.clone());
+        self.say(|_| format!("{name} leads term {term}"));
+        if let Some(agent) = &mut self.nodes[node].agent {
+            agent.leader = Some(node);
+            agent.leads = Some(Leading {
+                term,
+                seen: Observations::new(name, clock),
+                confirmed: None,
+                rounds: BTreeMap::new(),
+                next_round_at: self.now,
+                proposal: None,
+                waits: Vec::new(),
+            });
+        }
+        self.learn(node, self.store.log.len());
+        self.send_round(node);
+    }
+
+    fn step_down(&mut self, node: NodeId) {
+        if let Some(agent) = &mut self.nodes[node].agent
+            && agent.leads.take().is_some()
+        {
+            agent.leader = None;
+        }
+    }
+
+    /// A leader's regular rounds.
+    pub fn lead_rounds(&mut self, node: NodeId) {
+        let leading = self.nodes[node].agent.as_ref().and_then(|a| a.leads.as_ref());
+        if leading.is_some_and(|l| l.next_round_at <= self.now) {
+            self.send_round(node);
+        }
+    }
+
+    fn send_round(&mut self, node: NodeId) {
+        let (clock, number, now) = (self.clock(node), self.number(), self.now);
+        let agreed = self.nodes[node].replica.applied;
+        let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
+        leading.next_round_at = now + ROUND_EVERY;
+        leading.rounds.insert(number, (clock, BTreeSet::from([node])));
+        while leading.rounds.len() > 60 {
+            leading.rounds.pop_first();
+        }
+        let term = leading.term;
+        for to in (0..self.nodes.len()).filter(|to| *to != node) {
+            self.send(node, to, Message::Round { term, number, agreed });
+        }
+    }
+
+    /// Asks the others to agree to `command`.
+    pub fn propose(&mut self, node: NodeId, command: Command) {
+        let in_round = self.last_number + 1;
+        if let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) {
+            leading.proposal = Some(Proposal { command, in_round });
+            self.send_round(node);
+        }
+    }
+
+    /// A message of the store arrives.
+    pub fn hear_store(&mut self, from: NodeId, to: NodeId, message: Message) {
+        match message {
+            Message::Round { term, number, agreed } => self.hear_round(from, to, (term, number, agreed)),
+            Message::RoundHeard { term, number } => self.count_round(from, to, term, number),
+            Message::Outdated { term } => {
+                let later = |a: &Agent| a.leads.as_ref().is_some_and(|l| l.term < term);
+                if self.nodes[to].agent.as_ref().is_some_and(later) {
+                    self.step_down(to);
+                }
+            }
+            Message::TakeOver => self.elect(to, 0),
+            Message::Heartbeat { .. } | Message::Answer { .. } | Message::Ask | Message::Reply { .. } => {}
+        }
+    }
+
+    fn hear_round(&mut self, from: NodeId, to: NodeId, (term, number, agreed): (u64, u64, usize)) {
+        let promised = self.nodes[to].replica.promised;
+        if term < promised {
+            return self.send(to, from, Message::Outdated { term: promised });
+        }
+        if term > promised {
+            self.nodes[to].replica.promised = term;
+            self.step_down(to);
+        }
+        let patience = self.random.ms(250, 500);
+        let now = self.now;
+        if let Some(agent) = &mut self.nodes[to].agent {
+            agent.leader = Some(from);
+            agent.heard_round_at = now;
+            agent.elects_at = now + patience;
+        }
+        self.learn(to, agreed);
+        self.send(to, from, Message::RoundHeard { term, number });
+    }
+
+    fn count_round(&mut self, from: NodeId, to: NodeId, term: u64, number: u64) {
+        let majority = self.majority();
+        let Some(leading) = self.nodes[to].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
+        if leading.term != term {
+            return;
+        }
+        let Some((sent, heard)) = leading.rounds.get_mut(&number) else { return };
+        heard.insert(from);
+        if heard.len() < majority {
+            return;
+        }
+        leading.confirmed = leading.confirmed.max(Some(*sent));
+        let agreed = leading.proposal.take_if(|p| p.in_round <= number);
+        if let Some(Proposal { command, .. }) = agreed {
+            if self.store.term == term {
+                self.append(command);
+                self.learn(to, self.store.log.len());
+                self.send_round(to);
+            } else {
+                self.step_down(to);
+            }
+        }
+    }
+
+    fn append(&mut self, command: Command) {
+        let before = self.checks.agreed.epoch;
+        let applied = apply(&mut self.checks.agreed, &command);
+        if self.checks.agreed.epoch > before && matches!(self.checks.agreed.phase, Phase::Sealing { .. }) {
+            self.report.epochs += 1;
+        }
+        self.say(|_| {
+            let why: Vec<String> = command.reasons.iter().map(ToString::to_string).collect();
+            format!("AGREED {} {applied:?}", why.join(" | "))
+        });
+        self.store.log.push(command);
+    }
+
+    /// Sends a message between agents; lost when the link is cut.
+    pub fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
+        if self.network.passes(from, to, self.now) {
+            let delay = self.network.delay(from, to, self.now, &mut self.random);
+            self.after(delay, Event::Message { from, to, message });
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The server of the primary is killed under load, five times over.
+
+use anyhow::{Context, Result, ensure};
+use cluster::NodeName;
+use cluster::reason::Reason;
+use cluster::state::Entry;
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+
+const KILLS: usize = 5;
+
+#[test]
+fn failover_kill() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, kill_again_and_again)
+}
+
+async fn kill_again_and_again(lab: &mut Lab) -> Result<()> {
+    let mut status = lab.up().await?;
+    let writer = lab.writer().await?;
+    for round in 1..=KILLS {
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        let old = status.primary.clone().context("there is no primary")?;
+        let node = lab.primary(&status)?;
+        lab.cluster.kill_server(node)?;
+        status = lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+        let new = status.primary.clone().context("there is no primary")?;
+        ensure!(
+            new != old,
+            "round {round}: {old} was killed and is primary again, in epoch {}",
+            status.epoch
+        );
+        let way = rejoined(&lab.cluster.why().await?, &old, status.epoch)?;
+        println!("round {round}: {old} killed, {new} took over in epoch {}; {way}", status.epoch);
+    }
+    writer.wait_for(50, SHORT_LIMIT).await?;
+    lab.nothing_lost(&writer.stop()).await
+}
+
+/// What the history says of a node's return in this epoch.
+fn rejoined(history: &[Entry], node: &NodeName, epoch: u64) -> Result<String> {
+    let found = history.iter().rev().find(|entry| {
+        entry.epoch == epoch && matches!(&entry.reason, Reason::Rejoined { node: named, .. } if named == node)
+    });
+    let entry =
+        found.with_context(|| format!("{node} streams again, but its return is not in the history"))?;
+    Ok(entry.reason.to_string())
+}

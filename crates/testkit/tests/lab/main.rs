@@ -1,0 +1,12 @@
+//! The lab: real agents, real PostgreSQL, real proxies; killed, stopped, misconfigured.
+//!
+//! Run by `make lab`. One test at a time keeps the machine quiet. No test asks how quick something was: `make bench`
+//! measures that.
+
+mod agent;
+mod failover;
+mod host;
+mod proxy;
+mod restart;
+mod why;
+mod wrong;
