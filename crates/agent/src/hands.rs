@@ -4,6 +4,7 @@
 use crate::guard::{GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
+use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
 use crate::postgres::{PgError, Place, basebackup, control, follow, initialise, promote, rewind};
 use crate::store::Store;
@@ -32,6 +33,8 @@ pub enum Done {
     Sealed(Seal),
     /// The synchronous standbys are configured.
     Configured(SyncNames),
+    /// Promoted: what the server is now, and which synchronous standbys it has.
+    Promoted(Server, SyncNames),
     /// The node was told to follow, after this preparation.
     Following(RejoinWay),
     /// The directory was replaced or changed: look at it again.
@@ -177,6 +180,7 @@ impl Hands {
     }
 
     async fn reload(&self) -> Result<(), PgError> {
+        process::wait_until_it_takes_signals(&self.place).await?;
         match self.guard() {
             Some(guard) => Ok(guard.reload().await?),
             None => Err(PgError::Unexpected("the server has no guard to reload it".into())),
@@ -232,14 +236,18 @@ impl Hands {
         self.reload().await?;
         follow::wait_until_sealed(&self.place).await?;
         self.remember(|f| f.following = None)?;
-        let mut prober = crate::postgres::probe::Prober::new(self.place.clone(), self.segment_bytes());
-        match prober.ask(None, PROBE_LIMIT).await?.server {
+        match self.probe().await? {
             Server::Standby(s) => {
                 let line = self.facts().line;
                 Ok(Done::Sealed(Seal { epoch, timeline: s.timeline, lsn: s.lsn, line }))
             }
             other => Err(PgError::Unexpected(format!("cannot seal: the server is no standby but {other:?}"))),
         }
+    }
+
+    async fn probe(&self) -> Result<Server, PgError> {
+        let mut prober = Prober::new(self.place.clone(), self.segment_bytes());
+        Ok(prober.ask(None, PROBE_LIMIT).await?.server)
     }
 
     async fn follow(&self, node: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
@@ -268,7 +276,8 @@ impl Hands {
         })?;
         self.set_sync(sync).await?;
         promote::promote(&self.place).await?;
-        Ok(Done::Configured(sync.clone()))
+        let server = self.probe().await?;
+        Ok(Done::Promoted(server, sync.clone()))
     }
 
     /// Ends the server at once and returns when its last process is gone.

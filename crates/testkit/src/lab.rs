@@ -56,7 +56,11 @@ pub struct Lab {
 ///
 /// # Errors
 /// When the scenario fails or takes longer than `limit`, with the end of every log.
-pub fn run(options: LabOptions, limit: Duration, scenario: impl AsyncFnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+pub fn run(
+    options: LabOptions,
+    limit: Duration,
+    scenario: impl AsyncFnOnce(&mut Lab) -> Result<()>,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut lab = Lab::create(options)?;
@@ -166,7 +170,9 @@ impl Lab {
     pub fn configure(&self, node: usize, after: &str, line: &str) -> Result<()> {
         let path = &self.node(node)?.place.config;
         let text = fs::read_to_string(path)?;
-        let at = text.find(&format!("\n{after}")).with_context(|| format!("no line {after} in {}", path.display()))?;
+        let at = text
+            .find(&format!("\n{after}"))
+            .with_context(|| format!("no line {after} in {}", path.display()))?;
         let end = text[at + 1..].find('\n').map_or(text.len(), |length| at + 1 + length);
         fs::write(path, format!("{}\n{line}{}", &text[..end], &text[end..]))?;
         Ok(())

@@ -6,6 +6,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+/// How long a server may take until it listens.
+const LISTEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a server without a guard may take to end after it was told to.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,23 @@ pub async fn start(
         args: vec!["-D".into(), place.data().into()],
     };
     Ok(GuardHandle::start(options).await?)
+}
+
+/// SIGHUP ends a postmaster that has no handler for it yet. It installs its handlers before it listens (PostmasterMain,
+/// src/backend/postmaster/postmaster.c), so a socket that accepts is the sign.
+///
+/// # Errors
+/// When it does not listen within ten seconds.
+pub async fn wait_until_it_takes_signals(place: &Place) -> Result<(), PgError> {
+    let socket = place.socket_dir().join(format!(".s.PGSQL.{}", place.settings.port));
+    let began = Instant::now();
+    while tokio::net::UnixStream::connect(&socket).await.is_err() {
+        if began.elapsed() > LISTEN_LIMIT {
+            return Err(PgError::Slow { doing: "the start of the server".into(), limit_s: LISTEN_LIMIT.as_secs() });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// Makes the next start a standby's, or not.

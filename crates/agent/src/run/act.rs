@@ -180,6 +180,10 @@ impl Run {
                 self.local.seal = Some(seal);
             }
             Done::Configured(sync) => self.local.sync_configured = Some(sync.members),
+            Done::Promoted(server, sync) => {
+                self.local.server = server;
+                self.local.sync_configured = Some(sync.members);
+            }
             Done::Following(_) => {
                 if let (Server::Standby(standby), Some((_, node))) =
                     (&mut self.local.server, &self.local.following)

@@ -80,7 +80,9 @@ impl Run {
             observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= detect));
         digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= detect));
         digest.primary_lsn = None;
-        digest.lease_left_ms = None;
+        // Appointed and without a lease: every millisecond until the leader hears of it is an outage.
+        let wants_lease = self.state.lease_holder() == Some(self.me()) && observation.lease_left_ms.is_none();
+        digest.lease_left_ms = wants_lease.then_some(0);
         digest.problem = None;
         digest.doing = String::new();
         match &mut digest.server {

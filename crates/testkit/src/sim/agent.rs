@@ -83,7 +83,8 @@ impl World {
         let local = self.local(node);
         let now = self.clock(node);
         let host = &self.nodes[node];
-        if host.agent.as_ref().is_some_and(|a| a.busy.is_none()) {
+        let idle = host.postgres.process != Process::Promoting;
+        if idle && host.agent.as_ref().is_some_and(|a| a.busy.is_none()) {
             let next = step(&host.replica.state, &host.name, &local, now);
             if !matches!(next, Step::Wait(_)) {
                 self.begin_step(node, next);

@@ -13,7 +13,8 @@ impl World {
     pub fn begin_step(&mut self, node: NodeId, step: Step) {
         let name = self.nodes[node].name.clone();
         self.say(|_| format!("{name} begins {step:?}"));
-        let (notes, postgres) = (&mut self.nodes[node].notes, &mut self.nodes[node].postgres);
+        let host = &mut self.nodes[node];
+        let (notes, postgres) = (&mut host.notes, &mut host.postgres);
         let (from, to) = match &step {
             Step::Wait(_) => return,
             Step::Initialise => {

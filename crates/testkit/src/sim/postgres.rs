@@ -70,11 +70,6 @@ impl Data {
         self.records.partition_point(|r| r.end <= lsn)
     }
 
-    /// Whether all of it is also the beginning of `other`, record for record.
-    pub fn is_prefix_of(&self, other: &Data) -> bool {
-        other.records.get(..self.records.len()).is_some_and(|head| head == self.records.as_slice())
-    }
-
     /// Where the timeline numbered `timeline` ends in this history; `None`: it is not part of it.
     fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
         if timeline == self.timeline {
@@ -91,19 +86,23 @@ impl Data {
             && self.end_of(standby.timeline).is_some_and(|end| standby.lsn() <= end)
     }
 
-    /// The last position that both histories share by timeline number (findCommonAncestorTimeline,
-    /// src/bin/pg_rewind/pg_rewind.c).
+    /// The last position that both histories share by timeline number and by where each timeline began
+    /// (findCommonAncestorTimeline, src/bin/pg_rewind/pg_rewind.c).
     pub fn rewind_point(&self, source: &Data) -> Option<Lsn> {
-        let history = |data: &Data| -> Vec<Fork> {
+        let ends = |data: &Data| -> Vec<Fork> {
             let last = Fork { timeline: data.timeline, at: data.lsn() };
             data.forks.iter().copied().chain([last]).collect()
         };
-        let common = history(self)
-            .into_iter()
-            .zip(history(source))
-            .take_while(|(mine, theirs)| mine.timeline == theirs.timeline)
-            .last();
-        common.map(|(mine, theirs)| mine.at.min(theirs.at))
+        let mut common = None;
+        let mut began = (FIRST_LSN, FIRST_LSN);
+        for (mine, theirs) in ends(self).into_iter().zip(ends(source)) {
+            if mine.timeline != theirs.timeline || began.0 != began.1 {
+                break;
+            }
+            common = Some(mine.at.min(theirs.at));
+            began = (mine.at, theirs.at);
+        }
+        common
     }
 }
 

@@ -98,10 +98,9 @@ impl World {
             let name = self.nodes[node].name.clone();
             self.say(|_| format!("{name} learns {told} {applied:?}"));
         }
-        if let Some(agent) = &mut self.nodes[node].agent
-            && let Some(leading) = &mut agent.leads
-        {
-            leading.seen.see_state(&self.nodes[node].replica.state, now);
+        let host = &mut self.nodes[node];
+        if let Some(leading) = host.agent.as_mut().and_then(|a| a.leads.as_mut()) {
+            leading.seen.see_state(&host.replica.state, now);
         }
         if learned {
             self.look(node);

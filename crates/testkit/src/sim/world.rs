@@ -111,9 +111,9 @@ impl World {
     /// An empty cluster whose hosts have just got power.
     pub fn new(seed: u64, trace: Trace) -> World {
         let mut random = Random::new(seed);
-        let settings = settings(&mut random);
         let count = random.between(3, 5);
         let witness = random.chance(30);
+        let settings = settings(&mut random, count - u64::from(witness));
         let names: Vec<NodeName> =
             (1..=count).filter_map(|i| NodeName::try_from(format!("n{i}")).ok()).collect();
         let ppm = i64::try_from(settings.drift_ppm).unwrap_or(0);
@@ -253,10 +253,10 @@ impl World {
     }
 }
 
-fn settings(random: &mut Random) -> Settings {
+fn settings(random: &mut Random, data_nodes: u64) -> Settings {
     let replication = match random.below(4) {
         0 => Replication::Async { max_loss_bytes: random.below(4) * 500 },
-        1 => Replication::Quorum { k: 2 },
+        1 if data_nodes > 2 => Replication::Quorum { k: 2 },
         _ => Replication::Quorum { k: 1 },
     };
     Settings { replication, detect_ms: 1500, drift_ppm: 20_000 }
