@@ -330,10 +330,11 @@ impl Hands {
 
     async fn rewind(&self, from: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
         let upstream = self.upstream(from)?;
+        let timeline = self.store.state().last_published().map_or(0, |(_, published)| published.timeline);
         self.stop(START_LIMIT).await?;
         self.still_in(epoch)?;
         self.remember(|f| f.unfinished = Some(Unfinished::Rewind))?;
-        rewind::rewind(&self.place, &upstream).await?;
+        rewind::rewind(&self.place, &upstream, timeline).await?;
         self.remember(|f| {
             f.unfinished = None;
             f.inconsistent = true;

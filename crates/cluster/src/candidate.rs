@@ -11,20 +11,22 @@ use crate::state::State;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// The seals that nodes have given for the present epoch, of nodes heard within `age_max`.
+/// The seals that nodes have given for the present epoch, of nodes heard within `age_max`; each with the line that its
+/// data really has (see [`lineage::settled`]).
 #[must_use]
-pub fn seals<'a>(
-    state: &State,
-    seen: &'a Observations,
-    now: Moment,
-    age_max: Millis,
-) -> BTreeMap<NodeName, &'a Seal> {
+pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -> BTreeMap<NodeName, Seal> {
     seen.nodes
         .iter()
         .filter(|(node, heard)| state.members.contains_key(*node) && now.since(heard.at) < age_max)
         .filter_map(|(node, heard)| heard.observation.seal.as_ref().map(|seal| (node.clone(), seal)))
         .filter(|(_, seal)| seal.epoch == state.epoch)
+        .map(|(node, seal)| (node, settle(state, seal)))
         .collect()
+}
+
+fn settle(state: &State, seal: &Seal) -> Seal {
+    let line = seal.line.as_deref().map(|line| lineage::settled(state, line, seal.timeline, seal.lsn).to_owned());
+    Seal { line, ..seal.clone() }
 }
 
 /// Where a seal stands.
@@ -40,13 +42,13 @@ fn advance(state: &State, seal: &Seal) -> (Option<usize>, Lsn) {
 
 /// The most advanced eligible node; of equals the last primary, then the first by name.
 #[must_use]
-pub fn best<'a>(state: &State, seals: &BTreeMap<NodeName, &'a Seal>) -> Option<(NodeName, &'a Seal)> {
+pub fn best<'a>(state: &State, seals: &'a BTreeMap<NodeName, Seal>) -> Option<(NodeName, &'a Seal)> {
     let last = state.last_appointed.as_ref().map(|a| &a.node);
     seals
         .iter()
         .filter(|(_, seal)| lineage::eligible(state, seal.line.as_deref(), seal.lsn))
         .max_by_key(|(node, seal)| (advance(state, seal), Some(*node) == last, Reverse((*node).clone())))
-        .map(|(node, seal)| (node.clone(), *seal))
+        .map(|(node, seal)| (node.clone(), seal))
 }
 
 /// Why each other node was not chosen.
@@ -54,7 +56,7 @@ pub fn best<'a>(state: &State, seals: &BTreeMap<NodeName, &'a Seal>) -> Option<(
 pub fn why_not(
     state: &State,
     seen: &Observations,
-    seals: &BTreeMap<NodeName, &Seal>,
+    seals: &BTreeMap<NodeName, Seal>,
     chosen: (&NodeName, &Seal),
 ) -> BTreeMap<NodeName, NotChosen> {
     let explain = |node: &NodeName| -> NotChosen {

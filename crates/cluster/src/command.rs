@@ -4,7 +4,7 @@ use crate::basics::{Epoch, NodeName, WallMs};
 use crate::observe::Promoted;
 use crate::reason::Reason;
 use crate::state::{
-    Appointment, Entry, HISTORY_MAX, Member, OldLease, PROMOTIONS_MAX, Phase, Promotion, Published, Settings,
+    Appointment, Entry, HISTORY_MAX, Member, OldLease, PROMOTIONS_MAX, Phase, Promotion, Published, Replication, Settings,
     State,
 };
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,8 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         Change::Publish { epoch, promoted, promotion_id } => publish(state, *epoch, promoted, promotion_id),
         Change::SyncSetNext { epoch, next } => {
             same_epoch(state, *epoch)?;
-            state.sync.add(next.clone());
+            let k = confirmations(state);
+            state.sync.add(next.clone(), k);
             Ok(())
         }
         Change::SyncSetDone { epoch, members } => {
@@ -168,6 +169,14 @@ fn same_epoch(state: &State, decided: Epoch) -> Result<(), Refusal> {
     if decided == state.epoch { Ok(()) } else { Err(Refusal::OtherEpoch { decided, present: state.epoch }) }
 }
 
+/// How many standbys must confirm a commit; 0 in asynchronous mode.
+fn confirmations(state: &State) -> usize {
+    match state.settings.as_ref().map(|s| s.replication) {
+        Some(Replication::Quorum { k }) => k,
+        Some(Replication::Async { .. }) | None => 0,
+    }
+}
+
 fn initialise(state: &mut State, node: &NodeName, replication_password: &str) -> Result<(), Refusal> {
     if state.phase != Phase::Empty {
         return Err(Refusal::OutOfPlace("the database exists, or a node is making it".into()));
@@ -180,6 +189,8 @@ fn initialise(state: &mut State, node: &NodeName, replication_password: &str) ->
         node: node.clone(),
         promotion_id: first_promotion_id(node),
         parent: None,
+        sealed_timeline: 0,
+        sealed_lsn: crate::Lsn(0),
         published: None,
     });
     Ok(())
@@ -225,11 +236,14 @@ fn appoint(
         node: appointment.node.clone(),
         promotion_id: appointment.promotion_id.clone(),
         parent: appointment.parent.clone(),
+        sealed_timeline: appointment.sealed_timeline,
+        sealed_lsn: appointment.sealed_lsn,
         published: None,
     });
     // The sets before stay in force until the new one has caught up: the chosen node may be the only one that has what
     // they confirmed.
-    state.sync.add(sync.clone());
+    let k = confirmations(state);
+    state.sync.add(sync.clone(), k);
     state.phase = Phase::Promoting { appointment: appointment.clone() };
     Ok(())
 }

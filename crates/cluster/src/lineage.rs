@@ -6,7 +6,7 @@
 //! always a piece of the WAL that `L` wrote or continued. Appointments name their parent line; the chain of parents is
 //! the cluster's history. This module knows nothing of positions beyond the forks that published promotions carry.
 
-use crate::basics::Lsn;
+use crate::basics::{Lsn, Timeline};
 use crate::state::{Promotion, State};
 
 /// How a node's data relates to another line.
@@ -24,6 +24,18 @@ pub enum Relation {
 fn ancestry<'a>(state: &'a State, line: &'a str) -> impl Iterator<Item = &'a Promotion> {
     let find = |id: &str| state.promotions.iter().find(|p| p.promotion_id == id);
     std::iter::successors(find(line), move |p| p.parent.as_deref().and_then(find))
+}
+
+/// The line that wrote the last WAL of data that took on `line` and ends at `lsn` on `timeline`.
+///
+/// A node takes on a line before it has anything of it: the appointed one before it promotes, a standby before it
+/// receives. Until then its data is still the parent's, and must be compared as such: a standby of an appointed node
+/// that never promoted is not ahead of another one that holds more of the parent's WAL.
+#[must_use]
+pub fn settled<'a>(state: &'a State, line: &'a str, timeline: Timeline, lsn: Lsn) -> &'a str {
+    ancestry(state, line)
+        .find(|p| p.parent.is_none() || timeline > p.sealed_timeline || lsn > p.sealed_lsn)
+        .map_or(line, |p| p.promotion_id.as_str())
 }
 
 /// Whether `line` is `ancestor` or descends from it.
@@ -70,7 +82,6 @@ pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::basics::Timeline;
     use crate::state::{Fork, Published};
 
     fn promotion(
@@ -83,6 +94,8 @@ mod tests {
             node: "n1".to_owned().try_into().unwrap_or_else(|e| panic!("{e}")),
             promotion_id: id.to_owned(),
             parent: parent.map(str::to_owned),
+            sealed_timeline: 1,
+            sealed_lsn: Lsn(if parent.is_none() { 0 } else { 100 }),
             published: published.map(|(timeline, forks)| Published {
                 timeline,
                 forks: forks.iter().map(|&(timeline, at)| Fork { timeline, at: Lsn(at) }).collect(),
@@ -113,6 +126,16 @@ mod tests {
         assert_eq!(relation(&s, "b", Lsn(200), "d"), Relation::Prefix);
         assert_eq!(relation(&s, "c", Lsn(251), "d"), Relation::Diverged);
         assert_eq!(relation(&s, "d", Lsn(9999), "d"), Relation::Prefix);
+    }
+
+    #[test]
+    fn a_line_counts_only_once_its_wal_is_there() {
+        let s = history();
+        assert_eq!(settled(&s, "b", 1, Lsn(100)), "a");
+        assert_eq!(settled(&s, "b", 1, Lsn(101)), "b");
+        assert_eq!(settled(&s, "b", 2, Lsn(90)), "b");
+        assert_eq!(settled(&s, "a", 1, Lsn(0)), "a");
+        assert_eq!(settled(&s, "never heard of", 1, Lsn(0)), "never heard of");
     }
 
     #[test]

@@ -150,6 +150,10 @@ pub struct Promotion {
     pub promotion_id: String,
     /// The line of WAL that the node continued; `None` for the node that made the database.
     pub parent: Option<String>,
+    /// The timeline on which the node stood when it was appointed.
+    pub sealed_timeline: Timeline,
+    /// The position at which it stood: up to here, on that timeline, the WAL of this line is still its parent's.
+    pub sealed_lsn: Lsn,
     /// `None` until (or unless) it was published.
     pub published: Option<Published>,
 }
@@ -185,9 +189,10 @@ impl SyncSets {
         self.in_force.iter().any(|set| set.contains(node))
     }
 
-    /// Puts `next` in force beside the others and makes it the target.
-    pub fn add(&mut self, next: BTreeSet<NodeName>) {
-        self.in_force.retain(|set| *set != next);
+    /// Puts `next` in force beside the others and makes it the target. Sets of fewer than `k` members go: under such a
+    /// one no commit was ever confirmed.
+    pub fn add(&mut self, next: BTreeSet<NodeName>, k: usize) {
+        self.in_force.retain(|set| *set != next && set.len() >= k);
         self.in_force.push(next);
     }
 }

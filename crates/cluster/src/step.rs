@@ -290,6 +290,11 @@ fn was_primary(state: &State, local: &Local) -> bool {
         && local.following.is_none()
 }
 
+/// The line that wrote the last WAL this node holds.
+fn settled_line<'a>(state: &'a State, local: &'a Local, standby: &Standby) -> Option<&'a str> {
+    local.line.as_deref().map(|line| lineage::settled(state, line, standby.timeline, standby.lsn))
+}
+
 fn sealing(state: &State, local: &Local) -> Step {
     match as_sealed_standby(state, local) {
         Ok(standby) => Step::Wait(Wait::Sealed { epoch: state.epoch, lsn: standby.lsn }),
@@ -307,8 +312,8 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
         Server::Standby(_) if !has_lease(state, local, now) => Step::Wait(Wait::NoLease),
         Server::Standby(standby) => {
             let as_sealed = standby.upstream.is_none() && standby.lsn >= appointment.sealed_lsn;
-            let line_fits =
-                local.line == appointment.parent || local.line.as_ref() == Some(&appointment.promotion_id);
+            let settled = settled_line(state, local, standby);
+            let line_fits = settled == appointment.parent.as_deref() || local.line.as_ref() == Some(&appointment.promotion_id);
             if as_sealed && line_fits {
                 let line = appointment.promotion_id.clone();
                 Step::Promote { epoch: state.epoch, line, sync: sync_names(state) }
@@ -369,15 +374,16 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         Err(step) => return step,
     };
     if !serves {
-        let prefix = local.line == appointment.parent && standby.lsn <= appointment.sealed_lsn;
+        let settled = settled_line(state, local, standby);
+        let prefix = settled == appointment.parent.as_deref() && standby.lsn <= appointment.sealed_lsn;
         let wait = Step::Wait(Wait::Promotion { of: primary.clone() });
         return if prefix { follow() } else { wait };
     }
-    match local
-        .line
-        .as_deref()
-        .map_or(Relation::Unrelated, |l| lineage::relation(state, l, standby.lsn, line))
-    {
+    if local.line.as_ref() == Some(line) {
+        return follow();
+    }
+    let settled = settled_line(state, local, standby);
+    match settled.map_or(Relation::Unrelated, |l| lineage::relation(state, l, standby.lsn, line)) {
         Relation::Prefix => follow(),
         Relation::Diverged if local.rewound_for != Some(state.epoch) => {
             Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }

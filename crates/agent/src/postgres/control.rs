@@ -1,6 +1,7 @@
 //! What pg_controldata says of a data directory.
 
 use super::{PgError, Place};
+use cluster::Timeline;
 use cluster::observe::DataDir;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ pub struct Control {
     pub system_identifier: u64,
     /// Bytes in a WAL segment.
     pub wal_segment_bytes: u64,
+    /// The timeline up to which it must recover to be consistent; 0 when it need not.
+    pub min_recovery_timeline: Timeline,
 }
 
 /// Looks at the data directory: absent, or present with its identity.
@@ -46,6 +49,7 @@ fn parse(text: &str) -> Option<Control> {
     Some(Control {
         system_identifier: field("Database system identifier")?.parse().ok()?,
         wal_segment_bytes: field("Bytes per WAL segment")?.parse().ok().filter(|b| *b > 0)?,
+        min_recovery_timeline: field("Min recovery ending loc's timeline")?.parse().ok()?,
     })
 }
 
@@ -57,8 +61,13 @@ mod tests {
     fn reads_what_pg_controldata_prints() {
         let text = "pg_control version number:            1300\n\
                     Database system identifier:           7412345678901234567\n\
+                    Min recovery ending loc's timeline:   2\n\
                     Bytes per WAL segment:                16777216\n";
-        let control = Control { system_identifier: 7_412_345_678_901_234_567, wal_segment_bytes: 16_777_216 };
+        let control = Control {
+            system_identifier: 7_412_345_678_901_234_567,
+            wal_segment_bytes: 16_777_216,
+            min_recovery_timeline: 2,
+        };
         assert_eq!(parse(text), Some(control));
         assert_eq!(parse("garbage"), None);
     }

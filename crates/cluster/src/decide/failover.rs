@@ -16,7 +16,7 @@ use crate::state::{Appointment, OldLease, Replication, Settings, State};
 use crate::status::furthest_primary_lsn;
 use std::collections::{BTreeMap, BTreeSet};
 
-type Seals<'a> = BTreeMap<NodeName, &'a Seal>;
+type Seals = BTreeMap<NodeName, Seal>;
 
 /// Steps 1 and 2: a suspected primary loses its epoch.
 pub(super) fn open_epoch(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
@@ -58,14 +58,14 @@ pub(super) fn choose(
     }
 }
 
-fn wait_seals(state: &State, seals: &Seals<'_>, rule: &str) -> Reason {
+fn wait_seals(state: &State, seals: &Seals, rule: &str) -> Reason {
     let sealed: BTreeSet<NodeName> = seals.keys().cloned().collect();
     let missing = state.data_nodes().map(|(n, _)| n.clone()).filter(|n| !sealed.contains(n)).collect();
     Reason::WaitSeals { sealed, missing, rule: rule.to_owned() }
 }
 
 /// The last appointed node, when it is sealed with everything it ever acknowledged.
-fn last_primary_sealed(state: &State, seals: &Seals<'_>) -> Option<NodeName> {
+fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
     let last = state.last_appointed.as_ref()?;
     let seal = seals.get(&last.node)?;
     let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str());
@@ -73,7 +73,7 @@ fn last_primary_sealed(state: &State, seals: &Seals<'_>) -> Option<NodeName> {
     (promoted || not_yet).then(|| last.node.clone())
 }
 
-fn safe_in_quorum(state: &State, seals: &Seals<'_>, k: usize) -> Result<Safe, Reason> {
+fn safe_in_quorum(state: &State, seals: &Seals, k: usize) -> Result<Safe, Reason> {
     let sealed: BTreeSet<NodeName> = seals.keys().cloned().collect();
     let in_force = !state.sync.in_force.is_empty();
     if in_force && quorum::covers_all(&sealed, &state.sync, k) {
@@ -105,7 +105,7 @@ fn safe_in_async(
     state: &State,
     settings: &Settings,
     seen: &Observations,
-    seals: &Seals<'_>,
+    seals: &Seals,
     best: (&NodeName, &Seal),
     max_loss_bytes: u64,
     lease: OldLease,
@@ -156,7 +156,7 @@ fn may_still_seal(
     state: &State,
     settings: &Settings,
     seen: &Observations,
-    seals: &Seals<'_>,
+    seals: &Seals,
     now: &Now,
 ) -> BTreeSet<NodeName> {
     let still = |node: &NodeName| {
@@ -172,7 +172,7 @@ fn appoint(
     state: &State,
     seen: &Observations,
     settings: &Settings,
-    seals: &Seals<'_>,
+    seals: &Seals,
     (node, seal): (NodeName, &Seal),
     safe: Safe,
     now: &Now,
@@ -202,7 +202,7 @@ fn appoint(
 }
 
 /// Sealed nodes that can follow the chosen one as they are: they begin as its sync set.
-fn followers(state: &State, seals: &Seals<'_>, chosen: &NodeName, of: &Seal) -> BTreeSet<NodeName> {
+fn followers(state: &State, seals: &Seals, chosen: &NodeName, of: &Seal) -> BTreeSet<NodeName> {
     seals
         .iter()
         .filter(|(node, _)| *node != chosen)

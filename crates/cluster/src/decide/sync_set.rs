@@ -12,8 +12,9 @@ use crate::reason::Reason;
 use crate::state::{Replication, Settings, State};
 use std::collections::BTreeSet;
 
-/// Sets in force at one time at most; beyond it no new change begins until one has caught up.
-const SETS_MAX: usize = 8;
+/// Sets in force at one time at most; beyond it no new change begins until one has caught up. Each change of primary
+/// adds one and they differ from each other, so only a large and very unlucky cluster comes near.
+const SETS_MAX: usize = 64;
 
 pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
     let Replication::Quorum { k } = settings.replication else { return Outcome::Nothing };

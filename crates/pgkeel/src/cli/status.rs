@@ -9,13 +9,12 @@ use cluster::status::{NodeStatus, Role, Status};
 use super::agents;
 use super::text::{bytes, columns, cut, say, seconds, terminal_columns, wrap};
 use crate::ask::ask;
+use crate::demo::observe::ALL_IS_WELL;
 
 /// Between two pictures of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Columns for text that is not on a terminal.
 const COLUMNS: usize = 100;
-/// What the cluster says when nothing is waited for (`cluster::reason::Reason::Steady`).
-const ALL_IS_WELL: &str = "all is well";
 
 /// How the status is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

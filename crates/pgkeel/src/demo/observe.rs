@@ -19,6 +19,8 @@ use crate::ask::{AskError, ask};
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// Between two questions while something is waited for.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// What the cluster says when nothing is waited for (`cluster::reason::Reason::Steady`).
+pub const ALL_IS_WELL: &str = "all is well";
 /// Lines of a log that are shown when something went wrong.
 const TAIL_LINES: usize = 25;
 
@@ -178,7 +180,8 @@ impl LocalCluster {
     }
 }
 
-/// Whether one node serves as primary, and all others stream from it and count as synchronous where that is asked for.
+/// Whether one node serves as primary, all others stream from it and count as synchronous where that is asked for, and
+/// the cluster neither waits for anything nor refuses anything.
 #[must_use]
 pub fn settled(status: &Status, nodes: usize, mode: &Mode) -> bool {
     let in_place = |node: &&cluster::status::NodeStatus| {
@@ -188,7 +191,8 @@ pub fn settled(status: &Status, nodes: usize, mode: &Mode) -> bool {
         let serves = node.role == Role::Primary && Some(&node.node) == status.primary.as_ref();
         knows && (streams || serves)
     };
-    status.primary.is_some() && status.nodes.iter().filter(in_place).count() == nodes
+    let well = status.why.iter().all(|why| why == ALL_IS_WELL);
+    well && status.primary.is_some() && status.nodes.iter().filter(in_place).count() == nodes
 }
 
 /// A status in one line, for messages.
@@ -197,7 +201,7 @@ pub fn in_short(status: &Status) -> String {
     let primary = status.primary.as_ref().map_or("none", |name| name.as_str());
     let mut text = format!("epoch {}, {}, primary {primary}", status.epoch, status.phase);
     for node in &status.nodes {
-        let sync = if node.sync { ", sync" } else { "" };
+        let sync = if node.sync && node.role == Role::Standby { ", sync" } else { "" };
         let _ = write!(text, "; {} is {}{sync} ({})", node.node, node.state, node.why);
     }
     let _ = write!(text, "; why: {}", status.why.join("; "));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use cluster::reason::Reason;
 use cluster::state::Entry;
-use cluster::status::Status;
+use cluster::status::{Role, Status};
 use cluster::{Epoch, NodeName};
 use tokio::time::sleep;
 
@@ -114,10 +114,10 @@ impl Told {
     fn new_states(&mut self, status: &Status) -> Vec<String> {
         let mut news = Vec::new();
         for node in &status.nodes {
-            let state = format!("{} is {}", node.node, node.state);
+            let state = format!("{}: {}", node.node, node.state);
             if self.nodes.get(&node.node) != Some(&state) {
                 // Percentages in it change all the time; the first one is enough.
-                let doing = if node.why.is_empty() { String::new() } else { format!(": {}", node.why) };
+                let doing = if node.why.is_empty() { String::new() } else { format!(", {}", node.why) };
                 news.push(format!("{state}{doing}"));
                 self.nodes.insert(node.node.clone(), state);
             }
@@ -260,7 +260,7 @@ async fn account(
     let arrived = record.unknown.iter().filter(|id| present.contains(id)).count();
     teller.headline("the account");
     for node in &status.nodes {
-        let sync = if node.sync { ", synchronous" } else { "" };
+        let sync = if node.sync && node.role == Role::Standby { ", synchronous" } else { "" };
         teller.fact(&format!("{}: {}{sync}", node.node, node.state));
     }
     teller.fact(&format!(

@@ -41,6 +41,7 @@ pub struct Checks {
     /// The agreed state, as nobody in the simulation knows it.
     pub agreed: State,
     pub(super) knowledge: knowledge::Knowledge,
+    promotions: appointment::Promotions,
     acknowledged: durability::Acknowledged,
     writer: writer::LastWriter,
     views: views::LastViews,

@@ -1,29 +1,39 @@
-//! Invariant 4: a server is promoted only for an epoch that appointed its node, and only if its line descends from the
-//! last primary that was published.
+//! Invariant 4: a server is promoted only for an epoch that appointed its node, and only if its WAL continues the last
+//! published primary's or is a beginning of it. (Which beginning is long enough, `durability` and `max_loss` say.)
 
 use super::super::node::NodeId;
+use super::super::postgres::Record;
 use super::super::world::World;
-use cluster::lineage::descends;
+use cluster::Epoch;
+use std::collections::BTreeMap;
+
+/// What each promoted server held when it left recovery, record by record.
+#[derive(Debug, Default)]
+pub(super) struct Promotions {
+    began_with: BTreeMap<Epoch, Vec<Record>>,
+}
 
 pub(super) fn check(world: &mut World, node: NodeId) {
     let host = &world.nodes[node];
-    let agreed = &world.checks.agreed;
     let epoch = host.postgres.promoted_for;
-    let appointment = agreed.promotions.iter().find(|p| p.epoch == epoch);
-    let what = match appointment {
-        Some(promotion) if promotion.node == host.name => {
-            let before = agreed.promotions.iter().rev().filter(|p| p.epoch < epoch).find(|p| p.published.is_some());
-            let parent = promotion.parent.as_deref().unwrap_or_default();
-            match before {
-                Some(last) if !descends(agreed, parent, &last.promotion_id) => {
-                    format!("its line {parent} does not descend from {}, the last published", last.promotion_id)
-                }
-                _ => return,
-            }
-        }
-        Some(promotion) => format!("{} was appointed", promotion.node),
-        None => "nobody was appointed".to_owned(),
-    };
-    let what = format!("{} is promoted for epoch {epoch}, but {what}", host.name);
-    world.checks.fail("appointment", what, world.now);
+    let records = host.postgres.data.as_ref().map(|d| d.records.clone()).unwrap_or_default();
+    if let Some(what) = wrong(world, node, epoch, &records) {
+        let what = format!("{} is promoted for epoch {epoch}, but {what}", host.name);
+        world.checks.fail("appointment", what, world.now);
+    }
+    world.checks.promotions.began_with.insert(epoch, records);
+}
+
+fn wrong(world: &World, node: NodeId, epoch: Epoch, records: &[Record]) -> Option<String> {
+    let agreed = &world.checks.agreed;
+    match agreed.promotions.iter().find(|p| p.epoch == epoch) {
+        None => return Some("nobody was appointed".to_owned()),
+        Some(p) if p.node != world.nodes[node].name => return Some(format!("{} was appointed", p.node)),
+        Some(_) => {}
+    }
+    let published = agreed.promotions.iter().rev().find(|p| p.epoch < epoch && p.published.is_some())?;
+    let before = world.checks.promotions.began_with.get(&published.epoch)?;
+    let both = records.len().min(before.len());
+    (records.get(..both) != before.get(..both))
+        .then(|| format!("it holds WAL that {}, primary of epoch {}, never had", published.node, published.epoch))
 }

@@ -1,0 +1,167 @@
+//! `make bench`: how long a client waits for its next write when the primary is lost, what that time is spent on, and
+//! what an idle node costs. With `--json` for programs; `--kills N` for another number than five.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use pgkeel::demo::cluster::LocalNode;
+use pgkeel::demo::failover;
+use pgkeel::demo::processes::{self, Usage};
+use pgkeel::demo::stamp::Stamp;
+use pgkeel::demo::writer::Writer;
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT};
+use testkit::measure::{Idle, Kill, Report, Series, Target, idle_table};
+use tokio::time::sleep;
+
+const KILLS_DEFAULT: usize = 5;
+/// Idle nodes are watched for so long, after so long a rest.
+const IDLE_TIME: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(5);
+/// Writes before each kill and after each recovery.
+const WRITES: usize = 100;
+/// USER_HZ of include/uapi/asm-generic/param.h: the unit of processor time in /proc.
+const TICKS_PER_S: f64 = 100.0;
+
+const SERVER_TARGET: Target = Target { median_ms: 300, worst_ms: 800 };
+const HOST_TARGET: Target = Target { median_ms: 2_000, worst_ms: 3_000 };
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    /// The postmaster and its children.
+    Server,
+    /// Agent, guard, postmaster and its children.
+    Host,
+}
+
+struct Arguments {
+    json: bool,
+    kills: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = arguments(std::env::args().skip(1))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let report = runtime.block_on(measure(&arguments))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(())
+}
+
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments> {
+    let mut arguments = Arguments { json: false, kills: KILLS_DEFAULT };
+    while let Some(word) = given.next() {
+        match word.as_str() {
+            "--json" => arguments.json = true,
+            "--kills" => arguments.kills = given.next().context("--kills needs a number")?.parse()?,
+            other => bail!("{other} is not known here; known: --json, --kills N"),
+        }
+    }
+    ensure!((1..=100).contains(&arguments.kills), "--kills {}: from 1 to 100", arguments.kills);
+    Ok(arguments)
+}
+
+async fn measure(arguments: &Arguments) -> Result<Report> {
+    let idle = on_a_cluster(LabOptions::quorum(), async |lab| watch_idle(lab).await).await?;
+    if !arguments.json {
+        println!("{}", idle_table(&idle));
+    }
+    let plan = [
+        ("(a) postmaster killed, quorum", LabOptions::quorum(), Victim::Server, Some(SERVER_TARGET)),
+        ("(b) host lost, quorum", LabOptions::quorum(), Victim::Host, Some(HOST_TARGET)),
+        ("(c) postmaster killed, async", LabOptions::asynchronous(), Victim::Server, None),
+        ("(d) host lost, async", LabOptions::asynchronous(), Victim::Host, None),
+    ];
+    let mut series = Vec::new();
+    for (name, options, victim, target) in plan {
+        let kills = on_a_cluster(options, async |lab| kill_again(lab, victim, arguments.kills).await).await?;
+        let one = Series { name: name.to_owned(), target, kills };
+        if !arguments.json {
+            println!("{}", one.table());
+        }
+        series.push(one);
+    }
+    Ok(Report { series, idle })
+}
+
+/// Builds a cluster, measures, and takes it down; shows the logs when something went wrong.
+async fn on_a_cluster<T>(options: LabOptions, work: impl AsyncFnOnce(&mut Lab) -> Result<T>) -> Result<T> {
+    let mut lab = Lab::create(options)?;
+    let outcome = work(&mut lab).await;
+    if outcome.is_err() {
+        eprintln!("{}", lab.cluster.tails());
+    }
+    lab.cluster.stop().await;
+    outcome
+}
+
+async fn kill_again(lab: &mut Lab, victim: Victim, kills: usize) -> Result<Vec<Kill>> {
+    let mut status = lab.up().await?;
+    let writer = lab.writer().await?;
+    let mut measured = Vec::new();
+    for _ in 0..kills {
+        writer.wait_for(WRITES, SHORT_LIMIT).await?;
+        let (node, epoch, lost) = (lab.primary(&status)?, status.epoch, status.primary.clone());
+        let killed = match victim {
+            Victim::Server => lab.cluster.kill_server(node)?,
+            Victim::Host => lab.cluster.kill_host(node)?,
+        };
+        let what = "another node is primary";
+        lab.cluster
+            .wait_until(what, SETTLE_LIMIT, |now| {
+                now.epoch > epoch && now.primary.is_some() && now.primary != lost
+            })
+            .await?;
+        writer.wait_for(WRITES, SHORT_LIMIT).await?;
+        if victim == Victim::Host {
+            lab.cluster.start_node(node)?;
+        }
+        status = lab.cluster.wait_settled(epoch, SETTLE_LIMIT).await?;
+        measured.push(read(lab, &writer, killed, status.epoch).await?);
+    }
+    let record = writer.stop();
+    // Asynchronous replication promises no more than its bound.
+    let quorum = matches!(lab.cluster.options.mode, pgkeel::demo::layout::Mode::Quorum(_));
+    if quorum {
+        lab.nothing_lost(&record).await?;
+    }
+    Ok(measured)
+}
+
+/// What the last kill cost the client, and on what the time was spent.
+async fn read(lab: &Lab, writer: &Writer, killed: Stamp, epoch: u64) -> Result<Kill> {
+    let record = writer.so_far();
+    let first_write = record.resumed_after(killed).context("no write after the kill")?.at.wall_ms;
+    let history = lab.cluster.why().await?;
+    let change =
+        failover::find(&history, epoch).context("the history does not have the change of primary")?;
+    let split = change.split(killed.wall_ms, first_write).context("the change of primary is not finished")?;
+    Ok(Kill::new(record.longest_gap_after(killed), split))
+}
+
+async fn watch_idle(lab: &mut Lab) -> Result<Vec<Idle>> {
+    let status = lab.up().await?;
+    let primary = lab.primary(&status)?;
+    sleep(REST).await;
+    let before: Vec<Usage> = lab.cluster.nodes.iter().map(usage).collect();
+    sleep(IDLE_TIME).await;
+    let after: Vec<Usage> = lab.cluster.nodes.iter().map(usage).collect();
+    let idle = lab.cluster.nodes.iter().enumerate().zip(before.iter().zip(&after)).map(
+        |((number, node), (a, b))| {
+            let ticks = b.cpu_ticks.saturating_sub(a.cpu_ticks) as f64;
+            Idle {
+                node: node.place.name.clone(),
+                role: if number == primary { "primary" } else { "standby" }.to_owned(),
+                memory_mib: b.resident_bytes as f64 / f64::from(1 << 20),
+                cpu_percent: 100.0 * ticks / TICKS_PER_S / IDLE_TIME.as_secs_f64(),
+            }
+        },
+    );
+    Ok(idle.collect())
+}
+
+fn usage(node: &LocalNode) -> Usage {
+    let pids: Vec<i32> = node.agent().into_iter().chain(node.guard()).collect();
+    processes::usage(&pids)
+}
