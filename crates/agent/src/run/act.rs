@@ -183,6 +183,8 @@ impl Run {
             Done::Promoted(server, sync) => {
                 self.local.server = server;
                 self.local.sync_configured = Some(sync.members);
+                // The standbys need their slots here before they can stream.
+                self.acting.slots_kept_at = None;
             }
             Done::Following(_) => {
                 if let (Server::Standby(standby), Some((_, node))) =
