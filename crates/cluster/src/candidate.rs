@@ -25,7 +25,8 @@ pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -
 }
 
 fn settle(state: &State, seal: &Seal) -> Seal {
-    let line = seal.line.as_deref().map(|line| lineage::settled(state, line, seal.timeline, seal.lsn).to_owned());
+    let line =
+        seal.line.as_deref().map(|line| lineage::settled(state, line, seal.timeline, seal.lsn).to_owned());
     Seal { line, ..seal.clone() }
 }
 

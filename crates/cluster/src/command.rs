@@ -4,8 +4,8 @@ use crate::basics::{Epoch, NodeName, WallMs};
 use crate::observe::Promoted;
 use crate::reason::Reason;
 use crate::state::{
-    Appointment, Entry, HISTORY_MAX, Member, OldLease, PROMOTIONS_MAX, Phase, Promotion, Published, Replication, Settings,
-    State,
+    Appointment, Entry, HISTORY_MAX, Member, OldLease, PROMOTIONS_MAX, Phase, Promotion, Published,
+    Replication, Settings, State,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

@@ -229,6 +229,8 @@ pub struct Observations {
     pub lease_given_until: Option<Moment>,
     /// When the primary was last seen to stream to each standby.
     pub streamed_at: BTreeMap<NodeName, Moment>,
+    /// The furthest position that the primary of this epoch reported; its later reports may not know it any more.
+    pub primary_reached: Option<(Epoch, Lsn)>,
 }
 
 impl Observations {
@@ -242,6 +244,7 @@ impl Observations {
             open_since: None,
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
+            primary_reached: None,
         }
     }
 
@@ -254,6 +257,13 @@ impl Observations {
                 }
             }
         }
+        // Its last word may come when the next epoch is open already.
+        if let (Some(last), Server::Primary { lsn, .. }) = (state.promotions.last(), &observation.server)
+            && last.node == observation.node
+            && observation.epoch >= last.epoch
+        {
+            self.primary_reached = self.primary_reached.max(Some((last.epoch, *lsn)));
+        }
         self.nodes.insert(observation.node.clone(), Heard { at: now, observation });
     }
 
@@ -265,6 +275,13 @@ impl Observations {
             _ if open => self.open_since = Some((state.epoch, now)),
             _ => self.open_since = None,
         }
+    }
+
+    /// How far the last appointed primary is known to have come by its own word.
+    #[must_use]
+    pub fn last_primary_lsn(&self, state: &State) -> Option<Lsn> {
+        let (epoch, lsn) = self.primary_reached?;
+        (state.promotions.last()?.epoch == epoch).then_some(lsn)
     }
 
     /// The last observation of `node`, if it is younger than `age_max` at `now`.

@@ -313,7 +313,8 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
         Server::Standby(standby) => {
             let as_sealed = standby.upstream.is_none() && standby.lsn >= appointment.sealed_lsn;
             let settled = settled_line(state, local, standby);
-            let line_fits = settled == appointment.parent.as_deref() || local.line.as_ref() == Some(&appointment.promotion_id);
+            let line_fits = settled == appointment.parent.as_deref()
+                || local.line.as_ref() == Some(&appointment.promotion_id);
             if as_sealed && line_fits {
                 let line = appointment.promotion_id.clone();
                 Step::Promote { epoch: state.epoch, line, sync: sync_names(state) }
@@ -355,7 +356,9 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
             }
         };
     }
-    if local.following == Some((state.epoch, primary.clone())) {
+    // A standby that noted whom to follow and was cut short before it was told to: it is told again.
+    let untold = matches!(&local.server, Server::Standby(s) if s.upstream.as_ref() != Some(primary));
+    if local.following == Some((state.epoch, primary.clone())) && !untold {
         return match &local.server {
             Server::Stopped => Step::StartSealed,
             Server::Primary { .. } => Step::Fence { epoch: state.epoch },

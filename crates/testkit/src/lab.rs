@@ -151,7 +151,8 @@ impl Lab {
         let primary = self.node(self.primary(&status)?)?;
         let present = ids(primary.place.postgres_port, &self.load()?.table, SHORT_LIMIT).await?;
         let lost = record.lost(&present);
-        println!(
+        // Not on standard output, which is the benchmark's for programs.
+        eprintln!(
             "acknowledged {}, lost {}, longest gap {:.2} s, unknown {}, connections {}",
             record.acks.len(),
             lost.len(),

@@ -66,6 +66,7 @@ fn user_settings(place: &Place) -> String {
     let mut text = String::from(
         "# Written by pgkeel at every start; change [postgres.settings] in its configuration file instead.\n\
          # Defaults:\nmax_slot_wal_keep_size = '16GB'\nmax_wal_senders = 20\nmax_replication_slots = 20\n\
+         wal_sender_timeout = '10s'\nwal_receiver_timeout = '10s'\n\
          # Settings from the configuration file:\n",
     );
     for (name, value) in &place.settings.settings {

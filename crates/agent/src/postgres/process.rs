@@ -43,7 +43,10 @@ pub async fn wait_until_it_takes_signals(place: &Place) -> Result<(), PgError> {
     let began = Instant::now();
     while tokio::net::UnixStream::connect(&socket).await.is_err() {
         if began.elapsed() > LISTEN_LIMIT {
-            return Err(PgError::Slow { doing: "the start of the server".into(), limit_s: LISTEN_LIMIT.as_secs() });
+            return Err(PgError::Slow {
+                doing: "the start of the server".into(),
+                limit_s: LISTEN_LIMIT.as_secs(),
+            });
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -39,7 +39,10 @@ pub async fn rewind(place: &Place, from: &Upstream, timeline: Timeline) -> Resul
 async fn end_recovery(place: &Place) -> Result<(), PgError> {
     process::mark_standby(place, Kind::Primary)?;
     let mut command = place.command("postgres");
-    command.args(["--single", "-F", "-c", "synchronous_standby_names=", "-D"]).arg(place.data()).arg("template1");
+    command
+        .args(["--single", "-F", "-c", "synchronous_standby_names=", "-D"])
+        .arg(place.data())
+        .arg("template1");
     programs::run("postgres --single", command, RECOVERY_LIMIT).await?;
     Ok(())
 }

@@ -74,7 +74,9 @@ fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
 }
 
 fn safe_in_quorum(state: &State, seals: &Seals, k: usize) -> Result<Safe, Reason> {
-    let sealed: BTreeSet<NodeName> = seals.keys().cloned().collect();
+    // Only data that may be chosen counts: the one sealed node that has a commit must not be one that is passed over.
+    let fits = |seal: &Seal| lineage::eligible(state, seal.line.as_deref(), seal.lsn);
+    let sealed: BTreeSet<NodeName> = seals.iter().filter(|(_, s)| fits(s)).map(|(n, _)| n.clone()).collect();
     let in_force = !state.sync.in_force.is_empty();
     if in_force && quorum::covers_all(&sealed, &state.sync, k) {
         let of = state.sync.target();
@@ -127,7 +129,8 @@ fn safe_in_async(
             "every standby that runs should seal, so that the best is known",
         ));
     }
-    let missing_bytes = furthest_primary_lsn(seen).map(|p| p.bytes_after(best.1.lsn));
+    let known = furthest_primary_lsn(seen).max(seen.last_primary_lsn(state));
+    let missing_bytes = known.map(|p| p.bytes_after(best.1.lsn));
     match missing_bytes {
         Some(missing_bytes) if missing_bytes <= max_loss_bytes => {
             Ok(Safe::WithinLoss { missing_bytes, max_loss_bytes })
@@ -151,7 +154,7 @@ fn old_lease_left(settings: &Settings, seen: &Observations, lease: OldLease, now
     Some(until.since(now.at)).filter(|left| *left > 0)
 }
 
-/// Nodes that run a server that has not sealed yet and has not failed.
+/// Nodes that run a server that has not sealed yet and has not failed, or that a new leader has not heard yet.
 fn may_still_seal(
     state: &State,
     settings: &Settings,
@@ -159,13 +162,19 @@ fn may_still_seal(
     seals: &Seals,
     now: &Now,
 ) -> BTreeSet<NodeName> {
-    let still = |node: &NodeName| {
-        seen.fresh(node, now.at, settings.detect_ms).is_some_and(|o| match o.server {
+    let new_here = now.at.since(seen.leading_since) < settings.detect_ms;
+    let still = |node: &NodeName| match seen.fresh(node, now.at, settings.detect_ms) {
+        None => new_here && !seen.nodes.contains_key(node),
+        Some(o) => match o.server {
             Server::Standby(_) | Server::Starting => matches!(o.data, DataDir::Present { .. }),
             Server::Unknown | Server::Stopped | Server::Unresponsive { .. } | Server::Primary { .. } => false,
-        })
+        },
     };
-    state.data_nodes().map(|(n, _)| n.clone()).filter(|n| !seals.contains_key(n) && still(n)).collect()
+    // The failed primary is not waited for: it would have to start and recover first, and `max_loss` bounds what it has
+    // more than the others.
+    let last = state.last_appointed.as_ref().map(|a| &a.node);
+    let others = state.data_nodes().map(|(n, _)| n.clone()).filter(|n| Some(n) != last);
+    others.filter(|n| !seals.contains_key(n) && still(n)).collect()
 }
 
 fn appoint(

@@ -2,7 +2,9 @@
 //!
 //! A standby that streams joins the set; one that has not streamed for `detect` leaves it, but never below k members:
 //! then commits wait. A change is joint: the new set is recorded beside the old, PostgreSQL is seen to obey it, k of its
-//! members are seen to have flushed everything before, and only then the old set is dropped.
+//! members are seen to have flushed everything before, and only then the old set is dropped. The next change begins only
+//! when PostgreSQL was seen to obey the last: otherwise, after a change there and back, a report from before both would
+//! look like the end of the second, while PostgreSQL may still obey the first.
 
 use super::{Draft, Now, Outcome};
 use crate::basics::{Moment, NodeName};
@@ -19,7 +21,8 @@ const SETS_MAX: usize = 64;
 pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
     let Replication::Quorum { k } = settings.replication else { return Outcome::Nothing };
     let Some(primary) = state.primary() else { return Outcome::Nothing };
-    let Some(report) = seen.fresh(primary, now.at, settings.detect_ms) else { return Outcome::Nothing };
+    let report = seen.fresh(primary, now.at, settings.detect_ms).filter(|o| o.epoch == state.epoch);
+    let Some(report) = report else { return Outcome::Nothing };
     if state.sync.in_force.len() > 1
         && let Some(draft) = drop_old(state, report, k)
     {
@@ -27,7 +30,8 @@ pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, no
     }
     let target = state.sync.target();
     let wanted = wanted(state, settings, seen, report, &target, k, now.at);
-    if wanted != target && state.sync.in_force.len() < SETS_MAX {
+    let obeyed = report.sync_applied.as_ref().is_some_and(|applied| applied.members == target);
+    if obeyed && wanted != target && state.sync.in_force.len() < SETS_MAX {
         let why = why(&target, &wanted);
         return Outcome::Do(Draft {
             change: Change::SyncSetNext { epoch: state.epoch, next: wanted.clone() },

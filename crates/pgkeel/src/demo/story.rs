@@ -113,7 +113,8 @@ impl Told {
     /// Nodes that are in another state than when they were told of last.
     fn new_states(&mut self, status: &Status) -> Vec<String> {
         let mut news = Vec::new();
-        for node in &status.nodes {
+        // A new leader has not heard from everybody yet: that is no news.
+        for node in status.nodes.iter().filter(|node| node.heard_ms.is_some()) {
             let state = format!("{}: {}", node.node, node.state);
             if self.nodes.get(&node.node) != Some(&state) {
                 // Percentages in it change all the time; the first one is enough.

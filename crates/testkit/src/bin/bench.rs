@@ -1,6 +1,7 @@
 //! `make bench`: how long a client waits for its next write when the primary is lost, what that time is spent on, and
 //! what an idle node costs. With `--json` for programs; `--kills N` for another number than five.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,7 +40,17 @@ struct Arguments {
     kills: usize,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments = arguments(std::env::args().skip(1))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let report = runtime.block_on(measure(&arguments))?;

@@ -237,7 +237,9 @@ impl World {
         let data = host.postgres.data.as_ref().filter(|_| host.postgres.process == Process::Primary)?;
         let expected = match &host.replica.state.phase {
             Phase::Initialising { node } if *node == host.name => first_promotion_id(node),
-            Phase::Promoting { appointment } if appointment.node == host.name => appointment.promotion_id.clone(),
+            Phase::Promoting { appointment } if appointment.node == host.name => {
+                appointment.promotion_id.clone()
+            }
             _ => return None,
         };
         (host.notes.line.as_ref() == Some(&expected) && host.notes.unfinished.is_none()).then(|| Promoted {

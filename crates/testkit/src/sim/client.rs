@@ -17,7 +17,9 @@ impl World {
         let id = self.number();
         let bytes = self.random.between(40, 300);
         let postgres = &mut self.nodes[node].postgres;
-        let Some(data) = postgres.data.as_mut().filter(|_| postgres.process == Process::Primary) else { return };
+        let Some(data) = postgres.data.as_mut().filter(|_| postgres.process == Process::Primary) else {
+            return;
+        };
         data.write(id, bytes);
         let lsn = data.lsn();
         postgres.waiting.push_back(Waiting { id, lsn });

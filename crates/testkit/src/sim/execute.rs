@@ -52,12 +52,7 @@ impl World {
             Step::Promote { epoch, line, sync } => {
                 return self.begin_promotion(node, *epoch, line.clone(), sync.clone());
             }
-            Step::SetSync { .. } => {
-                if let Some(agent) = &mut self.nodes[node].agent {
-                    agent.sync_applied = None;
-                }
-                (2, 15)
-            }
+            Step::SetSync { .. } => (2, 15),
             Step::Fence { .. } => (1, 10),
         };
         let wait = self.random.ms(from, to);
@@ -179,7 +174,7 @@ impl World {
     }
 
     fn finish_copy(&mut self, node: NodeId, from: &cluster::NodeName, line: String) {
-        let Some(source) = self.readable_source(node, from) else { return };
+        let Some(source) = self.readable_source(node, from, &line) else { return };
         let notes = &mut self.nodes[node].notes;
         *notes = super::node::Notes { line: Some(line), inconsistent: true, ..Default::default() };
         self.nodes[node].postgres.data = Some(source);
@@ -187,7 +182,7 @@ impl World {
     }
 
     fn finish_rewind(&mut self, node: NodeId, from: &cluster::NodeName, epoch: Epoch, line: String) {
-        let Some(mut source) = self.readable_source(node, from) else { return };
+        let Some(mut source) = self.readable_source(node, from, &line) else { return };
         let host = &mut self.nodes[node];
         let Some(data) = &host.postgres.data else { return };
         let Some(point) = data.rewind_point(&source) else { return };
@@ -204,14 +199,15 @@ impl World {
         host.notes.rewound_for = Some(epoch);
         host.notes.line = Some(line);
         if !honest {
-            self.checks.break_prefix(node, "pg_rewind kept WAL that its source never had");
+            super::invariants::prefix_broken(self, node, "pg_rewind kept WAL that its source never had");
         }
         self.note_rejoin(node, RejoinWay::Rewind);
     }
 
-    /// What a primary that can be reached has, readable from its present end on.
-    fn readable_source(&self, node: NodeId, from: &cluster::NodeName) -> Option<Data> {
-        let source = self.id(from)?;
+    /// What a primary that can be reached has, readable from its present end on. A copy breaks when its source is
+    /// restarted, so it never holds WAL of a later line than the one it was begun for.
+    fn readable_source(&self, node: NodeId, from: &cluster::NodeName, line: &str) -> Option<Data> {
+        let source = self.id(from).filter(|id| self.nodes[*id].notes.line.as_deref() == Some(line))?;
         let reached = self.network.connected(node, source, self.now) && self.nodes[source].server_runs();
         let postgres = &self.nodes[source].postgres;
         let mut data = postgres.data.clone().filter(|_| reached && postgres.process == Process::Primary)?;
@@ -235,21 +231,24 @@ impl World {
     fn finish_set_sync(&mut self, node: NodeId, sync: SyncNames) {
         let postgres = &mut self.nodes[node].postgres;
         postgres.sync = sync.clone();
-        let senders: Vec<(NodeId, u64)> = postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
+        let senders: Vec<(NodeId, u64)> =
+            postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
         if let Some(agent) = &mut self.nodes[node].agent {
-            agent.sync_configured = Some(sync.members.clone());
+            agent.sync_configured = Some(sync.members);
+            agent.sync_applied = None;
         }
         for (standby, connection) in senders {
             let wait = self.random.ms(0, 80);
-            self.after(wait, Event::Obeys { node, standby, connection, sync: sync.clone() });
+            self.after(wait, Event::Obeys { node, standby, connection });
         }
     }
 
-    /// A WAL sender has re-read the configuration.
-    pub fn obey(&mut self, node: NodeId, standby: NodeId, connection: u64, sync: SyncNames) {
-        let sender = self.nodes[node].postgres.senders.get_mut(&standby);
+    /// A WAL sender re-reads the configuration.
+    pub fn obey(&mut self, node: NodeId, standby: NodeId, connection: u64) {
+        let postgres = &mut self.nodes[node].postgres;
+        let sender = postgres.senders.get_mut(&standby);
         if let Some(sender) = sender.filter(|s| s.connection == connection) {
-            sender.obeys = sync;
+            sender.obeys = postgres.sync.clone();
         }
     }
 

@@ -50,7 +50,8 @@ impl World {
         let host = &mut self.nodes[node];
         host.agent = None;
         host.agent_process = Running::Yes;
-        host.backlog.retain(|e| !matches!(e, Event::Tick { .. } | Event::Message { .. } | Event::Done { .. }));
+        host.backlog
+            .retain(|e| !matches!(e, Event::Tick { .. } | Event::Message { .. } | Event::Done { .. }));
         let boots = host.boots;
         let wait = self.random.ms(50, 4000);
         self.after(wait, Event::AgentStart { node, boots });

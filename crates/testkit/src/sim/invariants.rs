@@ -55,11 +55,6 @@ impl Checks {
         }
     }
 
-    /// A server's WAL is not what its own PostgreSQL believes.
-    pub fn break_prefix(&mut self, node: NodeId, what: &str) {
-        prefix::broken(self, node, what);
-    }
-
     /// Outside faults have ended.
     pub fn healed(&mut self, now: u64) {
         self.recovery.healed(now);
@@ -81,9 +76,14 @@ pub fn after_event(world: &mut World) {
     }
 }
 
+/// A server's WAL is not what its own PostgreSQL believes.
+pub fn prefix_broken(world: &mut World, node: NodeId, what: &str) {
+    prefix::broken(world, node, what);
+}
+
 /// A client was told that its commit is safe.
 pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
-    writer::acknowledged(world, node);
+    writer::acknowledged(world, node, commit);
     durability::acknowledged(world, commit);
     liveness::acknowledged(world, node);
 }

@@ -20,9 +20,10 @@ impl World {
         if let Some(left) = left {
             lease::remember(&mut leading.seen, state, left, now);
         }
-        let epoch = state.epoch;
-        self.checks.knowledge.hear(to, leading.term, &observation);
-        leading.seen.hear(state, observation, now);
+        let (epoch, term) = (state.epoch, leading.term);
+        leading.seen.hear(state, observation.clone(), now);
+        let promoted_for = self.nodes[from].postgres.promoted_for;
+        self.checks.knowledge.hear(term, promoted_for, &observation);
         self.send(to, from, Message::Answer { sent, lease: left.map(|left| (epoch, left)) });
         self.decide(to);
     }

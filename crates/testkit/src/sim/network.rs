@@ -48,7 +48,8 @@ impl Network {
         if from == to {
             return 1;
         }
-        let extra = self.slow.get(&(from, to)).filter(|(_, until)| *until > now).map_or(0, |(extra, _)| *extra);
+        let extra =
+            self.slow.get(&(from, to)).filter(|(_, until)| *until > now).map_or(0, |(extra, _)| *extra);
         random.between(200, 2500) + extra
     }
 

@@ -42,7 +42,13 @@ pub struct Data {
 impl Data {
     /// What initdb makes.
     pub fn new(system_identifier: u64) -> Data {
-        Data { system_identifier, records: Vec::new(), forks: Vec::new(), timeline: 1, consistent_at: FIRST_LSN }
+        Data {
+            system_identifier,
+            records: Vec::new(),
+            forks: Vec::new(),
+            timeline: 1,
+            consistent_at: FIRST_LSN,
+        }
     }
 
     /// The end of the WAL held.

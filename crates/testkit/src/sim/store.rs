@@ -7,7 +7,7 @@
 use super::agent::Agent;
 use super::node::NodeId;
 use super::world::{Event, World};
-use cluster::command::{Command, apply};
+use cluster::command::{Change, Command, apply};
 use cluster::observe::{Observation, Observations};
 use cluster::reason::Reason;
 use cluster::state::Phase;
@@ -259,6 +259,9 @@ impl World {
     }
 
     fn append(&mut self, command: Command) {
+        if let Change::Appoint { .. } = command.change {
+            self.checks.knowledge.appoint(self.store.term);
+        }
         let before = self.checks.agreed.epoch;
         let applied = apply(&mut self.checks.agreed, &command);
         if self.checks.agreed.epoch > before && matches!(self.checks.agreed.phase, Phase::Sealing { .. }) {

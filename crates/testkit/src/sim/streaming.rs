@@ -123,7 +123,8 @@ impl World {
         let now = self.now;
         let postgres = &mut self.nodes[to].postgres;
         let receives = matches!(postgres.process, Process::Standby | Process::Recovering);
-        let Some(receiver) = postgres.receiver.as_mut().filter(|r| r.connection == connection && receives) else {
+        let Some(receiver) = postgres.receiver.as_mut().filter(|r| r.connection == connection && receives)
+        else {
             return;
         };
         receiver.heard_at = now;
@@ -136,7 +137,11 @@ impl World {
         data.receive(&records, &forks);
         let flush_lsn = data.lsn();
         if !honest {
-            self.checks.break_prefix(to, "WAL was streamed onto a history that it does not continue");
+            super::invariants::prefix_broken(
+                self,
+                to,
+                "WAL was streamed onto a history that it does not continue",
+            );
         }
         self.send_stream(to, from, StreamMessage::Confirm { connection, flush_lsn });
         self.become_consistent(to);
@@ -171,7 +176,8 @@ impl World {
     /// Ends the server at once; who can notice notices.
     pub fn kill_server(&mut self, node: NodeId) {
         let postgres = &self.nodes[node].postgres;
-        let mut ends: Vec<(NodeId, u64)> = postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
+        let mut ends: Vec<(NodeId, u64)> =
+            postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
         ends.extend(postgres.receiver.map(|r| (r.upstream, r.connection)));
         self.nodes[node].postgres.kill();
         for (other, connection) in ends {

@@ -10,7 +10,7 @@ use super::streaming::StreamMessage;
 use super::{Report, Trace};
 use cluster::decide::Proposed;
 use cluster::state::{Replication, Settings};
-use cluster::step::{Step, SyncNames};
+use cluster::step::Step;
 use cluster::{Moment, NodeName};
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub enum Event {
     /// The server has left recovery.
     Promoted { node: NodeId, life: u64 },
     /// A WAL sender has re-read the configuration.
-    Obeys { node: NodeId, standby: NodeId, connection: u64, sync: SyncNames },
+    Obeys { node: NodeId, standby: NodeId, connection: u64 },
     /// A message of a WAL stream.
     Stream { from: NodeId, to: NodeId, message: StreamMessage },
     /// The server's regular work: keepalives, attempts to connect, time-outs.
@@ -239,7 +239,7 @@ impl World {
             Event::AgentStart { node, boots } => self.start_agent(node, boots),
             Event::Started { node, life } => self.server_started(node, life),
             Event::Promoted { node, life } => self.server_promoted(node, life),
-            Event::Obeys { node, standby, connection, sync } => self.obey(node, standby, connection, sync),
+            Event::Obeys { node, standby, connection } => self.obey(node, standby, connection),
             Event::Stream { from, to, message } => self.hear_stream(from, to, message),
             Event::ServerTick { node, boots } => self.server_tick(node, boots),
             Event::Guard { node, boots } => self.guard(node, boots),

@@ -42,18 +42,11 @@ fn agent_port_taken() -> Result<()> {
 #[test]
 fn postgres_port_taken() -> Result<()> {
     run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
-        let place = lab.node(0)?.place.clone();
-        let taken = occupy(place.postgres_port)?;
-        lab.cluster.start()?;
-        let port = place.postgres_port.to_string();
-        let what = format!("status says that port {port} of {} is taken", place.name);
-        let said = |status: &cluster::status::Status| {
-            status.nodes.iter().any(|node| node.node.as_str() == place.name && node.why.contains(&port))
-        };
-        let status = lab.cluster.wait_until(&what, SETTLE_LIMIT, said).await?;
-        println!("{}", pgkeel::demo::observe::in_short(&status));
+        let port = lab.node(0)?.place.postgres_port;
+        let taken = occupy(port)?;
+        refuses_to_run(lab, 0, &[&port.to_string()]).await?;
         drop(taken);
-        lab.cluster.wait_settled(0, SETTLE_LIMIT).await.context("once the port is free")?;
+        lab.up().await.context("once the port is free")?;
         Ok(())
     })
 }

@@ -13,6 +13,13 @@ pub(super) struct Promotions {
     began_with: BTreeMap<Epoch, Vec<Record>>,
 }
 
+impl Promotions {
+    /// Whether the primary of `epoch` held the record `id` from the beginning.
+    pub(super) fn began_with(&self, epoch: Epoch, id: u64) -> bool {
+        self.began_with.get(&epoch).is_some_and(|records| records.iter().any(|r| r.id == id))
+    }
+}
+
 pub(super) fn check(world: &mut World, node: NodeId) {
     let host = &world.nodes[node];
     let epoch = host.postgres.promoted_for;
@@ -34,6 +41,7 @@ fn wrong(world: &World, node: NodeId, epoch: Epoch, records: &[Record]) -> Optio
     let published = agreed.promotions.iter().rev().find(|p| p.epoch < epoch && p.published.is_some())?;
     let before = world.checks.promotions.began_with.get(&published.epoch)?;
     let both = records.len().min(before.len());
-    (records.get(..both) != before.get(..both))
-        .then(|| format!("it holds WAL that {}, primary of epoch {}, never had", published.node, published.epoch))
+    (records.get(..both) != before.get(..both)).then(|| {
+        format!("it holds WAL that {}, primary of epoch {}, never had", published.node, published.epoch)
+    })
 }

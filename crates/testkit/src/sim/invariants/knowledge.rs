@@ -1,32 +1,32 @@
 //! What each leader was told of the primary's position: the measure of `max_loss`, kept apart from the rules' own.
 
-use super::super::node::NodeId;
-use cluster::Lsn;
 use cluster::observe::{Observation, Server};
+use cluster::{Epoch, Lsn};
 use std::collections::BTreeMap;
 
-/// For each leader and term: the furthest position of a primary that any heartbeat spoke of, by epoch.
+/// The furthest position of the latest primary that any heartbeat spoke of, by the leader's term.
 #[derive(Debug, Default)]
 pub struct Knowledge {
-    told: BTreeMap<(u64, NodeId), (u64, Lsn)>,
+    told: BTreeMap<u64, (Epoch, Lsn)>,
+    at_appointment: Option<(Epoch, Lsn)>,
 }
 
 impl Knowledge {
-    /// A leader hears a heartbeat.
-    pub fn hear(&mut self, leader: NodeId, term: u64, observation: &Observation) {
+    /// A leader hears a heartbeat of a node that was last promoted for `promoted_for`.
+    pub fn hear(&mut self, term: u64, promoted_for: Epoch, observation: &Observation) {
         if let Server::Primary { lsn, .. } = observation.server {
-            let told = self.told.entry((term, leader)).or_default();
-            if observation.epoch > told.0 {
-                *told = (observation.epoch, lsn);
-            } else if observation.epoch == told.0 {
-                told.1 = told.1.max(lsn);
-            }
+            let told = self.told.entry(term).or_default();
+            *told = (*told).max((promoted_for, lsn));
         }
     }
 
-    /// The furthest position that the leader of the last term was told of, of a primary older than `epoch`.
-    pub fn furthest_before(&self, epoch: u64) -> Option<Lsn> {
-        let (_, (of, lsn)) = self.told.last_key_value()?;
-        (*of < epoch).then_some(*lsn)
+    /// The leader of `term` appoints a primary.
+    pub fn appoint(&mut self, term: u64) {
+        self.at_appointment = self.told.get(&term).copied();
+    }
+
+    /// The furthest position that the leader who appointed the last primary was told of, of one older than `epoch`.
+    pub fn furthest_before(&self, epoch: Epoch) -> Option<Lsn> {
+        self.at_appointment.filter(|(of, _)| *of < epoch).map(|(_, lsn)| lsn)
     }
 }

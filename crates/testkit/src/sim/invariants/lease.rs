@@ -17,6 +17,10 @@ pub(super) fn check(world: &mut World) {
     let holders: Vec<usize> = (0..world.nodes.len()).filter(|id| holds(*id)).collect();
     if holders.len() > 1 {
         let names: Vec<String> = holders.iter().map(|id| world.nodes[*id].name.to_string()).collect();
-        world.checks.fail("lease", format!("{} hold a lease and take writes", names.join(" and ")), world.now);
+        world.checks.fail(
+            "lease",
+            format!("{} hold a lease and take writes", names.join(" and ")),
+            world.now,
+        );
     }
 }

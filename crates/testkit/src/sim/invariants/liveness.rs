@@ -36,10 +36,17 @@ pub(super) fn check(world: &mut World) {
         Phase::Serving { appointment } => world.id(&appointment.node),
         _ => None,
     };
-    let whole = primary.is_some_and(|p| world.checks.recovery.acknowledged_by == Some(p) && all_follow(world, p));
+    let whole =
+        primary.is_some_and(|p| world.checks.recovery.acknowledged_by == Some(p) && all_follow(world, p));
     world.checks.recovery.whole = whole;
     if !whole && world.now > STUCK_AT {
-        let waits: Vec<String> = world.nodes.iter().filter_map(|n| n.agent.as_ref()?.leads.as_ref()).flat_map(|l| l.waits.iter()).map(ToString::to_string).collect();
+        let waits: Vec<String> = world
+            .nodes
+            .iter()
+            .filter_map(|n| n.agent.as_ref()?.leads.as_ref())
+            .flat_map(|l| l.waits.iter())
+            .map(ToString::to_string)
+            .collect();
         let nodes: Vec<String> = world
             .nodes
             .iter()

@@ -11,7 +11,8 @@ pub(super) fn check(world: &mut World, node: NodeId) {
     let Some(known) = world.checks.knowledge.furthest_before(host.postgres.promoted_for) else { return };
     let missing = known.bytes_after(host.postgres.lsn());
     if missing > max_loss_bytes {
-        let what = format!("{} is promoted and lacks {missing} bytes; {max_loss_bytes} are allowed", host.name);
+        let what =
+            format!("{} is promoted and lacks {missing} bytes; {max_loss_bytes} are allowed", host.name);
         world.checks.fail("max_loss", what, world.now);
     }
 }

@@ -3,8 +3,9 @@
 //! `cluster::lineage` must prevent it.
 
 use super::super::node::NodeId;
-use super::Checks;
+use super::super::world::World;
 
-pub(super) fn broken(checks: &mut Checks, node: NodeId, what: &str) {
-    checks.fail("prefix", format!("n{}: {what}", node + 1), 0);
+pub(super) fn broken(world: &mut World, node: NodeId, what: &str) {
+    let what = format!("{}: {what}", world.nodes[node].name);
+    world.checks.fail("prefix", what, world.now);
 }

@@ -21,7 +21,8 @@ pub(super) fn check(world: &mut World) {
             continue;
         }
         let shown = view(state);
-        let same = world.checks.views.by_revision.entry(state.revision).or_insert_with(|| shown.clone()) == &shown;
+        let same =
+            world.checks.views.by_revision.entry(state.revision).or_insert_with(|| shown.clone()) == &shown;
         world.checks.views.seen.insert(id, stamp);
         if stamp < last || !same {
             let name = &world.nodes[id].name;

@@ -1,0 +1,426 @@
+//! The little language of the transcripts.
+//!
+//! ```text
+//! cluster quorum 1: n1 n2 n3 w+        w+ is a witness; `cluster async 1000: ...` allows to lose 1000 bytes
+//! n1 leads                             a new leader, who has heard nothing yet
+//! n1 has served up to 1/500            skips the beginning: n1 is primary, the others follow and are its sync set
+//! 500 ms                               time passes; every node that is not silent sends its heartbeats
+//! n1 is lost | agent silent | back     nobody hears the host | its agent, while WAL flows | anybody hears it again
+//! n2 still hears n1                    ... although n1 is silent to the others
+//! n1 no data | stopped | starting | hangs 9000 | primary 2/500 | standby 2/500 [of n2]    its server, timeline/position
+//! n1 data 77                           its data directory belongs to this system identifier
+//! n1 lease                             it gets a lease for the present epoch
+//! n1 done                              it has done the step it was told
+//! n1 line p2 | unfinished | inconsistent | lags
+//! n1 streams to n2 2/500, n3 2/400     pg_stat_replication of n1; nobody: `n1 streams to -`
+//! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then
+//! step of n2                           tells the step again, changed or not
+//! history                              the last promotions and sync sets, as recorded
+//! ```
+
+use super::words;
+use cluster::command::{Change, Command, apply, first_promotion_id};
+use cluster::decide::{Decision, Now, Proposed, decide};
+use cluster::observe::{
+    DataDir, Observation, Observations, Promoted, Replica, Seal, Server, Standby, SyncApplied,
+};
+use cluster::state::{Fork, Member, PgAddress, Phase, Replication, Settings, State};
+use cluster::step::{Local, Step, Unfinished, step};
+use cluster::{Lsn, Moment, NodeName, Timeline, lease, status};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    Heard,
+    AgentSilent,
+    Lost,
+}
+
+struct Node {
+    local: Local,
+    voice: Voice,
+    silent_since: Moment,
+    still_heard_by: BTreeSet<NodeName>,
+    lags: bool,
+    forks: Vec<Fork>,
+    replicas: BTreeMap<NodeName, Replica>,
+    sync_applied: Option<SyncApplied>,
+    primary_lsn: Option<Lsn>,
+    told: String,
+}
+
+#[derive(Default)]
+pub struct Story {
+    state: State,
+    seen: Option<Observations>,
+    proposed: Option<Proposed>,
+    nodes: BTreeMap<NodeName, Node>,
+    now: Moment,
+    epoch_since: Moment,
+    waits: String,
+    view: String,
+    out: Vec<String>,
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+/// `2/500`: timeline 2, position 0/500.
+fn position(text: &str) -> (Timeline, Lsn) {
+    let (timeline, lsn) =
+        text.split_once('/').unwrap_or_else(|| panic!("{text}: timeline/position, like 2/500"));
+    (timeline.parse().unwrap(), Lsn(u64::from_str_radix(lsn, 16).unwrap()))
+}
+
+fn standby(timeline: Timeline, lsn: Lsn, upstream: Option<NodeName>) -> Server {
+    let streaming = upstream.is_some();
+    Server::Standby(Standby { timeline, lsn, replay_lsn: lsn, upstream, streaming, replay_lag_ms: None })
+}
+
+impl Story {
+    /// Plays one line of the script and returns what came of it.
+    pub fn play(&mut self, input: &str) -> Vec<String> {
+        let words: Vec<&str> = input.split_whitespace().collect();
+        match words.as_slice() {
+            ["cluster", mode, amount, nodes @ ..] => self.form(mode, amount.trim_end_matches(':'), nodes),
+            [ms, "ms"] => self.pass(ms.parse().unwrap()),
+            [node, "leads"] => self.seen = Some(Observations::new(name(node), self.now)),
+            [node, "has", "served", "up", "to", at] => self.begin_serving(&name(node), position(at)),
+            ["step", "of", node] => self.node(node).told.clear(),
+            ["history"] => self.tell_history(),
+            [node, what @ ..] => self.change(node, what),
+            [] => panic!("an empty line of script"),
+        }
+        self.settle();
+        std::mem::take(&mut self.out)
+    }
+
+    fn node(&mut self, node: &str) -> &mut Node {
+        self.nodes.get_mut(&name(node)).unwrap_or_else(|| panic!("{node} is no node of this story"))
+    }
+
+    fn form(&mut self, mode: &str, amount: &str, nodes: &[&str]) {
+        let amount: u64 = amount.parse().unwrap();
+        let replication = match mode {
+            "async" => Replication::Async { max_loss_bytes: amount },
+            _ => Replication::Quorum { k: amount as usize },
+        };
+        self.now = Moment(100_000);
+        for text in nodes {
+            let witness = text.ends_with('+');
+            let data = if witness { DataDir::Witness } else { DataDir::Absent };
+            let server = if witness { Server::Unknown } else { Server::Stopped };
+            let node = Node {
+                local: Local { data, server, ..Local::default() },
+                voice: Voice::Heard,
+                silent_since: Moment(0),
+                still_heard_by: BTreeSet::new(),
+                lags: false,
+                forks: Vec::new(),
+                replicas: BTreeMap::new(),
+                sync_applied: None,
+                primary_lsn: None,
+                told: String::new(),
+            };
+            self.nodes.insert(name(text.trim_end_matches('+')), node);
+        }
+        let settings = Settings { replication, detect_ms: 1500, drift_ppm: 20_000 };
+        let names = self.nodes.keys().cloned().collect();
+        self.proposed = Some(Proposed { cluster: "story".into(), settings, names });
+    }
+
+    /// The state and the nodes as `bootstrap.txt` leaves them.
+    fn begin_serving(&mut self, primary: &NodeName, (timeline, lsn): (Timeline, Lsn)) {
+        let proposed = self.proposed.clone().unwrap();
+        let line = first_promotion_id(primary);
+        let others: BTreeSet<NodeName> = self
+            .nodes
+            .iter()
+            .filter(|(who, node)| *who != primary && node.local.data != DataDir::Witness)
+            .map(|(who, _)| who.clone())
+            .collect();
+        let quorum = matches!(proposed.settings.replication, Replication::Quorum { .. });
+        let sync = if quorum { others.clone() } else { BTreeSet::new() };
+        let mut changes = vec![Change::Configure { cluster: proposed.cluster, settings: proposed.settings }];
+        for (who, node) in &self.nodes {
+            let member = self.observe(who, node).member.unwrap();
+            changes.push(Change::Register { node: who.clone(), member });
+        }
+        let promoted = Promoted { epoch: 1, timeline, forks: Vec::new(), system_identifier: 7 };
+        changes.push(Change::Initialise { node: primary.clone(), replication_password: String::new() });
+        changes.push(Change::Publish { epoch: 1, promoted, promotion_id: line.clone() });
+        changes.push(Change::SyncSetNext { epoch: 1, next: sync.clone() });
+        for change in changes {
+            apply(&mut self.state, &Command { by: primary.clone(), at: 0, change, reasons: Vec::new() })
+                .unwrap();
+        }
+        for (who, node) in self.nodes.iter_mut().filter(|(_, n)| n.local.data != DataDir::Witness) {
+            node.local.data = DataDir::Present { system_identifier: 7 };
+            node.local.line = Some(line.clone());
+            node.primary_lsn = Some(lsn);
+            node.local.sync_configured = Some(sync.clone());
+            if who == primary {
+                let replica = Replica { streaming: true, flush_lsn: lsn, replay_lsn: lsn };
+                node.local.server = Server::Primary { timeline, lsn };
+                node.replicas = others.iter().map(|other| (other.clone(), replica.clone())).collect();
+                node.sync_applied = Some(SyncApplied { members: sync.clone(), since: lsn });
+            } else {
+                node.local.following = Some((1, primary.clone()));
+                node.local.server = standby(timeline, lsn, Some(primary.clone()));
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let end = self.now.plus(ms);
+        while self.now < end {
+            self.now = self.now.plus(187).min(end);
+            self.settle();
+        }
+    }
+
+    fn change(&mut self, who: &str, what: &[&str]) {
+        let (now, state) = (self.now, self.state.clone());
+        let node = self.node(who);
+        match what {
+            ["is", "lost"] => (node.voice, node.silent_since) = (Voice::Lost, now),
+            ["agent", "silent"] => (node.voice, node.silent_since) = (Voice::AgentSilent, now),
+            ["is", "back"] => {
+                node.voice = Voice::Heard;
+                node.still_heard_by.clear();
+            }
+            ["still", "hears", other] => drop(self.node(other).still_heard_by.insert(name(who))),
+            ["no", "data"] => (node.local.data, node.local.server) = (DataDir::Absent, Server::Stopped),
+            ["data", id] => node.local.data = DataDir::Present { system_identifier: id.parse().unwrap() },
+            ["stopped"] => {
+                node.local.server = Server::Stopped;
+                node.replicas.clear();
+                node.sync_applied = None;
+            }
+            ["starting"] => node.local.server = Server::Starting,
+            ["hangs", ms] => node.local.server = Server::Unresponsive { silent_ms: ms.parse().unwrap() },
+            ["primary", at] => {
+                let (timeline, lsn) = position(at);
+                node.local.server = Server::Primary { timeline, lsn };
+                node.primary_lsn = Some(lsn);
+            }
+            ["standby", at] => node.local.server = standby(position(at).0, position(at).1, None),
+            ["standby", at, "of", other] => {
+                node.local.server = standby(position(at).0, position(at).1, Some(name(other)));
+            }
+            ["knows", "primary", "at", at] => node.primary_lsn = Some(position(at).1),
+            ["lease"] => node.local.lease = Some((state.epoch, now.plus(2250))),
+            ["line", line] => node.local.line = Some((*line).to_owned()),
+            ["unfinished"] => node.local.unfinished = Some(Unfinished::Clone),
+            ["inconsistent"] => node.local.inconsistent = true,
+            ["lags"] => node.lags = true,
+            ["streams", "to", list @ ..] => node.replicas = replicas(list),
+            ["obeys", members @ .., "since", at] => {
+                let members = members.iter().filter(|m| **m != "-").map(|m| name(m)).collect();
+                node.sync_applied = Some(SyncApplied { members, since: position(at).1 });
+            }
+            ["done"] => self.finish_step(who),
+            other => panic!("{other:?}: not a word of this language"),
+        }
+    }
+
+    /// The node has done what it was told: the least that an honest executor leaves behind.
+    fn finish_step(&mut self, who: &str) {
+        let (me, now, state) = (name(who), self.now, self.state.clone());
+        let told = step(&state, &me, &self.node(who).local, now);
+        let node = self.node(who);
+        let at = match &node.local.server {
+            Server::Standby(s) => Some((s.timeline, s.lsn)),
+            _ => None,
+        };
+        match told {
+            Step::Initialise | Step::StartPrimary => {
+                node.local.data = DataDir::Present { system_identifier: 7 };
+                node.local.line = Some(first_promotion_id(&me));
+                node.local.server = Server::Primary { timeline: 1, lsn: Lsn(0x100) };
+            }
+            Step::Clone { line, .. } => {
+                node.local.data = DataDir::Present { system_identifier: state.system_identifier.unwrap() };
+                (node.local.line, node.local.inconsistent) = (Some(line), true);
+                (node.local.unfinished, node.local.server, node.local.seal) = (None, Server::Stopped, None);
+            }
+            Step::StartSealed => {
+                node.local.following = None;
+                node.local.server = Server::Starting;
+            }
+            Step::Seal { epoch } => {
+                let (timeline, lsn) = at.unwrap_or_else(|| panic!("{who} is no standby"));
+                node.local.server = standby(timeline, lsn, None);
+                node.local.following = None;
+                node.local.seal = Some(Seal { epoch, timeline, lsn, line: node.local.line.clone() });
+            }
+            Step::Follow { upstream, epoch, line } => {
+                (node.local.line, node.local.following) = (Some(line), Some((epoch, upstream.clone())));
+                node.local.seal = None;
+                if let Some((timeline, lsn)) = at {
+                    node.local.server = standby(timeline, lsn, Some(upstream));
+                }
+            }
+            Step::Rewind { epoch, line, .. } => {
+                (node.local.line, node.local.rewound_for) = (Some(line), Some(epoch));
+                (node.local.inconsistent, node.local.server) = (true, Server::Stopped);
+            }
+            Step::Promote { line, sync, .. } => {
+                let (timeline, lsn) = at.unwrap();
+                node.local.line = Some(line);
+                node.local.sync_configured = Some(sync.members);
+                node.forks = state.last_published().map(|(_, p)| p.forks.clone()).unwrap_or_default();
+                node.forks.push(Fork { timeline, at: lsn });
+                node.local.server = Server::Primary { timeline: timeline + 1, lsn: Lsn(lsn.0 + 0x10) };
+                node.primary_lsn = Some(Lsn(lsn.0 + 0x10));
+            }
+            Step::SetSync { sync } => node.local.sync_configured = Some(sync.members),
+            Step::Fence { .. } => node.local.server = Server::Stopped,
+            Step::Wait(wait) => self.out.push(format!("{who} was told nothing to do: {wait}")),
+        }
+    }
+
+    /// Heartbeats, decisions, steps: until nothing more follows from what is known.
+    fn settle(&mut self) {
+        let Some(mut seen) = self.seen.take() else { return };
+        for _ in 0..20 {
+            for observation in self.heartbeats() {
+                if let Some(left) = lease::grant(&self.state, &observation, Some(10)) {
+                    lease::remember(&mut seen, &self.state, left, self.now);
+                }
+                seen.hear(&self.state, observation, self.now);
+            }
+            let nonce = format!("p{}", self.state.epoch);
+            let now = Now { at: self.now, wall: self.now.0, nonce };
+            let Decision { command, waits, transfer } =
+                decide(&self.state, &seen, self.proposed.as_ref().unwrap(), &now);
+            self.tell_waits(&waits.iter().map(ToString::to_string).collect::<Vec<_>>(), command.is_some());
+            if let Some(to) = transfer {
+                self.out.push(format!(
+                    "leader {}: leadership goes to {to}, because the leader is primary",
+                    seen.leader
+                ));
+                seen = Observations::new(to, self.now);
+            }
+            let Some(command) = command else { break };
+            let epoch = self.state.epoch;
+            if let Err(refusal) = apply(&mut self.state, &command) {
+                self.out.push(format!("REFUSED: {refusal}"));
+            }
+            for reason in &command.reasons {
+                self.out.push(format!("recorded: {reason}"));
+            }
+            seen.see_state(&self.state, self.now);
+            if self.state.epoch != epoch {
+                self.epoch_since = self.now;
+            }
+        }
+        self.seen = Some(seen);
+        self.tell_view();
+        self.tell_steps();
+    }
+
+    fn tell_waits(&mut self, waits: &[String], decided: bool) {
+        let text = waits.join(" | ");
+        let kind: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if !decided && kind != self.waits {
+            self.out.push(format!("leader, after {} ms: {text}", self.now.0 - 100_000));
+        }
+        self.waits = kind;
+    }
+
+    fn tell_view(&mut self) {
+        let text = words::view(&status::view(&self.state));
+        if text != self.view {
+            self.out.push(text.clone());
+            self.view = text;
+        }
+    }
+
+    fn tell_steps(&mut self) {
+        for (who, node) in &mut self.nodes {
+            let told = words::step(&step(&self.state, who, &node.local, self.now));
+            if node.voice != Voice::Lost && told != node.told {
+                self.out.push(format!("{who}: {told}"));
+                node.told = told;
+            }
+        }
+    }
+
+    fn tell_history(&mut self) {
+        for p in &self.state.promotions {
+            let parent = p.parent.as_deref().unwrap_or("nothing");
+            let opened = match &p.published {
+                Some(published) => format!("opened timeline {}", published.timeline),
+                None => "was never published".into(),
+            };
+            self.out.push(format!(
+                "epoch {}: {} continued {parent} as {} and {opened}",
+                p.epoch, p.node, p.promotion_id
+            ));
+        }
+        for set in &self.state.sync.in_force {
+            let names: Vec<&str> = set.iter().map(NodeName::as_str).collect();
+            self.out.push(format!("in force: {{{}}}", names.join(", ")));
+        }
+    }
+
+    fn heartbeats(&self) -> Vec<Observation> {
+        let heard = self.nodes.iter().filter(|(_, node)| node.voice == Voice::Heard);
+        heard.map(|(who, node)| self.observe(who, node)).collect()
+    }
+
+    fn observe(&self, who: &NodeName, node: &Node) -> Observation {
+        let mut o = Observation::blank(who.clone());
+        let witness = node.local.data == DataDir::Witness;
+        o.epoch = if node.lags { 0 } else { self.state.epoch };
+        o.member = Some(Member {
+            agent: format!("{who}:1"),
+            postgres: (!witness).then(|| PgAddress { host: who.to_string(), port: 5432 }),
+        });
+        o.data = node.local.data.clone();
+        o.server = node.local.server.clone();
+        o.seal = node.local.seal.clone().filter(|s| s.epoch == self.state.epoch);
+        o.promoted = self.promoted(who, node);
+        o.replicas = node.replicas.clone();
+        o.sync_applied = node.sync_applied.clone();
+        o.primary_lsn = node.primary_lsn;
+        if let Some((primary, p)) = self.state.primary().and_then(|p| self.nodes.get_key_value(p)) {
+            let silent = if p.voice == Voice::Heard || p.still_heard_by.contains(who) {
+                0
+            } else {
+                self.now.since(p.silent_since.max(self.epoch_since))
+            };
+            o.primary_agent_silent_ms = (primary != who).then_some(silent);
+            let streams = matches!(&o.server, Server::Standby(s) if s.upstream.as_ref() == Some(primary));
+            let wal = if p.voice == Voice::Lost { self.now.since(p.silent_since) } else { 0 };
+            o.wal_silent_ms = streams.then_some(wal);
+        }
+        o
+    }
+
+    fn promoted(&self, who: &NodeName, node: &Node) -> Option<Promoted> {
+        let expected = match &self.state.phase {
+            Phase::Initialising { node } if node == who => first_promotion_id(node),
+            Phase::Promoting { appointment } if appointment.node == *who => appointment.promotion_id.clone(),
+            _ => return None,
+        };
+        let Server::Primary { timeline, .. } = node.local.server else { return None };
+        (node.local.line.as_ref() == Some(&expected)).then(|| Promoted {
+            epoch: self.state.epoch,
+            timeline,
+            forks: node.forks.clone(),
+            system_identifier: 7,
+        })
+    }
+}
+
+/// `n2 2/500, n3 2/400`
+fn replicas(list: &[&str]) -> BTreeMap<NodeName, Replica> {
+    let pairs = list.chunks_exact(2).map(|pair| {
+        let lsn = position(pair[1].trim_end_matches(',')).1;
+        (name(pair[0]), Replica { streaming: true, flush_lsn: lsn, replay_lsn: lsn })
+    });
+    pairs.collect()
+}
