@@ -26,6 +26,9 @@ pub use report::ConfigError;
 use report::Report;
 use section::Section;
 
+/// Where the commands that ask a cluster look for it when no file is named.
+pub const FILE_DEFAULT: &str = "/etc/pgkeel.toml";
+
 /// A longer file is refused unread: nobody writes one by hand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 

@@ -11,7 +11,8 @@ use crate::config;
 /// For each agent's answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Where to ask: the addresses ("host:port") given on the command line, else the agents that a configuration file names.
+/// Where to ask: the addresses ("host:port") given on the command line, else the agents that a configuration file names:
+/// the given one, else the one in the usual place.
 ///
 /// # Errors
 /// When neither is given, or the file is not right: a message for people.
@@ -19,10 +20,12 @@ pub fn choose(given: &[String], file: Option<&Path>) -> Result<Vec<String>, Stri
     if !given.is_empty() {
         return Ok(given.to_vec());
     }
-    let Some(file) = file else {
-        return Err(
-            "whom to ask? Name a configuration file (-c FILE) or an agent (--agent HOST:PORT)".to_owned()
-        );
+    let usual = Path::new(config::FILE_DEFAULT);
+    let Some(file) = file.or(Some(usual).filter(|file| file.exists())) else {
+        return Err(format!(
+            "whom to ask? There is no {}; name a configuration file (-c FILE) or an agent (--agent HOST:PORT)",
+            usual.display()
+        ));
     };
     let config = config::load(file).map_err(|error| error.to_string())?;
     let of_node = config.agent.map(|agent| agent.members.into_values().collect::<Vec<_>>());

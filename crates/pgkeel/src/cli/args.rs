@@ -51,7 +51,7 @@ pub struct RunArgs {
 /// Whom to ask.
 #[derive(Args, Debug)]
 pub struct AskArgs {
-    /// Ask the agents of this configuration file
+    /// Ask the agents of this configuration file [default: /etc/pgkeel.toml]
     #[arg(short, long = "config", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Ask the agent at this address; may be given several times

@@ -85,21 +85,27 @@ pub fn mentions(process: &Process, dir: &Path) -> bool {
     process.args.iter().any(inside)
 }
 
-/// The processes of a cluster under `dir`: what its agents started, and the agents. A shell or a `tail` that only
-/// names the directory is not among them.
+/// The processes of a cluster under `dir`: what its agents started, and the agents, whether they name the directory or
+/// work in it (as PostgreSQL's do, which are found even when their parent is gone). A shell in the directory or a
+/// `tail` that names it is not among them.
 #[must_use]
 pub fn of_cluster(dir: &Path, among: &[Process]) -> Vec<i32> {
     let started_for_it = |p: &&Process| {
         let program = p.args.first().and_then(|arg| arg.rsplit('/').next()).unwrap_or_default();
         let ours =
             PROGRAMS.contains(&program) || p.args.get(1).is_some_and(|arg| COMMANDS.contains(&arg.as_str()));
-        ours && mentions(p, dir)
+        let server = p.args.first().is_some_and(|arg| arg.starts_with("postgres: "));
+        (ours && mentions(p, dir)) || ((ours || server) && works_in(p.pid, dir))
     };
     let mut found: BTreeSet<i32> = among.iter().filter(started_for_it).map(|p| p.pid).collect();
     let children: Vec<i32> = found.iter().flat_map(|pid| descendants(*pid, among)).collect();
     found.extend(children);
     found.remove(&own_pid());
     found.into_iter().collect()
+}
+
+fn works_in(pid: i32, dir: &Path) -> bool {
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|at| at.starts_with(dir))
 }
 
 fn own_pid() -> i32 {

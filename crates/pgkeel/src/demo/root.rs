@@ -3,8 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// A directory that cannot be emptied within this time stays.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two attempts.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// A directory that is this process's to fill and to remove; removed when dropped.
 #[derive(Debug)]
@@ -97,8 +103,23 @@ impl Root {
         Ok(self)
     }
 
+    /// A process that is on its way out may still make a file or two: such a directory is tried again.
     fn clear(&mut self) -> std::io::Result<()> {
-        match std::mem::replace(&mut self.made, Made::Removed) {
+        let began = Instant::now();
+        loop {
+            match self.clear_once() {
+                Err(error) if began.elapsed() > REMOVE_LIMIT => return Err(error),
+                Err(_) if self.path.exists() => std::thread::sleep(TRY_AGAIN),
+                Ok(()) | Err(_) => {
+                    self.made = Made::Removed;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn clear_once(&self) -> std::io::Result<()> {
+        match self.made {
             Made::Here => fs::remove_dir_all(&self.path),
             Made::Before => fs::read_dir(&self.path)?.try_for_each(|entry| {
                 let entry = entry?;

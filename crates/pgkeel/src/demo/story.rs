@@ -228,11 +228,12 @@ async fn come_back(
             && settled(status, count, &mode)
         {
             let ms = u64::try_from(kill.at.instant.elapsed().as_millis()).unwrap_or(u64::MAX);
-            teller.tell_after(
-                ms,
-                Tone::Good,
-                &format!("{old} is a standby again and streams; nobody had to do anything"),
-            );
+            let end = if status.primary.as_ref() == Some(old) {
+                "came up again before another node could take over, and is primary of the new epoch"
+            } else {
+                "is a standby again and streams; nobody had to do anything"
+            };
+            teller.tell_after(ms, Tone::Good, &format!("{old} {end}"));
             return Ok(status.clone());
         }
         if kill.at.instant.elapsed() > FAILOVER_LIMIT + REJOIN_LIMIT {

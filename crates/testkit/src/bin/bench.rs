@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use cluster::status::Status;
 use pgkeel::demo::cluster::LocalNode;
 use pgkeel::demo::failover;
 use pgkeel::demo::processes::{self, Usage};
@@ -118,12 +119,12 @@ async fn kill_again(lab: &mut Lab, victim: Victim, kills: usize) -> Result<Vec<K
             Victim::Server => lab.cluster.kill_server(node)?,
             Victim::Host => lab.cluster.kill_host(node)?,
         };
-        let what = "another node is primary";
-        lab.cluster
-            .wait_until(what, SETTLE_LIMIT, |now| {
-                now.epoch > epoch && now.primary.is_some() && now.primary != lost
-            })
-            .await?;
+        // A killed server may be up again first, and then the best candidate; a lost host cannot.
+        let takes_over = |now: &Status| {
+            let other = now.primary != lost || victim == Victim::Server;
+            now.epoch > epoch && now.primary.is_some() && other
+        };
+        lab.cluster.wait_until("a new epoch has a primary", SETTLE_LIMIT, takes_over).await?;
         writer.wait_for(WRITES, SHORT_LIMIT).await?;
         if victim == Victim::Host {
             lab.cluster.start_node(node)?;

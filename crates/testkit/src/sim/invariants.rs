@@ -81,6 +81,11 @@ pub fn prefix_broken(world: &mut World, node: NodeId, what: &str) {
     prefix::broken(world, node, what);
 }
 
+/// WAL of another history was streamed from `from` onto what `to` has.
+pub fn spoiled(world: &mut World, from: NodeId, to: NodeId) {
+    prefix::spoiled(world, from, to);
+}
+
 /// A client was told that its commit is safe.
 pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
     writer::acknowledged(world, node, commit);
@@ -91,6 +96,7 @@ pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
 /// A server is about to leave recovery.
 pub fn before_promotion(world: &mut World, node: NodeId) {
     appointment::check(world, node);
+    prefix::check(world, node);
     durability::check(world, node);
     max_loss::check(world, node);
 }

@@ -37,6 +37,8 @@ pub struct Data {
     pub timeline: Timeline,
     /// A copy or a rewound directory is readable only from here on.
     pub consistent_at: Lsn,
+    /// WAL of another history was streamed onto it, and PostgreSQL could not see that.
+    pub spoiled: bool,
 }
 
 impl Data {
@@ -48,6 +50,7 @@ impl Data {
             forks: Vec::new(),
             timeline: 1,
             consistent_at: FIRST_LSN,
+            spoiled: false,
         }
     }
 

@@ -136,12 +136,9 @@ impl World {
         let honest = data.records.last().map(|r| r.id) == after;
         data.receive(&records, &forks);
         let flush_lsn = data.lsn();
+        data.spoiled |= !honest;
         if !honest {
-            super::invariants::prefix_broken(
-                self,
-                to,
-                "WAL was streamed onto a history that it does not continue",
-            );
+            super::invariants::spoiled(self, from, to);
         }
         self.send_stream(to, from, StreamMessage::Confirm { connection, flush_lsn });
         self.become_consistent(to);
