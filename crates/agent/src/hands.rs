@@ -162,7 +162,7 @@ impl Hands {
         let address = address.ok_or_else(|| {
             PgError::Unexpected(format!("the address of {node}'s PostgreSQL is not recorded"))
         })?;
-        Ok(Upstream { address, password: state.replication_password.clone() })
+        Ok(Upstream { node: node.clone(), address, password: state.replication_password.clone() })
     }
 
     /// A step of an older epoch must not change anything any more.
@@ -235,7 +235,10 @@ impl Hands {
         self.configure(None, sync_names(&self.store.state()))?;
         self.reload().await?;
         follow::wait_until_sealed(&self.place).await?;
-        self.remember(|f| f.following = None)?;
+        self.remember(|f| {
+            f.following = None;
+            f.promised = f.promised.max(epoch);
+        })?;
         match self.probe().await? {
             Server::Standby(s) => {
                 let line = self.facts().line;
@@ -247,7 +250,7 @@ impl Hands {
 
     async fn probe(&self) -> Result<Server, PgError> {
         let mut prober = Prober::new(self.place.clone(), self.segment_bytes());
-        Ok(prober.ask(None, PROBE_LIMIT).await?.server)
+        Ok(prober.ask(PROBE_LIMIT).await?.server)
     }
 
     async fn follow(&self, node: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
@@ -273,6 +276,7 @@ impl Hands {
         self.remember(|f| {
             f.line = Some(line.to_owned());
             f.following = None;
+            f.promised = f.promised.max(epoch);
         })?;
         self.set_sync(sync).await?;
         promote::promote(&self.place).await?;
@@ -318,12 +322,15 @@ impl Hands {
 
     async fn clone_from(&self, from: &NodeName, line: &str) -> Result<Done, PgError> {
         let upstream = self.upstream(from)?;
+        let timeline = self.store.state().last_published().map_or(0, |(_, published)| published.timeline);
         self.fence().await?;
         basebackup::copy(&self.place, &upstream).await?;
+        basebackup::check_timeline(&self.place, timeline)?;
         self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
         basebackup::exchange(&self.place)?;
         self.remember(|f| {
-            *f = Facts { line: Some(line.to_owned()), inconsistent: true, ..Facts::default() };
+            let promised = f.promised;
+            *f = Facts { line: Some(line.to_owned()), inconsistent: true, promised, ..Facts::default() };
         })?;
         Ok(Done::DataChanged(RejoinWay::Clone))
     }

@@ -16,6 +16,9 @@ pub struct Facts {
     pub line: Option<String>,
     /// The primary that the configuration points to, and for which epoch.
     pub following: Option<(Epoch, NodeName)>,
+    /// The latest epoch for which this node sealed or promoted.
+    #[serde(default)]
+    pub promised: Epoch,
     /// Work that was begun and not ended.
     pub unfinished: Option<Unfinished>,
     /// The data was rewound or copied and has not been seen consistent since.

@@ -3,7 +3,6 @@
 use crate::postgres::Place;
 use crate::postgres::probe::Prober;
 use crate::run::Event;
-use cluster::NodeName;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -13,8 +12,6 @@ use tokio::sync::{Notify, mpsc, watch};
 pub struct Target {
     /// Grows with each start of the server: an answer of an earlier server is not mistaken for a later one's.
     pub generation: u64,
-    /// The node that the server's configuration points to.
-    pub upstream: Option<NodeName>,
     /// Bytes in a WAL segment.
     pub segment_bytes: u64,
     /// Pause between two questions.
@@ -42,7 +39,7 @@ pub async fn probe(
                     prober = Some((target.generation, Prober::new(place.clone(), target.segment_bytes)));
                 }
                 if let Some((generation, prober)) = &mut prober {
-                    let found = prober.ask(target.upstream.as_ref(), limit).await.map_err(|e| e.to_string());
+                    let found = prober.ask(limit).await.map_err(|e| e.to_string());
                     let probed = Event::Probed { generation: *generation, found: Box::new(found) };
                     if events.send(probed).await.is_err() {
                         return;

@@ -79,6 +79,8 @@ pub enum Event {
 pub struct Parts {
     /// This node.
     pub me: NodeName,
+    /// A text that no other run of this agent has.
+    pub run: String,
     /// Its addresses.
     pub member: Member,
     /// What its configuration file says of the cluster.

@@ -232,7 +232,8 @@ fn parts(
         names: agents.keys().cloned().collect(),
     };
     let member = Member { agent: settings.listen.clone(), postgres };
-    Ok(Parts { me, member, proposed, agents, store, hands })
+    let run = uuid::Uuid::new_v4().to_string();
+    Ok(Parts { me, run, member, proposed, agents, store, hands })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

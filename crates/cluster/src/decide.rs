@@ -92,7 +92,12 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
     for outcome in outcomes {
         match outcome {
             Outcome::Do(draft) => return sign(draft, seen, now),
-            Outcome::Wait(reason) => decision.waits.push(reason),
+            Outcome::Wait(reason) => {
+                if matches!(reason, Reason::NotConfirmed { .. }) {
+                    decision.transfer = leadership::to_one_that_hears(state, settings, seen, now.at);
+                }
+                decision.waits.push(reason);
+            }
             Outcome::Nothing => {}
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Two kinds of evidence count. The primary's own agent may say that the server is gone: it is its parent, so that is
 //! certain and at once. Or its agent is silent for `detect` to the leader AND to a majority of the other nodes, and no
-//! standby still receives its WAL. This module does not know what follows from a suspicion.
+//! standby still receives its WAL. Should the others hear it and only the leader not, the leadership moves to one of them
+//! (`decide::leadership`); if that fails, the lease runs out, and that too is a reason. This module does not know what follows from a suspicion.
 
 use crate::basics::{Millis, Moment, NodeName};
 use crate::observe::{Observations, Server};
@@ -67,8 +68,10 @@ fn judge_silence(
     let silences = silences(state, seen, primary, now);
     let heard = seen.nodes.get(primary).map(|h| now.since(h.at));
     let own = silences.get(&seen.leader).copied();
-    let leader_ms = [heard, own].into_iter().flatten().min().unwrap_or_else(|| now.since(seen.leading_since));
-    if leader_ms < detect {
+    let unleased_ms = heard.unwrap_or_else(|| now.since(seen.leading_since));
+    let leader_ms = own.map_or(unleased_ms, |own| own.min(unleased_ms));
+    let lease_over = unleased_ms >= settings.lease_surely_over_ms() + detect;
+    if leader_ms < detect && !lease_over {
         return Verdict::Fine;
     }
     if let Some((on, silent_ms)) = advancing_stream(seen, primary, detect, now) {
@@ -80,6 +83,11 @@ fn judge_silence(
         silences.iter().filter(|(_, ms)| **ms >= detect).map(|(n, ms)| (n.clone(), *ms)).collect();
     if confirmed.len() >= needed {
         let reason = Reason::Silent { node: primary.clone(), leader_ms, confirmed, needed };
+        return Verdict::Suspect(reason, OldLease::MayRun);
+    }
+    // Without heartbeats this leader gave it no lease: its guard has ended it, whoever still hears its agent.
+    if lease_over {
+        let reason = Reason::LeaseOver { node: primary.clone(), unleased_ms };
         return Verdict::Suspect(reason, OldLease::MayRun);
     }
     let heard_by = state

@@ -148,6 +148,8 @@ pub struct Rejoined {
 pub struct Observation {
     /// Who.
     pub node: NodeName,
+    /// Which run of its agent this is, and the how-manieth observation of that run: a late one is recognised.
+    pub serial: (String, u64),
     /// The epoch of the state it has seen.
     pub epoch: Epoch,
     /// Where it is reached, from its own configuration.
@@ -186,6 +188,7 @@ impl Observation {
     pub fn blank(node: NodeName) -> Observation {
         Observation {
             node,
+            serial: (String::new(), 0),
             epoch: 0,
             member: None,
             data: DataDir::Unknown,
@@ -248,21 +251,26 @@ impl Observations {
         }
     }
 
-    /// Takes in a heartbeat.
+    /// Takes in a heartbeat; one that was overtaken by a later one of the same run says only how far a primary had come.
     pub fn hear(&mut self, state: &State, observation: Observation, now: Moment) {
-        if state.primary() == Some(&observation.node) {
-            for (node, replica) in &observation.replicas {
-                if replica.streaming {
-                    self.streamed_at.insert(node.clone(), now);
-                }
-            }
-        }
         // Its last word may come when the next epoch is open already.
         if let (Some(last), Server::Primary { lsn, .. }) = (state.promotions.last(), &observation.server)
             && last.node == observation.node
             && observation.epoch >= last.epoch
         {
             self.primary_reached = self.primary_reached.max(Some((last.epoch, *lsn)));
+        }
+        let (run, number) = &observation.serial;
+        let last = self.nodes.get(&observation.node).map(|heard| &heard.observation.serial);
+        if last.is_some_and(|(last_run, last)| last_run == run && number < last) {
+            return;
+        }
+        if state.primary() == Some(&observation.node) {
+            for (node, replica) in &observation.replicas {
+                if replica.streaming {
+                    self.streamed_at.insert(node.clone(), now);
+                }
+            }
         }
         self.nodes.insert(observation.node.clone(), Heard { at: now, observation });
     }

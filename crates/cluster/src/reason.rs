@@ -109,6 +109,10 @@ pub enum Reason {
         confirmed: BTreeMap<NodeName, Millis>,
         needed: usize,
     },
+    LeaseOver {
+        node: NodeName,
+        unleased_ms: Millis,
+    },
     EpochOpened {
         epoch: Epoch,
         old_primary: Option<NodeName>,
@@ -262,9 +266,11 @@ impl fmt::Display for Reason {
             R::Formed { .. } | R::Initialise { .. } | R::Published { .. } | R::Appointed { .. } => {
                 self.said_setup(f)
             }
-            R::ServerGone { .. } | R::ServerHung { .. } | R::NotPrimaryAnyMore { .. } | R::Silent { .. } => {
-                self.said_suspicion(f)
-            }
+            R::ServerGone { .. }
+            | R::ServerHung { .. }
+            | R::NotPrimaryAnyMore { .. }
+            | R::Silent { .. }
+            | R::LeaseOver { .. } => self.said_suspicion(f),
             R::EpochOpened { .. } | R::Sealed { .. } | R::Chosen { .. } => self.said_change(f),
             R::SyncSetChanging { .. }
             | R::SyncSetChanged { .. }
@@ -321,6 +327,11 @@ impl Reason {
                     "{node} suspected: it is recorded as primary, but its agent sees its server as {seen}"
                 )
             }
+            Reason::LeaseOver { node, unleased_ms } => write!(
+                f,
+                "{node} suspected: the leader has had no heartbeat of it for {unleased_ms} ms, so its lease has surely \
+                 ended and its guard has stopped it"
+            ),
             Reason::Silent { node, leader_ms, confirmed, needed } => write!(
                 f,
                 "{node} suspected: silent to the leader for {leader_ms} ms; {} of the {needed} needed confirm: {}",

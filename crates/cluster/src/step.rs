@@ -39,6 +39,8 @@ pub struct Local {
     pub following: Option<(Epoch, NodeName)>,
     /// Its lease: for which epoch, and until when on its own clock.
     pub lease: Option<(Epoch, Moment)>,
+    /// The latest epoch for which it sealed or promoted: a promise that outlives a state that is older.
+    pub promised: Epoch,
     /// Work that was cut short.
     pub unfinished: Option<Unfinished>,
     /// Its data was rewound or copied and has not been seen consistent since.
@@ -127,6 +129,11 @@ pub enum Wait {
     Looking,
     /// It is not recorded yet.
     NotRecorded,
+    /// The state it sees is older than what it promised: it waits until the store has caught up.
+    StateIsOld {
+        /// The epoch that it promised.
+        promised: Epoch,
+    },
     /// It only votes.
     Witness,
     /// There is no database yet, or no primary to copy it from.
@@ -172,6 +179,9 @@ impl fmt::Display for Wait {
         match self {
             Wait::Looking => f.write_str("looking at its server"),
             Wait::NotRecorded => f.write_str("not recorded in the store yet"),
+            Wait::StateIsOld { promised } => {
+                write!(f, "waits for the store: it sealed for epoch {promised} and sees an older one")
+            }
             Wait::Witness => f.write_str("votes"),
             Wait::NoDatabase => f.write_str("has no data, and there is no primary to copy it from yet"),
             Wait::ForeignData { mine, cluster: Some(cluster) } => write!(
@@ -207,6 +217,9 @@ pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     };
     if !state.members.contains_key(me) {
         return Step::Wait(Wait::NotRecorded);
+    }
+    if state.epoch < local.promised {
+        return Step::Wait(Wait::StateIsOld { promised: local.promised });
     }
     if let Phase::Initialising { node } = &state.phase
         && node == me

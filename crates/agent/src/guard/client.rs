@@ -243,7 +243,7 @@ fn spawn(options: &StartOptions) -> Result<(Child, u64), GuardError> {
     let log = open_log(&options.log).map_err(log_failed)?;
     let log_from = log.metadata().map_err(log_failed)?.len();
     let mut process = Process::new(&options.exe);
-    process.arg("guard").arg("--socket").arg(&options.socket).arg("--log").arg(&options.log);
+    process.arg0("pgkeel").arg("guard").arg("--socket").arg(&options.socket).arg("--log").arg(&options.log);
     if let Some(user) = &options.user {
         process.arg("--user").arg(user);
     }

@@ -2,6 +2,7 @@
 
 use super::configuration::Upstream;
 use super::{PgError, Place, REPLICATION_ROLE, files, programs};
+use cluster::Timeline;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,37 @@ pub async fn copy(place: &Place, from: &Upstream) -> Result<(), PgError> {
     command.args(["--username", REPLICATION_ROLE]).arg("--pgdata").arg(&fresh);
     programs::run("pg_basebackup", command, COPY_LIMIT).await?;
     Ok(())
+}
+
+/// Makes sure that all WAL of the copy is of `timeline`: a primary that was replaced meanwhile passes on another's.
+///
+/// # Errors
+/// When the copy's manifest cannot be read, or names another timeline.
+pub fn check_timeline(place: &Place, timeline: Timeline) -> Result<(), PgError> {
+    let path = place.data_new().join("backup_manifest");
+    let text = std::fs::read(&path).map_err(PgError::file("read", &path))?;
+    let manifest: Manifest = serde_json::from_slice(&text)
+        .map_err(|e| PgError::Unexpected(format!("{} makes no sense: {e}", path.display())))?;
+    match manifest.ranges.iter().find(|range| range.timeline != timeline) {
+        None if !manifest.ranges.is_empty() => Ok(()),
+        other => Err(PgError::Unexpected(format!(
+            "the copy is not used: its WAL is of timeline {}, the primary's is {timeline}",
+            other.map_or(0, |range| range.timeline)
+        ))),
+    }
+}
+
+/// The part of a backup manifest that matters here (PostgreSQL manual, "Backup Manifest Format").
+#[derive(serde::Deserialize)]
+struct Manifest {
+    #[serde(rename = "WAL-Ranges")]
+    ranges: Vec<WalRange>,
+}
+
+#[derive(serde::Deserialize)]
+struct WalRange {
+    #[serde(rename = "Timeline")]
+    timeline: Timeline,
 }
 
 /// Moves the old data directory aside and the new copy into its place.

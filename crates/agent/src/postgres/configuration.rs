@@ -16,6 +16,8 @@ const INCLUDES: &str = "include 'pgkeel.user.conf'\ninclude 'pgkeel.conf'\n";
 /// Where a standby receives WAL from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
+    /// The node.
+    pub node: NodeName,
     /// Its PostgreSQL.
     pub address: PgAddress,
     /// Password of the replication role.
@@ -129,13 +131,25 @@ pub fn sync_setting(sync: &SyncNames) -> String {
 fn conninfo(upstream: &Upstream, me: &NodeName) -> String {
     let value = |v: &str| format!("'{}'", v.replace('\\', "\\\\").replace('\'', "\\'"));
     format!(
-        "host={} port={} user={REPLICATION_ROLE} password={} application_name={} dbname=postgres sslmode=prefer \
+        "host={} port={} user={REPLICATION_ROLE} password={} application_name={} \
+         fallback_application_name='{UPSTREAM_MARK}{}' dbname=postgres sslmode=prefer \
          connect_timeout=3 keepalives_idle=2 keepalives_interval=1 keepalives_count=3",
         value(&upstream.address.host),
         upstream.address.port,
         value(&upstream.password),
         value(me.as_str()),
+        upstream.node,
     )
+}
+
+/// Names the upstream in a connection string; libpq does not use it, because `application_name` is given too.
+const UPSTREAM_MARK: &str = "pgkeel to ";
+
+/// The node that a connection string written here leads to.
+#[must_use]
+pub fn upstream_of(conninfo: &str) -> Option<NodeName> {
+    let (_, rest) = conninfo.split_once(UPSTREAM_MARK)?;
+    rest.split('\'').next()?.parse().ok()
 }
 
 fn hba(place: &Place) -> String {
@@ -190,6 +204,15 @@ mod tests {
         let members = ["n2", "n3"].iter().filter_map(|n| n.parse().ok()).collect();
         assert_eq!(sync_setting(&SyncNames { k: 1, members }), "ANY 1 (\"n2\", \"n3\")");
         assert_eq!(sync_setting(&SyncNames { k: 0, members: Default::default() }), "");
+    }
+
+    #[test]
+    fn the_upstream_is_found_again_in_the_connection_string() {
+        let node = |name: &str| name.parse::<NodeName>().unwrap();
+        let address = PgAddress { host: "10.0.0.1".into(), port: 5432 };
+        let upstream = Upstream { node: node("n1"), address, password: "it's".into() };
+        assert_eq!(upstream_of(&conninfo(&upstream, &node("n2"))), Some(node("n1")));
+        assert_eq!(upstream_of("host=a"), None);
     }
 
     #[test]

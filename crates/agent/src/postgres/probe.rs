@@ -1,5 +1,6 @@
 //! Asks the server what it is and where it stands, with one query (two on a primary).
 
+use super::configuration::upstream_of;
 use super::connection::{connect, within};
 use super::history::{timeline_in_name, timeline_of};
 use super::sync::WalSender;
@@ -71,13 +72,13 @@ impl Prober {
         Prober { place, client: None, segment_bytes }
     }
 
-    /// Asks once. `upstream` names the node that the configuration file points to, if it points to one.
+    /// Asks once.
     ///
     /// # Errors
     /// When the server does not answer within `limit`, or answers nonsense. A server that refuses connections because it
     /// starts is no error.
-    pub async fn ask(&mut self, upstream: Option<&NodeName>, limit: Duration) -> Result<Probe, PgError> {
-        let asked = within("a question to the server", limit, self.ask_unbounded(upstream, limit)).await;
+    pub async fn ask(&mut self, limit: Duration) -> Result<Probe, PgError> {
+        let asked = within("a question to the server", limit, self.ask_unbounded(limit)).await;
         match asked {
             Err(PgError::Sql(e)) if is_starting(&e) => {
                 self.client = None;
@@ -91,18 +92,14 @@ impl Prober {
         }
     }
 
-    async fn ask_unbounded(
-        &mut self,
-        upstream: Option<&NodeName>,
-        limit: Duration,
-    ) -> Result<Probe, PgError> {
+    async fn ask_unbounded(&mut self, limit: Duration) -> Result<Probe, PgError> {
         let client = match self.client.take().filter(|c| !c.is_closed()) {
             Some(client) => client,
             None => connect(&self.place, limit).await?,
         };
         let row = client.query_one(SELF, &[]).await?;
         let probe = if row.try_get("recovery")? {
-            self.standby(&row, upstream)?
+            self.standby(&row)?
         } else {
             let senders = client.query(SENDERS, &[]).await?;
             primary(&row, &senders)?
@@ -111,7 +108,7 @@ impl Prober {
         Ok(probe)
     }
 
-    fn standby(&self, row: &Row, upstream: Option<&NodeName>) -> Result<Probe, PgError> {
+    fn standby(&self, row: &Row) -> Result<Probe, PgError> {
         let receive_lsn = lsn(row, "receive_lsn")?;
         let replay_lsn = lsn(row, "replay_lsn")?.unwrap_or_default();
         let at = receive_lsn.unwrap_or_default().max(replay_lsn);
@@ -125,9 +122,9 @@ impl Prober {
         let age: Option<i64> = row.try_get("replay_age_ms")?;
         let streaming = receiver.as_deref() == Some("streaming");
         let message_age: Option<i64> = row.try_get("message_age_ms")?;
-        let upstream = match (conninfo.is_empty(), upstream) {
+        let upstream = match (conninfo.is_empty(), upstream_of(&conninfo)) {
             (true, _) => None,
-            (false, Some(node)) => Some(node.clone()),
+            (false, Some(node)) => Some(node),
             (false, None) => Some(unknown_upstream()?),
         };
         let replay_lag_ms = if replay_lsn < at { age.and_then(|a| u64::try_from(a).ok()) } else { None };

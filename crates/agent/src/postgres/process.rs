@@ -20,9 +20,9 @@ pub async fn start(
     deadline_ms: Option<u64>,
 ) -> Result<(GuardHandle, mpsc::Receiver<GuardEvent>), PgError> {
     files::make_dir(place, &place.socket_dir(), 0o755)?;
-    let exe = std::env::current_exe().map_err(PgError::file("find", &place.dir))?;
     let options = StartOptions {
-        exe,
+        // This very program, also when its file was replaced by a newer one meanwhile.
+        exe: "/proc/self/exe".into(),
         socket: place.guard_socket(),
         log: place.log(),
         user: place.user.as_ref().map(|u| u.name.clone()),

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 /// Pause after a failed proposal, so that a store without a majority is not asked in a hurry.
 const RETRY_MS: Millis = 100;
 /// Pause between two tries to hand the leadership on.
-const TRANSFER_MS: Millis = 5000;
+const TRANSFER_MS: Millis = 2000;
 
 /// What an agent knows while it leads.
 #[derive(Default)]

@@ -16,6 +16,7 @@ const GUARD_SHARE: u64 = 20;
 /// The last observation, and how often something urgent was in it.
 #[derive(Default)]
 pub(super) struct Last {
+    number: u64,
     urgent: u64,
     digest: Option<Observation>,
     forks: Option<(Timeline, Vec<Fork>)>,
@@ -48,7 +49,9 @@ impl Run {
         let promoted = self.promoted();
         let streams_from_primary =
             self.local.following.as_ref().is_some_and(|(epoch, _)| *epoch == self.state.epoch);
+        self.observed.number += 1;
         Observation {
+            serial: (self.parts.run.clone(), self.observed.number),
             epoch: self.state.epoch,
             member: Some(self.parts.member.clone()),
             data: self.local.data.clone(),
@@ -79,6 +82,7 @@ impl Run {
         digest.primary_agent_silent_ms =
             observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= detect));
         digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= detect));
+        digest.serial = (String::new(), 0);
         digest.primary_lsn = None;
         // Appointed and without a lease: every millisecond until the leader hears of it is an outage.
         let wants_lease = self.state.lease_holder() == Some(self.me()) && observation.lease_left_ms.is_none();

@@ -56,6 +56,7 @@ pub(super) fn recall(local: &mut Local, facts: &Facts) {
         (DataDir::Present { system_identifier }, Some(known)) => *system_identifier == known,
         _ => true,
     };
+    local.promised = facts.promised;
     local.unfinished = facts.unfinished;
     local.line = facts.line.clone().filter(|_| same);
     local.following = facts.following.clone().filter(|_| same);
@@ -154,7 +155,6 @@ impl Run {
         let every = Duration::from_millis(self.settings().heartbeat_ms());
         let target = self.server.guarded.then(|| probing::Target {
             generation: self.server.generation,
-            upstream: self.local.following.as_ref().map(|(_, node)| node.clone()),
             segment_bytes: hands.segment_bytes(),
             every: if starting { PROBE_STARTING } else { every },
         });

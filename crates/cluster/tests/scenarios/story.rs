@@ -297,10 +297,9 @@ impl Story {
                 decide(&self.state, &seen, self.proposed.as_ref().unwrap(), &now);
             self.tell_waits(&waits.iter().map(ToString::to_string).collect::<Vec<_>>(), command.is_some());
             if let Some(to) = transfer {
-                self.out.push(format!(
-                    "leader {}: leadership goes to {to}, because the leader is primary",
-                    seen.leader
-                ));
+                let lives_with_primary = self.state.primary() == Some(&seen.leader);
+                let why = if lives_with_primary { "the leader is primary" } else { "it hears the primary" };
+                self.out.push(format!("leader {}: leadership goes to {to}, because {why}", seen.leader));
                 seen = Observations::new(to, self.now);
             }
             let Some(command) = command else { break };

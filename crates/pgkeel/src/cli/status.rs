@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cluster::NodeName;
 use cluster::status::{NodeStatus, Role, Status};
 
 use super::agents;
@@ -122,7 +123,8 @@ pub fn table(status: &Status, columns_max: Option<usize>) -> String {
 
 fn headline(status: &Status) -> String {
     let primary = match &status.primary {
-        Some(name) => format!("primary {name}"),
+        Some(name) if runs_as_primary(status, name) => format!("primary {name}"),
+        Some(name) => format!("primary {name} (it does not serve)"),
         None => format!("no primary ({})", status.phase),
     };
     let leader = match &status.leader {
@@ -161,6 +163,10 @@ fn row(node: &NodeStatus) -> Vec<String> {
         or_dash(node.lease_left_ms.map(seconds)),
         node.why.clone(),
     ]
+}
+
+fn runs_as_primary(status: &Status, name: &NodeName) -> bool {
+    status.nodes.iter().any(|node| node.node == *name && node.role == Role::Primary)
 }
 
 #[cfg(test)]

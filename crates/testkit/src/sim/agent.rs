@@ -104,6 +104,7 @@ impl World {
             line: notes.line.clone(),
             following: notes.following.clone(),
             lease: agent.and_then(|a| a.lease),
+            promised: notes.promised,
             unfinished: notes.unfinished,
             inconsistent: notes.inconsistent,
             rewound_for: notes.rewound_for,
@@ -200,6 +201,7 @@ impl World {
         let local = self.local(node);
         let follows = host.notes.following.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch);
         let age = |at: u64| -> Millis { (self.now - at) / 1000 };
+        observation.serial = (String::new(), self.now);
         observation.epoch = state.epoch;
         observation.member = Some(Member {
             agent: format!("{}:1", host.name),
@@ -297,6 +299,7 @@ impl World {
 /// An observation without what changes all the time.
 fn digest(observation: &Observation) -> Observation {
     let mut digest = observation.clone();
+    digest.serial = (String::new(), 0);
     digest.primary_agent_silent_ms = observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= 1500));
     digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= 1500));
     digest.primary_lsn = None;

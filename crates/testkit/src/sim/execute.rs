@@ -78,6 +78,7 @@ impl World {
         let lease = self.nodes[node].agent.as_ref().and_then(|a| a.lease);
         let host = &mut self.nodes[node];
         host.notes.line = Some(line);
+        host.notes.promised = host.notes.promised.max(epoch);
         host.notes.following = None;
         host.notes.seal = None;
         host.postgres.upstream = None;
@@ -222,6 +223,7 @@ impl World {
         }
         host.postgres.receiver = None;
         host.notes.following = None;
+        host.notes.promised = host.notes.promised.max(epoch);
         if let Some(data) = &host.postgres.data {
             let line = host.notes.line.clone();
             host.notes.seal = Some(Seal { epoch, timeline: data.timeline, lsn: data.lsn(), line });

@@ -45,6 +45,8 @@ pub struct Notes {
     pub seal: Option<Seal>,
     /// The primary that `primary_conninfo` names, and for which epoch.
     pub following: Option<(Epoch, NodeName)>,
+    /// The latest epoch for which the node sealed or promoted.
+    pub promised: Epoch,
     /// Work that was begun and not ended.
     pub unfinished: Option<Unfinished>,
     /// Rewound or copied, and not seen consistent since.
