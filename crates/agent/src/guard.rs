@@ -15,7 +15,6 @@ mod conversation;
 mod duty;
 mod launch;
 pub mod protocol;
-pub mod user;
 mod watch;
 
 use std::ffi::OsString;

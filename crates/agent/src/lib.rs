@@ -15,6 +15,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod marker;
 pub mod messages;
+pub mod os_user;
 pub mod postgres;
 pub mod probing;
 pub mod reach;

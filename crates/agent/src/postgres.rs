@@ -18,7 +18,8 @@ pub mod rewind;
 pub mod slots;
 pub mod sync;
 
-use crate::settings::{OsUser, PostgresSettings};
+use crate::os_user::OsUser;
+use crate::settings::PostgresSettings;
 use std::path::{Path, PathBuf};
 
 /// Role for WAL streaming, base backups and pg_rewind.

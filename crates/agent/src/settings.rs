@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use host::{OsUser, check_host, find_os_user};
+pub use host::check_host;
 pub use programs::{PROGRAMS, choose_bin_dir, find_bin_dir, major_version};
 
 /// The operating-system user that owns the server when the agent is root and the file names nobody.

@@ -4,9 +4,10 @@
 use crate::guard::{GuardEvent, GuardHandle};
 use crate::hands::Hands;
 use crate::marker::Marker;
+use crate::os_user;
 use crate::postgres::{PgError, Place, files, process};
 use crate::run::{self, Parts};
-use crate::settings::{Replication, Settings, check_host, find_os_user};
+use crate::settings::{Replication, Settings, check_host};
 use crate::store::{Store, StoreOptions};
 use crate::{api, http};
 use cluster::NodeName;
@@ -159,7 +160,7 @@ async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentEr
 fn place(settings: &Settings) -> Result<Option<Place>, AgentError> {
     let Some(postgres) = settings.postgres.clone() else { return Ok(None) };
     let user = match postgres.run_as() {
-        Some(name) => find_os_user(name).map_err(PgError::file("read", Path::new("/etc/passwd")))?,
+        Some(name) => os_user::find(name).map_err(PgError::file("read", Path::new("/etc/passwd")))?,
         None => None,
     };
     Ok(Some(Place { settings: postgres, dir: settings.dir.clone(), user }))

@@ -15,7 +15,7 @@ use rustix::process::{
 };
 
 use super::GuardOptions;
-use super::user::OsUser;
+use crate::os_user::OsUser;
 
 /// Exit status of the stub when the server's program could not be started, as a shell has it.
 const EXIT_NOT_STARTED: i32 = 127;
@@ -97,7 +97,7 @@ pub(super) fn spawn_server(
         // PostgreSQL manual, "Linux Memory Overcommit": the postmaster stays protected, its children do not.
         command.env("PG_OOM_ADJUST_FILE", "/proc/self/oom_score_adj").env("PG_OOM_ADJUST_VALUE", "0");
     }
-    if let Some(OsUser { uid, gid }) = user {
+    if let Some(OsUser { uid, gid, .. }) = user {
         // As root the standard library also drops all other groups.
         command.uid(uid).gid(gid);
     }

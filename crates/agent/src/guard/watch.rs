@@ -20,8 +20,9 @@ use super::children::{self, Left};
 use super::conversation::{self, Agent, Line};
 use super::duty::{Deed, Duty};
 use super::launch;
+use crate::os_user::{self, OsUser};
+
 use super::protocol::{Command, Report, StopMode};
-use super::user::{OsUser, look_up_user};
 use crate::clock::boottime_ms;
 
 /// Exit status of a guard that could not start the server.
@@ -184,7 +185,13 @@ impl Watch {
 /// `None` if the server is to run as the guard's own user.
 fn server_user(options: &GuardOptions) -> Result<Option<OsUser>, String> {
     let Some(name) = &options.user else { return Ok(None) };
-    let user = look_up_user(name).map_err(|error| error.to_string())?;
+    let found = os_user::find(name)
+        .map_err(|error| format!("the users of this host cannot be looked up: {error}"))?;
+    let user = found.ok_or_else(|| {
+        format!(
+            "there is no operating-system user {name:?}; create it (useradd --system {name}) or name another"
+        )
+    })?;
     let own = geteuid();
     if own.as_raw() == user.uid {
         return Ok(None);

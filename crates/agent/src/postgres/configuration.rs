@@ -5,6 +5,7 @@
 //! pg_ident.conf are ours; the user's lines for pg_hba.conf come from the configuration file.
 
 use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER, files};
+use crate::os_user;
 use cluster::NodeName;
 use cluster::state::PgAddress;
 use cluster::step::SyncNames;
@@ -171,26 +172,13 @@ fn hba(place: &Place) -> String {
 
 /// Over the Unix socket the agent's own user (and the server's) is the superuser.
 fn ident(place: &Place) -> String {
-    let mut users = vec![own_user()];
+    let mut users: Vec<String> = os_user::own().ok().flatten().map(|u| u.name).into_iter().collect();
     users.extend(place.user.as_ref().map(|u| u.name.clone()));
     let mut text = String::from("# Written by pgkeel.\n");
     for user in users {
         let _ = writeln!(text, "pgkeel {user} {SUPERUSER}");
     }
     text
-}
-
-fn own_user() -> String {
-    let uid = rustix::process::geteuid().as_raw();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    passwd
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-        })
-        .unwrap_or_else(|| "root".to_owned())
 }
 
 #[cfg(test)]

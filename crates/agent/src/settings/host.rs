@@ -3,33 +3,13 @@
 //! Not checked here: whether a port is free, because an agent that comes back finds its own server listening.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use rustix::fs::Access;
 
+use crate::os_user::{self, OsUser};
+
 use super::{MAJOR_MIN, OS_USER_DEFAULT, PROGRAMS, PostgresSettings, Settings, major_version};
-
-/// A user of the operating system, as the system's user database has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OsUser {
-    /// Login name.
-    pub name: String,
-    /// User number.
-    pub uid: u32,
-    /// Number of the user's first group.
-    pub gid: u32,
-    /// Home directory.
-    pub home: PathBuf,
-}
-
-/// Looks a user up by name, the way the system is set up to (files, LDAP, ...); `None` when there is no such user.
-///
-/// # Errors
-/// When neither `getent` nor /etc/passwd can be asked.
-pub fn find_os_user(name: &str) -> std::io::Result<Option<OsUser>> {
-    find_passwd_line(name, |user| user.name == name)
-}
 
 /// Everything on this host that stands in the way, one sentence each with what to do next; empty when nothing does.
 #[must_use]
@@ -50,9 +30,9 @@ fn check_os_user(postgres: &PostgresSettings, problems: &mut Vec<String>) -> Opt
     let own_uid = rustix::process::geteuid().as_raw();
     match (own_uid, postgres.os_user.as_deref()) {
         (0, named) => check_user_for_root(named.unwrap_or(OS_USER_DEFAULT), problems),
-        (_, None) => find_passwd_line(&own_uid.to_string(), |user| user.uid == own_uid).ok().flatten(),
+        (_, None) => os_user::own().ok().flatten(),
         (_, Some(name)) => {
-            let user = find_os_user(name).ok().flatten().filter(|user| user.uid == own_uid);
+            let user = os_user::find(name).ok().flatten().filter(|user| user.uid == own_uid);
             if user.is_none() {
                 problems.push(format!(
                     "postgres.os_user = {name:?}: only an agent started as root can run the server as another user, and \
@@ -65,7 +45,7 @@ fn check_os_user(postgres: &PostgresSettings, problems: &mut Vec<String>) -> Opt
 }
 
 fn check_user_for_root(name: &str, problems: &mut Vec<String>) -> Option<OsUser> {
-    let problem = match find_os_user(name) {
+    let problem = match os_user::find(name) {
         Ok(Some(user)) if user.uid != 0 => return Some(user),
         Ok(Some(_)) => format!(
             "postgres.os_user = {name:?} is the superuser, as whom PostgreSQL refuses to run; name an unprivileged user"
@@ -171,26 +151,4 @@ fn cannot_create(key: &str, dir: &Path) -> Option<String> {
             nearest.display()
         )),
     }
-}
-
-/// First line of the user database for `key` (a name or a number) that `wanted` accepts.
-fn find_passwd_line(key: &str, wanted: impl Fn(&OsUser) -> bool) -> std::io::Result<Option<OsUser>> {
-    let asked = Command::new("getent").args(["passwd", "--", key]).stdin(Stdio::null()).output();
-    let text = match asked {
-        Ok(output) => output.stdout,
-        Err(_) => std::fs::read("/etc/passwd")?,
-    };
-    Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_passwd_line).find(|user| wanted(user)))
-}
-
-/// Reads "name:password:uid:gid:gecos:home:shell", passwd(5).
-fn parse_passwd_line(line: &str) -> Option<OsUser> {
-    let fields: Vec<&str> = line.split(':').collect();
-    let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
-    Some(OsUser {
-        name: (*name).to_owned(),
-        uid: uid.parse().ok()?,
-        gid: gid.parse().ok()?,
-        home: PathBuf::from(home),
-    })
 }

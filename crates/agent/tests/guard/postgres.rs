@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use agent::clock::boottime_ms;
-use agent::guard::user::{OsUser, look_up_user};
 use agent::guard::{EndCode, GuardEvent, GuardHandle, StartOptions, StopMode};
+use agent::os_user::{self, OsUser};
 
 use crate::support::{Dir, event, guard_of, is_alive, kill_dash_9, start, status_field, stub, until};
 
@@ -33,7 +33,8 @@ impl Postgres {
     fn new() -> Self {
         let dir = Dir::new();
         let is_root = rustix::process::geteuid().is_root();
-        let user = is_root.then(|| look_up_user("postgres").expect("the user postgres exists"));
+        let user =
+            is_root.then(|| os_user::find("postgres").ok().flatten().expect("the user postgres exists"));
         fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).expect("own directory");
         let private = dir.0.join("private");
         fs::create_dir(&private).expect("own directory");
@@ -41,8 +42,8 @@ impl Postgres {
         fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).expect("own directory");
         let data = dir.0.join("data");
         fs::create_dir(&data).expect("own directory");
-        if let Some(OsUser { uid, gid }) = user {
-            chown(&data, Some(uid), Some(gid)).expect("root may");
+        if let Some(OsUser { uid, gid, .. }) = &user {
+            chown(&data, Some(*uid), Some(*gid)).expect("root may");
         }
         let postgres = Self { dir, user };
         let flags = ["--auth=trust", "--no-sync", "--username=postgres", "--pgdata"];
@@ -55,8 +56,8 @@ impl Postgres {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(bin_dir().join(program));
         command.current_dir("/");
-        if let Some(OsUser { uid, gid }) = self.user {
-            command.uid(uid).gid(gid);
+        if let Some(OsUser { uid, gid, .. }) = &self.user {
+            command.uid(*uid).gid(*gid);
         }
         command
     }
@@ -70,7 +71,7 @@ impl Postgres {
         let program = bin_dir().join("postgres");
         let mut options = self.dir.options(program.to_str().expect("a plain path"), &args);
         options.exe = self.dir.0.join("private/stub");
-        options.user = self.user.map(|_| "postgres".to_string());
+        options.user = self.user.as_ref().map(|_| "postgres".to_string());
         options
     }
 

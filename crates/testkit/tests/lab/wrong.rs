@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use agent::settings::{OS_USER_DEFAULT, find_bin_dir, find_os_user};
+use agent::os_user;
+use agent::settings::{OS_USER_DEFAULT, find_bin_dir};
 use anyhow::{Context, Result, ensure};
 use pgkeel::demo::ports::occupy;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
@@ -122,7 +123,7 @@ fn init_foreign(dir: &Path) -> Result<()> {
     let mut command = Command::new(initdb);
     command.arg("-D").arg(dir).args(["-U", "postgres", "-A", "trust", "--no-sync"]).current_dir("/");
     if rustix::process::geteuid().is_root() {
-        let user = find_os_user(OS_USER_DEFAULT)?.context("there is no user postgres")?;
+        let user = os_user::find(OS_USER_DEFAULT)?.context("there is no user postgres")?;
         std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid))?;
         command.uid(user.uid).gid(user.gid);
     }
