@@ -175,7 +175,10 @@ async fn a_stopped_guard_is_a_timeout_and_not_an_answer() {
     let dir = Dir::new();
     let (handle, mut events) = start(dir.shell("sleep 1000; :")).await;
     let guard = guard_of(&handle).to_string();
-    let signal = |name: &str| Command::new("kill").args([name, &guard]).status().expect("kill runs");
+    let signal = |name: &str| {
+        // The shell's own `kill`: the program is not on every host.
+        Command::new("sh").args(["-c", "kill \"$0\" \"$1\"", name, &guard]).status().expect("sh runs")
+    };
     signal("-STOP");
     assert!(matches!(handle.set_deadline(None).await, Err(GuardError::Timeout { .. })));
     signal("-CONT");

@@ -31,9 +31,13 @@ impl Dir {
     }
 
     /// Options for `sh -c SCRIPT MARK`, where MARK, and `$0` in the script, is this directory.
+    ///
+    /// A job in the background of a script is started with SIGINT and SIGQUIT ignored; a shell cannot undo that,
+    /// PostgreSQL does.
     pub fn shell(&self, script: &str) -> StartOptions {
-        let args = ["-c".into(), script.into(), self.0.clone().into_os_string()];
-        self.options("sh", &args)
+        let words = ["--default-signal=INT,QUIT", "sh", "-c", script].map(OsString::from);
+        let args: Vec<OsString> = words.into_iter().chain([self.0.clone().into_os_string()]).collect();
+        self.options("env", &args)
     }
 
     pub fn options(&self, program: &str, args: &[OsString]) -> StartOptions {
