@@ -93,8 +93,9 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
         match outcome {
             Outcome::Do(draft) => return sign(draft, seen, now),
             Outcome::Wait(reason) => {
-                if matches!(reason, Reason::NotConfirmed { .. }) {
-                    decision.transfer = leadership::to_one_that_hears(state, settings, seen, now.at);
+                if let Reason::NotConfirmed { leader_ms, .. } = &reason {
+                    decision.transfer =
+                        leadership::to_one_that_hears(state, settings, seen, *leader_ms, now.at);
                 }
                 decision.waits.push(reason);
             }

@@ -69,7 +69,7 @@ fn judge_silence(
     let heard = seen.nodes.get(primary).map(|h| now.since(h.at));
     let own = silences.get(&seen.leader).copied();
     let unleased_ms = heard.unwrap_or_else(|| now.since(seen.leading_since));
-    let leader_ms = own.map_or(unleased_ms, |own| own.min(unleased_ms));
+    let leader_ms = [heard, own].into_iter().flatten().min().unwrap_or(unleased_ms);
     let lease_over = unleased_ms >= settings.lease_surely_over_ms() + detect;
     if leader_ms < detect && !lease_over {
         return Verdict::Fine;

@@ -1,6 +1,6 @@
 //! Who should lead. Not the primary's node: losing its host then needs no election first. And one that hears the primary.
 
-use crate::basics::{Moment, NodeName};
+use crate::basics::{Millis, Moment, NodeName};
 use crate::observe::Observations;
 use crate::state::{Settings, State};
 
@@ -25,18 +25,22 @@ pub(super) fn transfer(
         .cloned()
 }
 
-/// Only the leader does not hear the primary: a node that does should lead, before the lease runs out.
+/// Only the leader does not hear the primary: a node that does should lead, before the lease runs out. The others get a
+/// quarter of `detect` to confirm first: of a primary that is really lost they tell a moment later than the leader knows.
 pub(super) fn to_one_that_hears(
     state: &State,
     settings: &Settings,
     seen: &Observations,
+    leader_ms: Millis,
     now: Moment,
 ) -> Option<NodeName> {
     let primary = state.primary()?;
-    let others = state.members.keys().filter(|node| *node != primary && **node != seen.leader);
+    if leader_ms < settings.detect_ms + settings.detect_ms / 4 {
+        return None;
+    }
     let hears = |node: &&NodeName| {
         let fresh = seen.fresh(node, now, settings.heartbeat_ms() * 3).filter(|o| o.epoch == state.epoch);
         fresh.and_then(|o| o.primary_agent_silent_ms).is_some_and(|ms| ms < settings.detect_ms)
     };
-    others.into_iter().find(hears).cloned()
+    state.members.keys().filter(|node| *node != primary && **node != seen.leader).find(hears).cloned()
 }
