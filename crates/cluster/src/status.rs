@@ -128,6 +128,7 @@ pub fn view(state: &State) -> view::View {
         waiting: primary.is_none().then(|| waiting_sentence(state)),
         primary: primary.as_ref().and_then(server),
         readers,
+        hold: None,
     }
 }
 

@@ -32,6 +32,10 @@ pub struct View {
     pub readers: Vec<Server>,
     /// One sentence for people while there is no primary: what the cluster waits for.
     pub waiting: Option<String>,
+    /// The primary is about to be replaced in order: begin nothing new on it, let open transactions end. One sentence
+    /// for people that says why.
+    #[serde(default)]
+    pub hold: Option<String>,
 }
 
 impl View {
