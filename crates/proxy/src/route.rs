@@ -179,6 +179,7 @@ mod tests {
             primary: primary.map(|n| Server { node: n.into(), host: "127.0.0.1".into(), port: 5432 }),
             readers: Vec::new(),
             waiting: primary.is_none().then(|| "waiting for seals: 1 of 2".to_string()),
+            hold: None,
         }
     }
 
