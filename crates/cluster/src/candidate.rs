@@ -7,7 +7,7 @@ use crate::basics::{Lsn, Millis, Moment, NodeName};
 use crate::lineage;
 use crate::observe::{DataDir, Observations, Seal, Server};
 use crate::reason::{NotChosen, Position};
-use crate::state::State;
+use crate::state::{State, Tags};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -41,14 +41,24 @@ fn advance(state: &State, seal: &Seal) -> (Option<usize>, Lsn) {
     (seal.line.as_deref().and_then(|line| lineage::rank(state, line)), seal.lsn)
 }
 
-/// The most advanced eligible node; of equals the last primary, then the first by name.
+/// What a node may become.
+#[must_use]
+pub fn tags(state: &State, node: &NodeName) -> Tags {
+    state.members.get(node).map(|m| m.tags).unwrap_or_default()
+}
+
+/// The most advanced eligible node; of equals the one with the greatest priority, then the last primary, then the first by name.
 #[must_use]
 pub fn best<'a>(state: &State, seals: &'a BTreeMap<NodeName, Seal>) -> Option<(NodeName, &'a Seal)> {
     let last = state.last_appointed.as_ref().map(|a| &a.node);
     seals
         .iter()
+        .filter(|(node, _)| !tags(state, node).never_primary)
         .filter(|(_, seal)| lineage::eligible(state, seal.line.as_deref(), seal.lsn))
-        .max_by_key(|(node, seal)| (advance(state, seal), Some(*node) == last, Reverse((*node).clone())))
+        .max_by_key(|(node, seal)| {
+            let preferred = (tags(state, node).priority, Some(*node) == last, Reverse((*node).clone()));
+            (advance(state, seal), preferred)
+        })
         .map(|(node, seal)| (node.clone(), seal))
 }
 
@@ -62,6 +72,9 @@ pub fn why_not(
 ) -> BTreeMap<NodeName, NotChosen> {
     let explain = |node: &NodeName| -> NotChosen {
         let Some(seal) = seals.get(node) else { return not_sealed(state, seen, node) };
+        if tags(state, node).never_primary {
+            return NotChosen::NeverPrimary;
+        }
         let at = position(seal);
         if !lineage::eligible(state, seal.line.as_deref(), seal.lsn) {
             NotChosen::OtherLine { at }

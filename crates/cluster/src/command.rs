@@ -1,11 +1,12 @@
 //! The only way the recorded state changes: [`apply`].
 
 use crate::basics::{Epoch, NodeName, WallMs};
+use crate::handover::{Handover, Planned, Stage};
 use crate::observe::Promoted;
 use crate::reason::Reason;
 use crate::state::{
-    Appointment, Entry, HISTORY_MAX, Member, OldLease, PROMOTIONS_MAX, Phase, Promotion, Published,
-    Replication, Settings, State,
+    Appointment, Entry, HISTORY_MAX, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX, Paused, Phase, Promotion,
+    Published, Replication, Settings, State,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -87,6 +88,55 @@ pub enum Change {
         /// The set that is now alone in force.
         members: BTreeSet<NodeName>,
     },
+    /// Remember a switchover for later.
+    Plan {
+        /// It.
+        planned: Planned,
+    },
+    /// Forget a planned switchover.
+    Unplan {
+        /// Its identity.
+        id: String,
+    },
+    /// Begin a switchover.
+    HandOver {
+        /// The epoch of the primary that hands over.
+        epoch: Epoch,
+        /// It.
+        handover: Handover,
+    },
+    /// The switchover goes on.
+    HandOverStage {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its identity.
+        id: String,
+        /// The next stage.
+        stage: Stage,
+    },
+    /// The switchover is given up: the primary stays.
+    HandOverEnd {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its identity.
+        id: String,
+    },
+    /// The old primary has stopped in order and the next one has all it wrote: open the next epoch and give it the lease.
+    HandedOver {
+        /// The new epoch; must be the present one plus one.
+        epoch: Epoch,
+        /// The next primary.
+        appointment: Appointment,
+        /// Its synchronous standbys.
+        sync: BTreeSet<NodeName>,
+    },
+    /// Decide nothing from now on.
+    Pause {
+        /// Who asked for it, and when.
+        paused: Paused,
+    },
+    /// Decide again.
+    Resume,
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -161,8 +211,62 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
             state.sync.in_force = vec![members.clone()];
             Ok(())
         }
+        Change::Plan { .. }
+        | Change::Unplan { .. }
+        | Change::HandOver { .. }
+        | Change::HandOverStage { .. }
+        | Change::HandOverEnd { .. }
+        | Change::HandedOver { .. } => change_handover(state, change),
+        Change::Pause { paused } => {
+            state.paused = Some(paused.clone());
+            Ok(())
+        }
+        Change::Resume => {
+            state.paused = None;
+            Ok(())
+        }
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
+}
+
+fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
+    match change {
+        Change::Plan { planned } if state.planned.len() < PLANNED_MAX => state.planned.push(planned.clone()),
+        Change::Unplan { id } => state.planned.retain(|p| p.id != *id),
+        Change::HandOver { epoch, handover } => {
+            same_epoch(state, *epoch)?;
+            let fits =
+                matches!(&state.phase, Phase::Serving { appointment } if appointment.node == handover.from);
+            if !fits || state.handover.is_some() {
+                return Err(Refusal::OutOfPlace(
+                    "no primary that could hand over, or one that does already".into(),
+                ));
+            }
+            state.planned.retain(|p| p.id != handover.id);
+            state.handover = Some(handover.clone());
+        }
+        Change::HandOverStage { epoch, id, stage } => {
+            same_epoch(state, *epoch)?;
+            match state.handover.as_mut().filter(|h| h.id == *id) {
+                Some(handover) => handover.stage = *stage,
+                None => return Err(Refusal::OutOfPlace("that switchover is not under way".into())),
+            }
+        }
+        Change::HandOverEnd { epoch, id } => {
+            same_epoch(state, *epoch)?;
+            state.handover.take_if(|h| h.id == *id);
+        }
+        Change::HandedOver { epoch, appointment, sync } => {
+            let stopping = state.handover.as_ref().is_some_and(|h| h.stage == Stage::Stopping);
+            if !stopping {
+                return Err(Refusal::OutOfPlace("no switchover has come so far".into()));
+            }
+            open_epoch(state, *epoch, OldLease::Returned)?;
+            appoint(state, *epoch, appointment, sync)?;
+        }
+        _ => return Err(Refusal::OutOfPlace(format!("at most {PLANNED_MAX} switchovers can be planned"))),
+    }
+    Ok(())
 }
 
 fn same_epoch(state: &State, decided: Epoch) -> Result<(), Refusal> {
@@ -217,6 +321,7 @@ fn open_epoch(state: &mut State, epoch: Epoch, lease: OldLease) -> Result<(), Re
         }
     };
     state.epoch = epoch;
+    state.handover = None;
     state.phase = Phase::Sealing { lease };
     Ok(())
 }

@@ -7,6 +7,7 @@ mod bootstrap;
 mod failover;
 mod leadership;
 mod rejoin;
+pub mod switchover;
 mod sync_set;
 
 use crate::basics::{Moment, NodeName, WallMs};
@@ -75,6 +76,14 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
         }
     }
     let Some(settings) = &state.settings else { return decision };
+    if let Some(paused) = &state.paused {
+        decision.waits.push(Reason::Paused { by: paused.by.clone() });
+        return decision;
+    }
+    if let Some(reason) = switchover::awaits_next(state, settings, seen, now) {
+        decision.waits.push(reason);
+        return decision;
+    }
     let outcomes = match &state.phase {
         Phase::Empty => vec![bootstrap::initialise(state, seen, proposed, now)],
         Phase::Initialising { node } => vec![bootstrap::publish_first(state, seen, settings, node, now)],
@@ -84,6 +93,7 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             failover::publish(state, settings, seen, appointment, now),
         ],
         Phase::Serving { .. } => vec![
+            switchover::conduct(state, settings, seen, now),
             failover::open_epoch(state, settings, seen, now),
             sync_set::change(state, settings, seen, now),
             rejoin::note(state, seen),

@@ -20,6 +20,7 @@ pub mod view;
 pub mod candidate;
 pub mod decide;
 pub mod detect;
+pub mod handover;
 pub mod lease;
 pub mod lineage;
 pub mod quorum;

@@ -4,6 +4,7 @@
 //! are ever compared.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::handover::{Hindrance, Progress, Stage};
 use crate::state::{Fork, Member, Phase, State};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,6 +175,12 @@ pub struct Observation {
     pub sync_applied: Option<SyncApplied>,
     /// A rejoin that ended well.
     pub rejoined: Option<Rejoined>,
+    /// What it has done for the switchover under way, on the primary.
+    #[serde(default)]
+    pub handover: Option<Progress>,
+    /// What speaks against stopping or promoting its server.
+    #[serde(default)]
+    pub hindrances: Vec<Hindrance>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
     /// What it is doing, for people.
@@ -201,6 +208,8 @@ impl Observation {
             replicas: BTreeMap::new(),
             sync_applied: None,
             rejoined: None,
+            handover: None,
+            hindrances: Vec::new(),
             lease_left_ms: None,
             doing: String::new(),
             problem: None,
@@ -228,6 +237,8 @@ pub struct Observations {
     pub nodes: BTreeMap<NodeName, Heard>,
     /// The epoch that this leader found open, and when it first did.
     pub open_since: Option<(Epoch, Moment)>,
+    /// The stage of the switchover that this leader found, and when it first did.
+    pub stage_since: Option<(String, Stage, Moment)>,
     /// The latest moment at which a lease given by this leader may still be in force.
     pub lease_given_until: Option<Moment>,
     /// When the primary was last seen to stream to each standby.
@@ -245,6 +256,7 @@ impl Observations {
             leading_since: now,
             nodes: BTreeMap::new(),
             open_since: None,
+            stage_since: None,
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
             primary_reached: None,
@@ -282,6 +294,11 @@ impl Observations {
             Some((epoch, _)) if open && epoch == state.epoch => {}
             _ if open => self.open_since = Some((state.epoch, now)),
             _ => self.open_since = None,
+        }
+        let stage = state.handover.as_ref().map(|h| (h.id.clone(), h.stage));
+        let known = self.stage_since.as_ref().map(|(id, stage, _)| (id.clone(), *stage));
+        if stage != known {
+            self.stage_since = stage.map(|(id, stage)| (id, stage, now));
         }
     }
 

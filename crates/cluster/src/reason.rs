@@ -1,7 +1,8 @@
 //! Why: every decision, refusal and wait, with its evidence. The log, `pgkeel why`, the API and the transcripts print
 //! these and nothing else.
 
-use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline};
+use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
+use crate::handover::{Obstacle, Stage};
 use crate::observe::{RejoinWay, Rejoined};
 use crate::state::OldLease;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,13 @@ pub enum Safe {
         /// The last primary.
         node: NodeName,
     },
+    /// The old primary has stopped in order, and the candidate has replayed its shutdown checkpoint.
+    StoppedInOrder {
+        /// The old primary.
+        node: NodeName,
+        /// Where its shutdown checkpoint begins.
+        at: Lsn,
+    },
     /// Asynchronous: what the last primary was known to have beyond the candidate is within the bound.
     WithinLoss {
         /// Bytes of WAL that may be lost.
@@ -78,6 +86,8 @@ pub enum NotChosen {
     },
     /// It holds no data.
     Witness,
+    /// Its configuration says that it is never appointed.
+    NeverPrimary,
 }
 
 /// One thing that happened, was decided, refused or is waited for.
@@ -148,7 +158,44 @@ pub enum Reason {
         node: NodeName,
         rejoined: Rejoined,
     },
+    SwitchoverPlanned {
+        id: String,
+        to: Option<NodeName>,
+        at: WallMs,
+        by: String,
+    },
+    SwitchoverCancelled {
+        id: String,
+        by: String,
+    },
+    SwitchoverBegun {
+        id: String,
+        from: NodeName,
+        to: NodeName,
+        by: String,
+    },
+    SwitchoverGoesOn {
+        from: NodeName,
+        stage: Stage,
+        open_transactions: usize,
+    },
+    SwitchoverRefused {
+        id: String,
+        because: Vec<Obstacle>,
+    },
+    Paused {
+        by: String,
+    },
+    Resumed {
+        by: String,
+    },
     // Waits and refusals: shown while they last.
+    SwitchoverWaits {
+        from: NodeName,
+        to: NodeName,
+        stage: Stage,
+        open_transactions: usize,
+    },
     WaitNodes {
         missing: BTreeSet<NodeName>,
     },
@@ -236,6 +283,12 @@ impl fmt::Display for Safe {
             Safe::LastPrimary { node } => {
                 write!(f, "{node} was the last primary and has all that it acknowledged")
             }
+            Safe::StoppedInOrder { node, at } => {
+                write!(
+                    f,
+                    "{node} has stopped in order, and its shutdown checkpoint at {at} is replayed there"
+                )
+            }
             Safe::WithinLoss { missing_bytes, max_loss_bytes } => {
                 write!(f, "{missing_bytes} bytes of WAL may be lost, {max_loss_bytes} are allowed (max_loss)")
             }
@@ -255,6 +308,7 @@ impl fmt::Display for NotChosen {
             }
             NotChosen::NotSealed { seen } => write!(f, "has not sealed ({seen})"),
             NotChosen::Witness => f.write_str("is a witness"),
+            NotChosen::NeverPrimary => f.write_str("is never to be primary, its configuration says"),
         }
     }
 }
@@ -276,6 +330,14 @@ impl fmt::Display for Reason {
             | R::SyncSetChanged { .. }
             | R::SyncShort { .. }
             | R::Rejoined { .. } => self.said_upkeep(f),
+            R::SwitchoverPlanned { .. }
+            | R::SwitchoverCancelled { .. }
+            | R::SwitchoverBegun { .. }
+            | R::SwitchoverGoesOn { .. }
+            | R::SwitchoverRefused { .. }
+            | R::SwitchoverWaits { .. }
+            | R::Paused { .. }
+            | R::Resumed { .. } => self.said_order(f),
             R::NotConfirmed { .. } | R::StreamAdvances { .. } => self.said_veto(f),
             R::WaitNodes { .. }
             | R::RefuseInitialise { .. }
@@ -375,6 +437,39 @@ impl Reason {
                 "{node} rejoined in {} ms by {} (it stood at {} on timeline {})",
                 rejoined.took_ms, rejoined.way, rejoined.from_lsn, rejoined.from_timeline
             ),
+            _ => Ok(()),
+        }
+    }
+
+    fn said_order(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::SwitchoverPlanned { id, to, by, .. } => {
+                let to = to.as_ref().map_or("the best candidate of that moment", NodeName::as_str);
+                write!(f, "switchover {id} to {to} planned by {by}")
+            }
+            Reason::SwitchoverCancelled { id, by } => write!(f, "switchover {id} cancelled by {by}"),
+            Reason::SwitchoverBegun { id, from, to, by } => {
+                write!(f, "switchover {id} from {from} to {to} begun, asked for by {by}")
+            }
+            Reason::SwitchoverGoesOn { from, stage, open_transactions: 0 } => write!(f, "{from} {stage}"),
+            Reason::SwitchoverGoesOn { from, stage, open_transactions } => {
+                write!(f, "{from} {stage}; {open_transactions} transactions are still open")
+            }
+            Reason::SwitchoverRefused { id, because } => {
+                write!(f, "switchover {id} refused: ")?;
+                let list: Vec<String> = because.iter().map(ToString::to_string).collect();
+                f.write_str(&list.join("; "))
+            }
+            Reason::SwitchoverWaits { from, to, stage: Stage::Holding, open_transactions } => {
+                write!(f, "{from} hands over to {to}: {open_transactions} transactions are still open")
+            }
+            Reason::SwitchoverWaits { from, to, stage, .. } => {
+                write!(f, "{from} hands over to {to}: {from} {stage}")
+            }
+            Reason::Paused { by } => {
+                write!(f, "paused by {by}: nothing is decided, no failover happens; pgkeel resume ends it")
+            }
+            Reason::Resumed { by } => write!(f, "resumed by {by}"),
             _ => Ok(()),
         }
     }

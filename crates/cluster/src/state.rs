@@ -1,12 +1,15 @@
 //! Everything the store holds: the one record that all nodes agree on.
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
+use crate::handover::{Handover, Planned};
 use crate::reason::Reason;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Entries of `history` kept; the oldest go first.
 pub const HISTORY_MAX: usize = 200;
+/// Planned switchovers at most.
+pub const PLANNED_MAX: usize = 20;
 /// Promotions kept; a node that has been away longer than this many is cloned.
 pub const PROMOTIONS_MAX: usize = 200;
 
@@ -67,6 +70,20 @@ pub struct PgAddress {
     pub port: u16,
 }
 
+/// What a node may become, from its own configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
+    /// Of candidates with the same WAL, the one with the greater number is preferred.
+    #[serde(default)]
+    pub priority: u32,
+    /// It is never appointed.
+    #[serde(default)]
+    pub never_primary: bool,
+    /// It never confirms commits: a slow node for reports or backups does not slow the primary.
+    #[serde(default)]
+    pub never_sync: bool,
+}
+
 /// A node as recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -74,6 +91,9 @@ pub struct Member {
     pub agent: String,
     /// Its PostgreSQL; `None` for a witness.
     pub postgres: Option<PgAddress>,
+    /// What it may become.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// Where the cluster stands between two primaries.
@@ -210,6 +230,15 @@ pub struct Entry {
     pub reason: Reason,
 }
 
+/// A pause of all decisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who asked for it.
+    pub by: String,
+    /// When, on the leader's wall clock.
+    pub at: WallMs,
+}
+
 /// The record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -233,6 +262,15 @@ pub struct State {
     pub sync: SyncSets,
     /// Password of the replication role, made by the node that made the database.
     pub replication_password: String,
+    /// The switchover under way.
+    #[serde(default)]
+    pub handover: Option<Handover>,
+    /// Switchovers that wait for their time.
+    #[serde(default)]
+    pub planned: Vec<Planned>,
+    /// While set, nothing is decided.
+    #[serde(default)]
+    pub paused: Option<Paused>,
     /// Remembered decisions, oldest first.
     pub history: Vec<Entry>,
     /// Number of commands applied.

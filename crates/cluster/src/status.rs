@@ -1,6 +1,7 @@
 //! The cluster as a person sees it: one line per node, and what is waited for.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::handover::Stage;
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
 use crate::reason::Reason;
 use crate::state::{Phase, Replication, State};
@@ -128,7 +129,11 @@ pub fn view(state: &State) -> view::View {
         waiting: primary.is_none().then(|| waiting_sentence(state)),
         primary: primary.as_ref().and_then(server),
         readers,
-        hold: None,
+        hold: state
+            .handover
+            .as_ref()
+            .filter(|h| h.stage != Stage::Preparing)
+            .map(|h| format!("{} hands over to {}", h.from, h.to)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! steps that replace a data directory set it aside.
 
 use crate::basics::{Epoch, Lsn, Moment, NodeName};
+use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::observe::{DataDir, Seal, Server, Standby};
 use crate::state::{Appointment, Phase, Replication, State};
@@ -47,6 +48,8 @@ pub struct Local {
     pub inconsistent: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
+    /// The switchover for which it has made a checkpoint.
+    pub checkpointed: Option<String>,
     /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
     pub sync_configured: Option<BTreeSet<NodeName>>,
 }
@@ -105,6 +108,16 @@ pub enum Step {
     SetSync {
         /// The standbys.
         sync: SyncNames,
+    },
+    /// Make a checkpoint, so that the stop that follows is short.
+    Checkpoint {
+        /// For this switchover.
+        id: String,
+    },
+    /// Stop the server in order: standbys get all of its WAL, the shutdown checkpoint too.
+    StopInOrder {
+        /// For this switchover.
+        id: String,
     },
     /// End the server at once: this node is not the primary.
     Fence {
@@ -338,9 +351,22 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
     }
 }
 
+fn hand_over(state: &State, local: &Local) -> Option<Step> {
+    let handover = state.handover.as_ref()?;
+    match handover.stage {
+        Stage::Preparing if local.checkpointed.as_ref() != Some(&handover.id) => {
+            Some(Step::Checkpoint { id: handover.id.clone() })
+        }
+        Stage::Preparing | Stage::Holding => None,
+        Stage::Stopping => Some(Step::StopInOrder { id: handover.id.clone() }),
+    }
+}
+
 fn serving(state: &State, local: &Local) -> Step {
     match &local.server {
-        Server::Primary { .. } => set_sync(state, local).unwrap_or(Step::Wait(Wait::Primary)),
+        Server::Primary { .. } => {
+            hand_over(state, local).or_else(|| set_sync(state, local)).unwrap_or(Step::Wait(Wait::Primary))
+        }
         Server::Stopped | Server::Standby(_) => Step::Wait(Wait::ServerGone),
         Server::Starting => Step::Wait(Wait::Starting),
         Server::Unknown => Step::Wait(Wait::Looking),

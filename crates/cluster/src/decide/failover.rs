@@ -67,7 +67,7 @@ fn wait_seals(state: &State, seals: &Seals, rule: &str) -> Reason {
 /// The last appointed node, when it is sealed with everything it ever acknowledged.
 fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
     let last = state.last_appointed.as_ref()?;
-    let seal = seals.get(&last.node)?;
+    let seal = seals.get(&last.node).filter(|_| !candidate::tags(state, &last.node).never_primary)?;
     let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str());
     let not_yet = seal.line == last.parent && seal.lsn >= last.sealed_lsn;
     (promoted || not_yet).then(|| last.node.clone())
@@ -75,8 +75,12 @@ fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
 
 fn safe_in_quorum(state: &State, seals: &Seals, k: usize) -> Result<Safe, Reason> {
     // Only data that may be chosen counts: the one sealed node that has a commit must not be one that is passed over.
-    let fits = |seal: &Seal| lineage::eligible(state, seal.line.as_deref(), seal.lsn);
-    let sealed: BTreeSet<NodeName> = seals.iter().filter(|(_, s)| fits(s)).map(|(n, _)| n.clone()).collect();
+    let fits = |node: &NodeName, seal: &Seal| {
+        !candidate::tags(state, node).never_primary
+            && lineage::eligible(state, seal.line.as_deref(), seal.lsn)
+    };
+    let sealed: BTreeSet<NodeName> =
+        seals.iter().filter(|(n, s)| fits(n, s)).map(|(n, _)| n.clone()).collect();
     let in_force = !state.sync.in_force.is_empty();
     if in_force && quorum::covers_all(&sealed, &state.sync, k) {
         let of = state.sync.target();
@@ -214,7 +218,7 @@ fn appoint(
 fn followers(state: &State, seals: &Seals, chosen: &NodeName, of: &Seal) -> BTreeSet<NodeName> {
     seals
         .iter()
-        .filter(|(node, _)| *node != chosen)
+        .filter(|(node, _)| *node != chosen && super::sync_set::may_confirm(state, node))
         .filter(|(_, seal)| seal.line == of.line && seal.lsn <= of.lsn)
         .filter(|(_, seal)| lineage::eligible(state, seal.line.as_deref(), seal.lsn))
         .map(|(node, _)| node.clone())

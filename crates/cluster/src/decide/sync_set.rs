@@ -8,6 +8,7 @@
 
 use super::{Draft, Now, Outcome};
 use crate::basics::{Moment, NodeName};
+use crate::candidate;
 use crate::command::Change;
 use crate::observe::{Observation, Observations};
 use crate::reason::Reason;
@@ -42,6 +43,13 @@ pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, no
     if have < k { Outcome::Wait(Reason::SyncShort { have, k }) } else { Outcome::Nothing }
 }
 
+/// Whether a node may confirm commits. One that is never to be primary must not: it could be the only one to have what it
+/// confirmed.
+pub(super) fn may_confirm(state: &State, node: &NodeName) -> bool {
+    let tags = candidate::tags(state, node);
+    !tags.never_sync && !tags.never_primary
+}
+
 /// The target alone may stay in force once PostgreSQL obeys it and k of its members have all that was written before:
 /// any covering seal of it then includes one of those.
 fn drop_old(state: &State, report: &Observation, k: usize) -> Option<Draft> {
@@ -71,7 +79,9 @@ fn wanted(
     let mut wanted: BTreeSet<NodeName> = state
         .data_nodes()
         .map(|(n, _)| n.clone())
-        .filter(|n| *n != report.node && (streams(n) || target.contains(n) && lately(n)))
+        .filter(|n| {
+            *n != report.node && may_confirm(state, n) && (streams(n) || target.contains(n) && lately(n))
+        })
         .collect();
     // Never below k: those that left last stay, and commits wait for them or for another.
     for member in target {
