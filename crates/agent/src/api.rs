@@ -1,7 +1,8 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
-//! reads the recorded state. Nothing here changes anything.
+//! reads the recorded state. Only `order` changes anything, by a decision of the leader.
 
 mod heartbeat;
+mod order;
 mod ping;
 mod status;
 mod view;
@@ -31,6 +32,7 @@ pub fn router(events: mpsc::Sender<Event>, store: Store) -> Router {
     let shared = Shared { events, store };
     Router::new()
         .merge(heartbeat::routes())
+        .merge(order::routes())
         .merge(ping::routes())
         .merge(status::routes())
         .merge(why::routes())

@@ -4,6 +4,7 @@
 use crate::guard::{GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
+use crate::postgres::connection::{connect, within};
 use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
 use crate::postgres::{PgError, Place, basebackup, control, follow, initialise, promote, rewind};
@@ -11,13 +12,14 @@ use crate::store::Store;
 use cluster::command::first_promotion_id;
 use cluster::observe::{RejoinWay, Seal, Server};
 use cluster::step::{Step, SyncNames, Unfinished, sync_names};
-use cluster::{Epoch, NodeName};
+use cluster::{Epoch, Lsn, NodeName};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(300);
 const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// What a step came to.
@@ -33,6 +35,8 @@ pub enum Done {
     Sealed(Seal),
     /// The synchronous standbys are configured.
     Configured(SyncNames),
+    /// The checkpoint for this switchover is made.
+    Checkpointed(String),
     /// Promoted: what the server is now, and which synchronous standbys it has.
     Promoted(Server, SyncNames),
     /// The node was told to follow, after this preparation.
@@ -152,6 +156,8 @@ impl Hands {
             Step::SetSync { sync } => self.set_sync(sync).await,
             Step::Clone { from, line } => self.clone_from(from, line).await,
             Step::Rewind { from, epoch, line } => self.rewind(from, *epoch, line).await,
+            Step::Checkpoint { id } => self.checkpoint(id).await,
+            Step::StopInOrder { .. } => self.stop(STOP_LIMIT).await.map(|()| Done::Plain),
             Step::Fence { .. } => self.fence().await,
         }
     }
@@ -282,6 +288,20 @@ impl Hands {
         promote::promote(&self.place).await?;
         let server = self.probe().await?;
         Ok(Done::Promoted(server, sync.clone()))
+    }
+
+    async fn checkpoint(&self, id: &str) -> Result<Done, PgError> {
+        let client = connect(&self.place, PROBE_LIMIT).await?;
+        within("a checkpoint", CHECKPOINT_LIMIT, client.batch_execute("checkpoint")).await?;
+        Ok(Done::Checkpointed(id.to_owned()))
+    }
+
+    /// Where the shutdown checkpoint begins, when the server has stopped in order.
+    ///
+    /// # Errors
+    /// When the data directory cannot be read.
+    pub async fn shut_down_at(&self) -> Result<Option<Lsn>, PgError> {
+        Ok(control::look(&self.place).await?.1.and_then(|c| c.shut_down_at))
     }
 
     /// Ends the server at once and returns when its last process is gone.

@@ -1,5 +1,6 @@
 //! What agents say to each other, and to proxies and people, besides the types of `cluster`.
 
+use cluster::decide::switchover::Order;
 use cluster::{Epoch, Lsn, Millis, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,6 +12,19 @@ pub struct HeartbeatAnswer {
     pub epoch: Epoch,
     /// What remains of the lease, counted from the moment the heartbeat was sent; `None`: no lease.
     pub lease_ms: Option<Millis>,
+}
+
+/// A person's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAsked {
+    /// What.
+    #[serde(flatten)]
+    pub order: Order,
+    /// Who asks, for the history.
+    pub by: String,
+    /// Only say whether it could be done.
+    #[serde(default)]
+    pub only_try: bool,
 }
 
 /// An agent's answer to "are you there?".

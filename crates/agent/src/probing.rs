@@ -14,6 +14,8 @@ pub struct Target {
     pub generation: u64,
     /// Bytes in a WAL segment.
     pub segment_bytes: u64,
+    /// Whether to look at the clients' sessions too.
+    pub watch_clients: bool,
     /// Pause between two questions.
     pub every: Duration,
 }
@@ -39,6 +41,7 @@ pub async fn probe(
                     prober = Some((target.generation, Prober::new(place.clone(), target.segment_bytes)));
                 }
                 if let Some((generation, prober)) = &mut prober {
+                    prober.watch_clients = target.watch_clients;
                     let found = prober.ask(limit).await.map_err(|e| e.to_string());
                     let probed = Event::Probed { generation: *generation, found: Box::new(found) };
                     if events.send(probed).await.is_err() {

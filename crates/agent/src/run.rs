@@ -6,6 +6,7 @@
 
 mod act;
 mod asked;
+mod drain;
 mod lead;
 mod observe;
 mod server;
@@ -13,12 +14,13 @@ mod server;
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
 use crate::heartbeat::{Leader, Outgoing};
-use crate::messages::{HeartbeatAnswer, Pong};
+use crate::messages::{self, HeartbeatAnswer, Pong};
 use crate::postgres::probe::Probe;
 use crate::probing;
 use crate::reach;
 use crate::store::{Standing, Store};
 use cluster::decide::Proposed;
+use cluster::decide::switchover::Ordered;
 use cluster::observe::{DataDir, Observation, Server};
 use cluster::state::{Member, State};
 use cluster::status::Status;
@@ -69,6 +71,15 @@ pub enum Event {
     Transferred,
     /// Replication slots were kept.
     SlotsKept(Result<(), String>),
+    /// The data directory of a server that was stopped for this switchover was looked at.
+    StoppedAt(String, Option<cluster::Lsn>),
+    /// A person's order; answered if this agent leads.
+    Order {
+        /// What, from whom, and whether only to try.
+        asked: messages::OrderAsked,
+        /// Dropped without an answer when this agent does not lead.
+        reply: oneshot::Sender<Ordered>,
+    },
     /// Somebody asks.
     AskPing(oneshot::Sender<Pong>),
     /// Somebody asks for the status.
@@ -105,6 +116,7 @@ pub struct Run {
     lead: lead::Lead,
     heard: reach::Shared,
     observed: observe::Last,
+    drain: drain::Drain,
     tasks: Tasks,
 }
 
@@ -192,6 +204,7 @@ impl Run {
             acting: act::Acting::default(),
             lead: lead::Lead::default(),
             observed: observe::Last::default(),
+            drain: drain::Drain::default(),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
             events,
@@ -226,6 +239,8 @@ impl Run {
             Event::Proposed(outcome) => self.on_proposed(outcome),
             Event::Transferred => self.lead.transferring = false,
             Event::SlotsKept(outcome) => self.on_slots_kept(outcome),
+            Event::StoppedAt(id, at) => self.acting.stopped_at = at.map(|at| (id, at)),
+            Event::Order { asked, reply } => self.on_order(&asked, reply),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
         }

@@ -6,6 +6,7 @@
 mod host;
 mod programs;
 
+use cluster::state::Tags;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub node: String,
     /// The agent's own directory: store, guard socket, markers, logs. Absolute, and not inside the data directory.
     pub dir: PathBuf,
+    /// What this node may become.
+    pub tags: Tags,
     /// Own address for the other agents and the proxies, "host:port": this node's entry of `members`.
     pub listen: String,
     /// Every voter: name to the "host:port" of its agent.

@@ -232,7 +232,7 @@ fn parts(
         },
         names: agents.keys().cloned().collect(),
     };
-    let member = Member { agent: settings.listen.clone(), postgres };
+    let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags };
     let run = uuid::Uuid::new_v4().to_string();
     Ok(Parts { me, run, member, proposed, agents, store, hands })
 }

@@ -92,6 +92,7 @@ pub enum Obstacle {
         to: NodeName,
     },
     /// No such node.
+    /// No such node.
     Unknown {
         /// The name asked for.
         node: NodeName,

@@ -1,7 +1,7 @@
 //! The cluster as a person sees it: one line per node, and what is waited for.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
-use crate::handover::Stage;
+use crate::handover::{Planned, Stage};
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
 use crate::reason::Reason;
 use crate::state::{Phase, Replication, State};
@@ -74,6 +74,9 @@ pub struct Status {
     pub primary: Option<NodeName>,
     /// Replication mode in words.
     pub replication: String,
+    /// Switchovers that wait for their time.
+    #[serde(default)]
+    pub planned: Vec<Planned>,
     /// All nodes.
     pub nodes: Vec<NodeStatus>,
     /// What the cluster waits for or refuses, and why; one "all is well" when nothing.
@@ -102,6 +105,7 @@ pub fn status(
         phase: phase_word(&state.phase).to_owned(),
         primary,
         replication: replication_words(state),
+        planned: state.planned.clone(),
         nodes,
         why: reasons.iter().map(ToString::to_string).collect(),
     }

@@ -136,6 +136,7 @@ fn check(
             cluster: cluster.clone()?,
             node: node.name,
             dir: node.dir,
+            tags: node.tags,
             listen: node.address?.text(),
             members: voters?.texts(),
             postgres,

@@ -13,6 +13,7 @@ mod invariants;
 mod leader;
 mod network;
 mod node;
+mod orders;
 mod postgres;
 mod random;
 mod store;

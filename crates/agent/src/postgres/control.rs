@@ -1,8 +1,8 @@
 //! What pg_controldata says of a data directory.
 
 use super::{PgError, Place};
-use cluster::Timeline;
 use cluster::observe::DataDir;
+use cluster::{Lsn, Timeline};
 use std::time::Duration;
 
 /// The part of pg_control that matters here.
@@ -12,6 +12,8 @@ pub struct Control {
     pub system_identifier: u64,
     /// Bytes in a WAL segment.
     pub wal_segment_bytes: u64,
+    /// Where the shutdown checkpoint begins, when the server has stopped in order (and was no standby).
+    pub shut_down_at: Option<Lsn>,
     /// The timeline up to which it must recover to be consistent; 0 when it need not.
     pub min_recovery_timeline: Timeline,
 }
@@ -46,7 +48,10 @@ fn parse(text: &str) -> Option<Control> {
         text.lines()
             .find_map(|line| line.split_once(':').filter(|(l, _)| l.trim() == label).map(|(_, v)| v.trim()))
     };
+    let in_order = field("Database cluster state") == Some("shut down");
+    let checkpoint = field("Latest checkpoint location").and_then(|lsn| lsn.parse().ok());
     Some(Control {
+        shut_down_at: checkpoint.filter(|_| in_order),
         system_identifier: field("Database system identifier")?.parse().ok()?,
         wal_segment_bytes: field("Bytes per WAL segment")?.parse().ok().filter(|b| *b > 0)?,
         min_recovery_timeline: field("Min recovery ending loc's timeline")?.parse().ok()?,
@@ -61,11 +66,14 @@ mod tests {
     fn reads_what_pg_controldata_prints() {
         let text = "pg_control version number:            1300\n\
                     Database system identifier:           7412345678901234567\n\
+                    Database cluster state:               shut down\n\
+                    Latest checkpoint location:           0/3000060\n\
                     Min recovery ending loc's timeline:   2\n\
                     Bytes per WAL segment:                16777216\n";
         let control = Control {
             system_identifier: 7_412_345_678_901_234_567,
             wal_segment_bytes: 16_777_216,
+            shut_down_at: Some(Lsn(0x300_0060)),
             min_recovery_timeline: 2,
         };
         assert_eq!(parse(text), Some(control));

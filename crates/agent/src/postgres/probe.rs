@@ -5,6 +5,7 @@ use super::connection::{connect, within};
 use super::history::{timeline_in_name, timeline_of};
 use super::sync::WalSender;
 use super::{PgError, Place};
+use cluster::handover::Hindrance;
 use cluster::observe::{Replica, Server, Standby};
 use cluster::{Lsn, NodeName, Timeline};
 use std::collections::BTreeMap;
@@ -23,6 +24,10 @@ select pg_is_in_recovery() as recovery,
        current_setting('primary_conninfo') as conninfo,
        current_setting('synchronous_standby_names') as sync_names,
        (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::bigint as replay_age_ms,
+       pg_is_in_recovery() and pg_is_wal_replay_paused() as replay_paused,
+       (select count(*) from pg_replication_slots where slot_type = 'logical') as logical_slots,
+       current_setting('archive_mode') <> 'off' and coalesce((select last_failed_time >
+         coalesce(last_archived_time, '-infinity') from pg_stat_archiver), false) as archiver_fails,
        r.status as receiver, r.received_tli,
        (extract(epoch from clock_timestamp() - r.last_msg_receipt_time) * 1000)::bigint as message_age_ms
   from (select) one left join pg_stat_wal_receiver r on true";
@@ -30,6 +35,23 @@ select pg_is_in_recovery() as recovery,
 const SENDERS: &str = "
 select pid, application_name, state, flush_lsn::text, replay_lsn::text, reply_time::text
   from pg_stat_replication where application_name <> 'pg_basebackup'";
+
+/// Sessions of clients: not the agent's own, not replication. The states are those of pg_stat_activity.
+const CLIENTS: &str = "
+select count(*) as sessions, count(*) filter (where state <> 'idle') as busy, coalesce(sum(pid), 0)::bigint as pids
+  from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
+   and application_name <> 'pgkeel agent'";
+
+/// Sessions of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// All.
+    pub sessions: i64,
+    /// Those that are in a transaction or run a statement.
+    pub busy: i64,
+    /// A number made of their processes: it tells when some came or went.
+    pub pids: i64,
+}
 
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +64,10 @@ pub struct Probe {
     pub replicas: BTreeMap<NodeName, Replica>,
     /// On a primary: what is needed to tell whether it obeys a sync set.
     pub senders: Vec<WalSender>,
+    /// What speaks against stopping or promoting it.
+    pub hindrances: Vec<Hindrance>,
+    /// Clients, and how many of them are in a transaction; only while a switchover asks for it.
+    pub clients: Option<Clients>,
     /// The present value of `synchronous_standby_names`.
     pub sync_names: String,
 }
@@ -53,6 +79,8 @@ impl Probe {
             wal_silent_ms: None,
             replicas: BTreeMap::new(),
             senders: Vec::new(),
+            hindrances: Vec::new(),
+            clients: None,
             sync_names: String::new(),
         }
     }
@@ -63,13 +91,15 @@ pub struct Prober {
     place: Place,
     client: Option<Client>,
     segment_bytes: u64,
+    /// Whether to look at the clients' sessions too.
+    pub watch_clients: bool,
 }
 
 impl Prober {
     /// A prober for a server whose WAL segments have `segment_bytes`.
     #[must_use]
     pub fn new(place: Place, segment_bytes: u64) -> Prober {
-        Prober { place, client: None, segment_bytes }
+        Prober { place, client: None, segment_bytes, watch_clients: false }
     }
 
     /// Asks once.
@@ -98,12 +128,20 @@ impl Prober {
             None => connect(&self.place, limit).await?,
         };
         let row = client.query_one(SELF, &[]).await?;
-        let probe = if row.try_get("recovery")? {
+        let hindrances = hindrances(&row)?;
+        let mut probe = if row.try_get("recovery")? {
             self.standby(&row)?
         } else {
             let senders = client.query(SENDERS, &[]).await?;
             primary(&row, &senders)?
         };
+        probe.hindrances = hindrances;
+        if self.watch_clients && matches!(probe.server, Server::Primary { .. }) {
+            let row = client.query_one(CLIENTS, &[]).await?;
+            let (sessions, busy, pids) =
+                (row.try_get("sessions")?, row.try_get("busy")?, row.try_get("pids")?);
+            probe.clients = Some(Clients { sessions, busy, pids });
+        }
         self.client = Some(client);
         Ok(probe)
     }
@@ -168,6 +206,21 @@ fn primary(row: &Row, senders: &[Row]) -> Result<Probe, PgError> {
             .push(WalSender { pid: sender.try_get("pid")?, reply_time: sender.try_get("reply_time")? });
     }
     Ok(probe)
+}
+
+fn hindrances(row: &Row) -> Result<Vec<Hindrance>, PgError> {
+    let mut found = Vec::new();
+    if row.try_get("replay_paused")? {
+        found.push(Hindrance::ReplayPaused);
+    }
+    if row.try_get("archiver_fails")? {
+        found.push(Hindrance::ArchiverFails);
+    }
+    let slots: i64 = row.try_get("logical_slots")?;
+    if slots > 0 {
+        found.push(Hindrance::LogicalSlots { count: usize::try_from(slots).unwrap_or(usize::MAX) });
+    }
+    Ok(found)
 }
 
 fn lsn(row: &Row, column: &str) -> Result<Option<Lsn>, PgError> {

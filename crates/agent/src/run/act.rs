@@ -30,6 +30,8 @@ pub(super) struct Acting {
     rejoin: Option<Rejoin>,
     /// The last rejoin that ended well, told until it is recorded.
     pub(super) rejoined: Option<Rejoined>,
+    /// Where the shutdown checkpoint of this node's server begins, after an orderly stop for a switchover.
+    pub(super) stopped_at: Option<(String, Lsn)>,
     slots_kept_at: Option<Moment>,
     slots_running: bool,
     slots_problem: Option<String>,
@@ -80,6 +82,8 @@ fn describe_step(step: &Step) -> String {
         Step::Rewind { from, .. } => format!("rewinds to {from} (pg_rewind)"),
         Step::Promote { epoch, .. } => format!("promotes for epoch {epoch}"),
         Step::SetSync { .. } => "configures its synchronous standbys".to_owned(),
+        Step::Checkpoint { .. } => "makes a checkpoint before it hands over".to_owned(),
+        Step::StopInOrder { .. } => "stops its server in order, to hand over".to_owned(),
         Step::Fence { epoch } => format!("ends its server: it is not the primary of epoch {epoch}"),
     }
 }
@@ -180,6 +184,7 @@ impl Run {
                 self.local.seal = Some(seal);
             }
             Done::Configured(sync) => self.local.sync_configured = Some(sync.members),
+            Done::Checkpointed(id) => self.local.checkpointed = Some(id),
             Done::Promoted(server, sync) => {
                 self.local.server = server;
                 self.local.sync_configured = Some(sync.members);

@@ -3,8 +3,9 @@
 use super::{Event, Run, now};
 use crate::clock::wall_ms;
 use crate::heartbeat::Leader;
-use crate::messages::HeartbeatAnswer;
+use crate::messages::{HeartbeatAnswer, OrderAsked};
 use crate::store::Standing;
+use cluster::decide::switchover::{self, Ordered};
 use cluster::decide::{self, Now};
 use cluster::lease;
 use cluster::observe::{Observation, Observations};
@@ -115,6 +116,30 @@ impl Run {
                 });
             }
         }
+    }
+
+    /// Checks a person's order against all that is known at this moment, and records it.
+    pub(super) fn on_order(&mut self, asked: &OrderAsked, reply: oneshot::Sender<Ordered>) {
+        let Some(seen) = &self.lead.seen else { return };
+        let now = Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() };
+        let checked = switchover::order(&self.state, seen, &asked.order, &asked.by, &now);
+        let (command, ordered) = match checked {
+            Ok(checked) => checked,
+            Err(because) => return drop(reply.send(Ordered::Refused { because })),
+        };
+        if asked.only_try {
+            let Ordered::Recorded { to, .. } = ordered else { return };
+            return drop(reply.send(Ordered::Possible { to }));
+        }
+        let (store, events) = (self.parts.store.clone(), self.events.clone());
+        self.lead.proposing = true;
+        tokio::spawn(async move {
+            let outcome = store.propose(command).await.map(|_| ()).map_err(|e| e.to_string());
+            if outcome.is_ok() {
+                let _ = reply.send(ordered);
+            }
+            let _ = events.send(Event::Proposed(outcome)).await;
+        });
     }
 
     pub(super) fn on_proposed(&mut self, outcome: Result<(), String>) {

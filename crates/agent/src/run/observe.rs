@@ -64,6 +64,8 @@ impl Run {
             replicas: self.server.replicas.clone(),
             sync_applied: self.server.sync.applied().cloned(),
             rejoined: self.acting.rejoined.clone(),
+            handover: self.handover_progress(),
+            hindrances: self.server.hindrances.clone(),
             lease_left_ms: self
                 .local
                 .lease

@@ -6,6 +6,7 @@ use crate::marker::Facts;
 use crate::postgres::probe::Probe;
 use crate::postgres::sync::SyncWatch;
 use crate::probing;
+use cluster::handover::Hindrance;
 use cluster::observe::{DataDir, Replica, Server};
 use cluster::step::Local;
 use cluster::{Moment, NodeName};
@@ -31,6 +32,8 @@ pub(super) struct ServerSight {
     pub replicas: BTreeMap<NodeName, Replica>,
     /// Whether it obeys the sync set.
     pub sync: SyncWatch,
+    /// What speaks against stopping or promoting it.
+    pub hindrances: Vec<Hindrance>,
     /// For people.
     pub problem: Option<String>,
 }
@@ -45,6 +48,7 @@ impl ServerSight {
             wal_silent_ms: None,
             replicas: BTreeMap::new(),
             sync: SyncWatch::default(),
+            hindrances: Vec::new(),
             problem: None,
         }
     }
@@ -140,6 +144,7 @@ impl Run {
 
     pub(super) fn server_ended(&mut self) {
         self.server.guarded = false;
+        self.note_orderly_stop();
         self.server.replicas.clear();
         self.server.wal_silent_ms = None;
         self.server.sync = SyncWatch::default();
@@ -153,10 +158,12 @@ impl Run {
         let Some(hands) = &self.parts.hands else { return };
         let starting = matches!(self.local.server, Server::Starting | Server::Unknown);
         let every = Duration::from_millis(self.settings().heartbeat_ms());
+        let draining = self.draining();
         let target = self.server.guarded.then(|| probing::Target {
             generation: self.server.generation,
             segment_bytes: hands.segment_bytes(),
-            every: if starting { PROBE_STARTING } else { every },
+            watch_clients: draining,
+            every: if starting || draining { PROBE_STARTING } else { every },
         });
         self.tasks.probe.send_if_modified(|t| std::mem::replace(t, target.clone()) != target);
     }
@@ -186,6 +193,8 @@ impl Run {
         self.server.problem = None;
         self.server.wal_silent_ms = probe.wal_silent_ms;
         self.server.replicas = probe.replicas;
+        self.server.hindrances = probe.hindrances;
+        self.drain.see(self.state.handover.as_ref(), probe.clients, now());
         if let Server::Primary { lsn, .. } = &probe.server {
             self.server.sync.see(&probe.sync_names, &probe.senders, *lsn);
         }

@@ -2,6 +2,7 @@
 
 use super::{Draft, Now, Outcome, Proposed};
 use crate::basics::NodeName;
+use crate::candidate;
 use crate::command::{Change, first_promotion_id};
 use crate::observe::{DataDir, Observations};
 use crate::reason::Reason;
@@ -46,7 +47,8 @@ pub(super) fn initialise(state: &State, seen: &Observations, proposed: &Proposed
             return Outcome::Wait(Reason::RefuseInitialise { node: node.clone(), system_identifier });
         }
     }
-    let Some((first, _)) = state.data_nodes().next() else {
+    let mut able = state.data_nodes().filter(|(node, _)| !candidate::tags(state, node).never_primary);
+    let Some((first, _)) = able.next() else {
         return Outcome::Wait(Reason::WaitNodes { missing });
     };
     Outcome::Do(Draft {

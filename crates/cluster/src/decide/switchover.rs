@@ -206,7 +206,8 @@ fn obstacles(
     }
     let primary_lsn = match heard(settings, seen, from, now).map(|o| &o.server) {
         Some(Server::Primary { lsn, .. }) => Some(*lsn),
-        _ => {
+        Some(_) => return Err(vec![Obstacle::NotServing]),
+        None => {
             found.push(Obstacle::Silent { node: from.clone() });
             None
         }

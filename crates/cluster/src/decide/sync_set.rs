@@ -33,7 +33,7 @@ pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, no
     let wanted = wanted(state, settings, seen, report, &target, k, now.at);
     let obeyed = report.sync_applied.as_ref().is_some_and(|applied| applied.members == target);
     if obeyed && wanted != target && state.sync.in_force.len() < SETS_MAX {
-        let why = why(&target, &wanted);
+        let why = why(state, &target, &wanted);
         return Outcome::Do(Draft {
             change: Change::SyncSetNext { epoch: state.epoch, next: wanted.clone() },
             reasons: vec![Reason::SyncSetChanging { from: target, to: wanted, why }],
@@ -94,10 +94,15 @@ fn wanted(
     wanted
 }
 
-fn why(from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> String {
+fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> String {
     let list = |set: BTreeSet<&NodeName>| set.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
     let came = list(to.difference(from).collect());
-    let left = list(from.difference(to).collect());
+    let (streamless, barred): (BTreeSet<_>, BTreeSet<_>) =
+        from.difference(to).partition(|n| may_confirm(state, n));
+    let (left, barred) = (list(streamless), list(barred));
+    if !barred.is_empty() {
+        return format!("{barred} may not confirm commits (never_sync or never_primary)");
+    }
     match (came.is_empty(), left.is_empty()) {
         (false, true) => format!("{came} streams"),
         (true, false) => format!("{left} does not stream"),

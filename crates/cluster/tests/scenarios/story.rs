@@ -14,17 +14,22 @@
 //! n1 line p2 | unfinished | inconsistent | lags
 //! n1 streams to n2 2/500, n3 2/400     pg_stat_replication of n1; nobody: `n1 streams to -`
 //! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then
+//! n1 priority 5 | never primary | never sync    its tags
+//! n1 drained                           no client of it is in a transaction any more
+//! order switchover [n2] | cancel ID | pause | resume    what a person asks the leader for
 //! step of n2                           tells the step again, changed or not
 //! history                              the last promotions and sync sets, as recorded
 //! ```
 
 use super::words;
 use cluster::command::{Change, Command, apply, first_promotion_id};
+use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
+use cluster::handover::Progress;
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Server, Standby, SyncApplied,
 };
-use cluster::state::{Fork, Member, PgAddress, Phase, Replication, Settings, State};
+use cluster::state::{Fork, Member, PgAddress, Phase, Replication, Settings, State, Tags};
 use cluster::step::{Local, Step, Unfinished, step};
 use cluster::{Lsn, Moment, NodeName, Timeline, lease, status};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +47,9 @@ struct Node {
     silent_since: Moment,
     still_heard_by: BTreeSet<NodeName>,
     lags: bool,
+    tags: Tags,
+    drained: bool,
+    stopped_at: Option<Lsn>,
     forks: Vec<Fork>,
     replicas: BTreeMap<NodeName, Replica>,
     sync_applied: Option<SyncApplied>,
@@ -89,6 +97,7 @@ impl Story {
             [node, "has", "served", "up", "to", at] => self.begin_serving(&name(node), position(at)),
             ["step", "of", node] => self.node(node).told.clear(),
             ["history"] => self.tell_history(),
+            ["order", order @ ..] => self.give_order(order),
             [node, what @ ..] => self.change(node, what),
             [] => panic!("an empty line of script"),
         }
@@ -117,6 +126,9 @@ impl Story {
                 silent_since: Moment(0),
                 still_heard_by: BTreeSet::new(),
                 lags: false,
+                tags: Tags::default(),
+                drained: false,
+                stopped_at: None,
                 forks: Vec::new(),
                 replicas: BTreeMap::new(),
                 sync_applied: None,
@@ -215,6 +227,10 @@ impl Story {
             ["unfinished"] => node.local.unfinished = Some(Unfinished::Clone),
             ["inconsistent"] => node.local.inconsistent = true,
             ["lags"] => node.lags = true,
+            ["priority", number] => node.tags.priority = number.parse().unwrap(),
+            ["never", "primary"] => node.tags.never_primary = true,
+            ["never", "sync"] => node.tags.never_sync = true,
+            ["drained"] => node.drained = true,
             ["streams", "to", list @ ..] => node.replicas = replicas(list),
             ["obeys", members @ .., "since", at] => {
                 let members = members.iter().filter(|m| **m != "-").map(|m| name(m)).collect();
@@ -222,6 +238,24 @@ impl Story {
             }
             ["done"] => self.finish_step(who),
             other => panic!("{other:?}: not a word of this language"),
+        }
+    }
+
+    fn give_order(&mut self, words: &[&str]) {
+        let order = match words {
+            ["switchover"] => Order::Switchover { to: None, at: None },
+            ["switchover", "at", ms] => Order::Switchover { to: None, at: Some(ms.parse().unwrap()) },
+            ["switchover", to] => Order::Switchover { to: Some(name(to)), at: None },
+            ["cancel", id] => Order::Cancel { id: (*id).to_owned() },
+            ["pause"] => Order::Pause,
+            ["resume"] => Order::Resume,
+            other => panic!("{other:?}: no order"),
+        };
+        let seen = self.seen.as_ref().unwrap();
+        let now = Now { at: self.now, wall: self.now.0, nonce: format!("s{}", self.state.epoch) };
+        match switchover::order(&self.state, seen, &order, "ada", &now) {
+            Ok((command, _)) => self.record(&command),
+            Err(because) => self.out.extend(because.iter().map(|o| format!("refused: {o}"))),
         }
     }
 
@@ -276,6 +310,12 @@ impl Story {
                 node.primary_lsn = Some(Lsn(lsn.0 + 0x10));
             }
             Step::SetSync { sync } => node.local.sync_configured = Some(sync.members),
+            Step::Checkpoint { id } => node.local.checkpointed = Some(id),
+            Step::StopInOrder { .. } => {
+                node.stopped_at = node.primary_lsn;
+                node.local.server = Server::Stopped;
+                node.replicas.clear();
+            }
             Step::Fence { .. } => node.local.server = Server::Stopped,
             Step::Wait(wait) => self.out.push(format!("{who} was told nothing to do: {wait}")),
         }
@@ -303,21 +343,25 @@ impl Story {
                 seen = Observations::new(to, self.now);
             }
             let Some(command) = command else { break };
-            let epoch = self.state.epoch;
-            if let Err(refusal) = apply(&mut self.state, &command) {
-                self.out.push(format!("REFUSED: {refusal}"));
-            }
-            for reason in &command.reasons {
-                self.out.push(format!("recorded: {reason}"));
-            }
+            self.record(&command);
             seen.see_state(&self.state, self.now);
-            if self.state.epoch != epoch {
-                self.epoch_since = self.now;
-            }
         }
         self.seen = Some(seen);
         self.tell_view();
         self.tell_steps();
+    }
+
+    fn record(&mut self, command: &Command) {
+        let epoch = self.state.epoch;
+        if let Err(refusal) = apply(&mut self.state, command) {
+            self.out.push(format!("REFUSED: {refusal}"));
+        }
+        for reason in &command.reasons {
+            self.out.push(format!("recorded: {reason}"));
+        }
+        if self.state.epoch != epoch {
+            self.epoch_since = self.now;
+        }
     }
 
     fn tell_waits(&mut self, waits: &[String], decided: bool) {
@@ -377,6 +421,7 @@ impl Story {
         o.member = Some(Member {
             agent: format!("{who}:1"),
             postgres: (!witness).then(|| PgAddress { host: who.to_string(), port: 5432 }),
+            tags: node.tags,
         });
         o.data = node.local.data.clone();
         o.server = node.local.server.clone();
@@ -385,6 +430,13 @@ impl Story {
         o.replicas = node.replicas.clone();
         o.sync_applied = node.sync_applied.clone();
         o.primary_lsn = node.primary_lsn;
+        o.handover = self.state.handover.as_ref().filter(|h| h.from == *who).map(|h| Progress {
+            id: h.id.clone(),
+            checkpointed: node.local.checkpointed.as_ref() == Some(&h.id),
+            drained: node.drained,
+            open_transactions: usize::from(!node.drained),
+            stopped_at: node.stopped_at,
+        });
         if let Some((primary, p)) = self.state.primary().and_then(|p| self.nodes.get_key_value(p)) {
             let silent = if p.voice == Voice::Heard || p.still_heard_by.contains(who) {
                 0

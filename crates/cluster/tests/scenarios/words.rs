@@ -31,6 +31,8 @@ pub fn step(step: &Step) -> String {
             format!("promote for epoch {epoch} (line {line}); {}", sync(s))
         }
         Step::SetSync { sync: s } => format!("configure: {}", sync(s)),
+        Step::Checkpoint { id } => format!("make a checkpoint for switchover {id}"),
+        Step::StopInOrder { id } => format!("stop in order for switchover {id}"),
         Step::Fence { epoch } => format!("end the server at once, it is not the primary of epoch {epoch}"),
     }
 }
@@ -39,7 +41,13 @@ pub fn view(view: &View) -> String {
     match (&view.primary, &view.waiting) {
         (Some(primary), _) => {
             let readers: Vec<&str> = view.readers.iter().map(|r| r.node.as_str()).collect();
-            format!("view of epoch {}: primary {}, readers {}", view.epoch, primary.node, readers.join(", "))
+            let hold = view.hold.as_ref().map(|h| format!("; hold: {h}")).unwrap_or_default();
+            format!(
+                "view of epoch {}: primary {}, readers {}{hold}",
+                view.epoch,
+                primary.node,
+                readers.join(", ")
+            )
         }
         (None, waiting) => {
             format!("view of epoch {}: no primary; {}", view.epoch, waiting.as_deref().unwrap_or("?"))

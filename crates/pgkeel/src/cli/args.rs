@@ -2,6 +2,7 @@
 
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use clap::{Args, Parser, Subcommand};
+use cluster::{NodeName, WallMs};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -27,6 +28,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the last decisions with their evidence
     Why(WhyArgs),
+    /// Change the primary in order, now or later; clients of the proxies notice nothing but a short pause
+    Switchover(SwitchoverArgs),
+    /// Decide nothing until `resume`: no failover, no switchover
+    Pause(OrderArgs),
+    /// End a pause
+    Resume(OrderArgs),
     /// Look at a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -71,6 +78,48 @@ pub struct StatusArgs {
     /// Show again every second until Ctrl-C
     #[arg(short, long)]
     pub watch: bool,
+}
+
+/// Options of `switchover`.
+#[derive(Args, Debug)]
+pub struct SwitchoverArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// The next primary [default: the best candidate, by priority and position]
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<NodeName>,
+    /// When: a length of time from now (30min), or seconds since 1970 (@1790000000)
+    #[arg(long, value_name = "TIME", value_parser = later)]
+    pub at: Option<WallMs>,
+    /// Do it without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Only show the switchovers that wait for their time
+    #[arg(long, conflicts_with_all = ["to", "at", "cancel"])]
+    pub list: bool,
+    /// Forget the planned switchover of this identity, or give up the present one while its primary still runs
+    #[arg(long, value_name = "ID", conflicts_with_all = ["to", "at"])]
+    pub cancel: Option<String>,
+}
+
+/// Options of `pause` and `resume`.
+#[derive(Args, Debug)]
+pub struct OrderArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+fn later(text: &str) -> Result<WallMs, String> {
+    let wrong = "write a length of time from now, like 30min or 12h, or seconds since 1970, like @1790000000";
+    if let Some(seconds) = text.strip_prefix('@') {
+        let seconds: u64 = seconds.parse().map_err(|_| wrong.to_owned())?;
+        return seconds.checked_mul(1000).ok_or_else(|| wrong.to_owned());
+    }
+    let wait = humantime::parse_duration(text).map_err(|_| wrong.to_owned())?;
+    let wait = u64::try_from(wait.as_millis()).map_err(|_| wrong.to_owned())?;
+    agent::clock::wall_ms().checked_add(wait).ok_or_else(|| wrong.to_owned())
 }
 
 /// Options of `why`.

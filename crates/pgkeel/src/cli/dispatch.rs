@@ -4,8 +4,9 @@ use super::args::{Arguments, AskArgs, Command, ConfigCommand, DemoArgs};
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
-use super::{agents, config, guard, status, why};
+use super::{agents, config, guard, order, status, switchover, why};
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
+use cluster::decide::switchover::Order;
 use std::future::Future;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +27,25 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }),
         Command::Why(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(why::run(&WhyOptions { agents, format, epochs: args.epochs }))
+        }),
+        Command::Switchover(args) => {
+            let wish = match (args.list, args.cancel) {
+                (true, _) => switchover::Wish::List,
+                (false, Some(id)) => switchover::Wish::Cancel(id),
+                (false, None) => switchover::Wish::Change { to: args.to, at: args.at, sure: args.yes },
+            };
+            with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
+        }
+        Command::Pause(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(order::run(
+                &agents,
+                format,
+                Order::Pause,
+                "paused: nothing is decided until pgkeel resume",
+            ))
+        }),
+        Command::Resume(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(order::run(&agents, format, Order::Resume, "resumed"))
         }),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }

@@ -197,6 +197,7 @@ mod tests {
         let silent =
             NodeStatus { epoch: None, timeline: None, lsn: None, ..node("n3", Role::None, "silent") };
         Status {
+            planned: Vec::new(),
             cluster: "demo".to_owned(),
             asked: "n1".parse().unwrap(),
             leader: Some("n1".parse().unwrap()),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cluster::NodeName;
+use cluster::state::Tags;
 
 use super::nearest::nearest;
 use super::report::Report;
@@ -15,6 +16,9 @@ const SLOT_BYTES_MAX: usize = 63;
 
 /// Longest `node.dir`: Unix sockets in it must have paths of at most 107 bytes (unix(7)).
 const DIR_BYTES_MAX: usize = 80;
+
+/// Greatest `node.priority`.
+const PRIORITY_MAX: u32 = 1000;
 
 /// Where `node.dir` is when the file does not say.
 const DIR_DEFAULT: &str = "/var/lib/pgkeel";
@@ -41,6 +45,7 @@ impl Members {
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) dir: PathBuf,
+    pub(super) tags: Tags,
     /// Its entry of `[members]`, when it has a good one.
     pub(super) address: Option<Address>,
 }
@@ -89,13 +94,18 @@ pub(super) fn read_node(
     members: Option<&Members>,
 ) -> Option<Node> {
     let section = root.open(report, "node")?;
-    section.refuse_unknown(report, &["name", "dir"]);
+    section.refuse_unknown(report, &["name", "dir", "priority", "never_primary", "never_sync"]);
     if !root.has("members") {
         let problem =
             "missing; an agent must know every voter: [members] with lines like n1 = \"10.0.0.1:7400\"";
         report.error(section.line, "members", problem.to_owned());
     }
     let dir = section.parsed_or(report, "dir", PathBuf::from(DIR_DEFAULT), node_dir);
+    let tags = Tags {
+        priority: section.integer_or(report, "priority", 0, 0..=PRIORITY_MAX).unwrap_or(0),
+        never_primary: section.flag(report, "never_primary"),
+        never_sync: section.flag(report, "never_sync"),
+    };
     section.require(report, "name", "\"n1\", one of [members]");
     let name = section.parsed(report, "name", |text| Ok(text.to_owned()))?;
     let own = members.and_then(|members| members.addresses.get(&name.value));
@@ -107,7 +117,7 @@ pub(super) fn read_node(
         report.error(name.line, "node.name", format!("{:?} is not one of [members]; {hint}", name.value));
     }
     warn_about_number(report, members);
-    Some(Node { name: name.value, dir: dir?, address: own.cloned() })
+    Some(Node { name: name.value, dir: dir?, tags, address: own.cloned() })
 }
 
 /// Says what a cluster of this many voters cannot do.

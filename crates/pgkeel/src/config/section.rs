@@ -147,6 +147,19 @@ impl<'a> Section<'a> {
         report.keep(line, &self.path(key), result).map(|found| found.value)
     }
 
+    /// True or false; false when the key is absent.
+    pub(super) fn flag(&self, report: &mut Report, key: &str) -> bool {
+        match self.get(key) {
+            None => false,
+            Some((DeValue::Boolean(value), _)) => *value,
+            Some((other, span)) => {
+                let line = report.line_of(&span);
+                report.error(line, &self.path(key), format!("must be true or false, not {}", kind(other)));
+                false
+            }
+        }
+    }
+
     /// A list of texts, each read by `read`. One text alone stands for a list of one when `one` allows it.
     /// An entry that was refused (and reported) is `None`.
     pub(super) fn list<T>(

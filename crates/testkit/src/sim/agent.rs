@@ -27,6 +27,10 @@ pub struct Agent {
     pub primary_lsn: Option<Lsn>,
     /// The synchronous standbys it configured.
     pub sync_configured: Option<BTreeSet<NodeName>>,
+    /// The switchover for which a checkpoint was made.
+    pub checkpointed: Option<String>,
+    /// The switchover for which the server stopped in order, and where.
+    pub stopped_at: Option<(String, Lsn)>,
     /// Since when the server obeys them.
     pub sync_applied: Option<SyncApplied>,
     /// A rejoin that ended well.
@@ -108,6 +112,7 @@ impl World {
             unfinished: notes.unfinished,
             inconsistent: notes.inconsistent,
             rewound_for: notes.rewound_for,
+            checkpointed: agent.and_then(|a| a.checkpointed.clone()),
             sync_configured: agent.and_then(|a| a.sync_configured.clone()),
         }
     }
@@ -206,6 +211,7 @@ impl World {
         observation.member = Some(Member {
             agent: format!("{}:1", host.name),
             postgres: (!host.witness).then(|| PgAddress { host: host.name.to_string(), port: 5432 }),
+            tags: host.tags,
         });
         observation.data = local.data;
         observation.server = local.server;
@@ -221,6 +227,7 @@ impl World {
         }
         observation.sync_applied.clone_from(&agent.sync_applied);
         observation.rejoined.clone_from(&agent.rejoined);
+        observation.handover = self.handover_progress(node);
         observation
     }
 

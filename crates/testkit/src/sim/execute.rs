@@ -53,6 +53,8 @@ impl World {
                 return self.begin_promotion(node, *epoch, line.clone(), sync.clone());
             }
             Step::SetSync { .. } => (2, 15),
+            Step::Checkpoint { .. } => (20, 200),
+            Step::StopInOrder { .. } => (10, 120),
             Step::Fence { .. } => (1, 10),
         };
         let wait = self.random.ms(from, to);
@@ -152,6 +154,12 @@ impl World {
                 self.note_rejoin(node, RejoinWay::Follow);
             }
             Step::SetSync { sync } => self.finish_set_sync(node, sync),
+            Step::Checkpoint { id } => {
+                if let Some(agent) = &mut self.nodes[node].agent {
+                    agent.checkpointed = Some(id);
+                }
+            }
+            Step::StopInOrder { id } => self.finish_stop(node, id),
             Step::Fence { .. } => self.kill_server(node),
             Step::Wait(_) | Step::StartSealed | Step::Promote { .. } => {}
         }

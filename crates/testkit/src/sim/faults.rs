@@ -189,6 +189,7 @@ impl World {
             }
             self.start_agent(node, boots);
         }
+        self.heal_orders();
         self.checks.healed(self.now);
     }
 }

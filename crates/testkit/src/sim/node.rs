@@ -4,7 +4,7 @@ use super::agent::Agent;
 use super::postgres::Postgres;
 use super::world::Event;
 use cluster::observe::Seal;
-use cluster::state::State;
+use cluster::state::{State, Tags};
 use cluster::step::Unfinished;
 use cluster::{Epoch, Moment, NodeName};
 
@@ -82,6 +82,8 @@ pub struct Node {
     pub name: NodeName,
     /// Whether it has a server at all.
     pub witness: bool,
+    /// What it may become.
+    pub tags: Tags,
     /// Its clock.
     pub clock: Clock,
     /// Counts starts of the host; odd while it has power.

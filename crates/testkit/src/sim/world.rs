@@ -9,7 +9,7 @@ use super::store::{Message, Store};
 use super::streaming::StreamMessage;
 use super::{Report, Trace};
 use cluster::decide::Proposed;
-use cluster::state::{Replication, Settings};
+use cluster::state::{Replication, Settings, Tags};
 use cluster::step::Step;
 use cluster::{Moment, NodeName};
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ pub enum Event {
     Guard { node: NodeId, boots: u64 },
     /// A client writes, if this node lets it.
     Write { node: NodeId },
+    /// A person asks the cluster for something.
+    Order,
     /// Something breaks.
     Fault,
     /// A frozen host goes on.
@@ -79,7 +81,8 @@ impl Event {
             | Event::Guard { node, .. }
             | Event::AgentStart { node, .. }
             | Event::Write { node } => For::Server(*node),
-            Event::Fault
+            Event::Order
+            | Event::Fault
             | Event::HostThaws { .. }
             | Event::AgentThaws { .. }
             | Event::PowerOn { .. }
@@ -144,7 +147,9 @@ impl World {
             let after = world.random.ms(0, 300);
             world.after(after, Event::PowerOn { node, boots: 0 });
         }
+        world.choose_tags(count - u64::from(witness));
         world.at(FAULTS_FROM, Event::Fault);
+        world.at(FAULTS_FROM, Event::Order);
         world.at(FAULTS_UNTIL, Event::Heal);
         world
     }
@@ -244,6 +249,7 @@ impl World {
             Event::ServerTick { node, boots } => self.server_tick(node, boots),
             Event::Guard { node, boots } => self.guard(node, boots),
             Event::Write { node } => self.client_writes(node),
+            Event::Order => self.give_order(),
             Event::Fault => self.make_fault(),
             Event::HostThaws { node, boots } => self.thaw_host(node, boots),
             Event::AgentThaws { node, life } => self.thaw_agent(node, life),
@@ -266,6 +272,7 @@ fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
     Node {
         name,
         witness,
+        tags: Tags::default(),
         clock,
         boots: 0,
         host: Running::Yes,
