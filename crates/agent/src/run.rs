@@ -21,6 +21,7 @@ use crate::reach;
 use crate::store::{Standing, Store};
 use cluster::decide::Proposed;
 use cluster::decide::switchover::Ordered;
+use cluster::handover::Stopped;
 use cluster::observe::{DataDir, Observation, Server};
 use cluster::state::{Member, State};
 use cluster::status::Status;
@@ -72,7 +73,7 @@ pub enum Event {
     /// Replication slots were kept.
     SlotsKept(Result<(), String>),
     /// The data directory of a server that was stopped for this switchover was looked at.
-    StoppedAt(String, Option<cluster::Lsn>),
+    StoppedFor(String, Stopped),
     /// A person's order; answered if this agent leads.
     Order {
         /// What, from whom, and whether only to try.
@@ -239,7 +240,7 @@ impl Run {
             Event::Proposed(outcome) => self.on_proposed(outcome),
             Event::Transferred => self.lead.transferring = false,
             Event::SlotsKept(outcome) => self.on_slots_kept(outcome),
-            Event::StoppedAt(id, at) => self.acting.stopped_at = at.map(|at| (id, at)),
+            Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),

@@ -48,6 +48,19 @@ pub struct Planned {
     pub by: String,
 }
 
+/// How a server that hands over has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "stopped")]
+pub enum Stopped {
+    /// In order.
+    InOrder {
+        /// Where its shutdown checkpoint begins.
+        at: Lsn,
+    },
+    /// Otherwise: it must recover when it starts.
+    Badly,
+}
+
 /// What the primary reports of a switchover under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -59,8 +72,8 @@ pub struct Progress {
     pub drained: bool,
     /// Clients in a transaction.
     pub open_transactions: usize,
-    /// Where the shutdown checkpoint begins, once the server has stopped in order.
-    pub stopped_at: Option<Lsn>,
+    /// How the server stopped, once that was looked at.
+    pub stopped: Option<Stopped>,
 }
 
 /// Something in a server that speaks against stopping or promoting it.

@@ -3,6 +3,7 @@
 use super::{Event, Run, now};
 use crate::hands::{Done, Hands};
 use crate::postgres::{basebackup, configuration, slots};
+use cluster::handover::Stopped;
 use cluster::observe::{RejoinWay, Rejoined, Server};
 use cluster::step::{self, Step, Wait};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
@@ -30,8 +31,8 @@ pub(super) struct Acting {
     rejoin: Option<Rejoin>,
     /// The last rejoin that ended well, told until it is recorded.
     pub(super) rejoined: Option<Rejoined>,
-    /// Where the shutdown checkpoint of this node's server begins, after an orderly stop for a switchover.
-    pub(super) stopped_at: Option<(String, Lsn)>,
+    /// How this node's server stopped for a switchover.
+    pub(super) stopped: Option<(String, Stopped)>,
     slots_kept_at: Option<Moment>,
     slots_running: bool,
     slots_problem: Option<String>,

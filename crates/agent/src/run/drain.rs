@@ -3,7 +3,7 @@
 use super::{Event, Run};
 use crate::postgres::probe::Clients;
 use cluster::Moment;
-use cluster::handover::{Handover, Progress, Stage};
+use cluster::handover::{Handover, Progress, Stage, Stopped};
 use std::time::Duration;
 
 /// Without any client in a transaction, and none that came or went, for so long: what the proxies had under way when
@@ -54,13 +54,13 @@ impl Run {
     pub(super) fn handover_progress(&self) -> Option<Progress> {
         let handover = self.state.handover.as_ref().filter(|h| h.from == *self.me())?;
         let same = self.drain.id == handover.id;
-        let stopped = self.acting.stopped_at.as_ref().filter(|(id, _)| *id == handover.id);
+        let stopped = self.acting.stopped.as_ref().filter(|(id, _)| *id == handover.id);
         Some(Progress {
             id: handover.id.clone(),
             checkpointed: self.local.checkpointed.as_ref() == Some(&handover.id),
             drained: same && self.drain.drained,
             open_transactions: if same { self.drain.open_transactions } else { 0 },
-            stopped_at: stopped.map(|(_, at)| *at),
+            stopped: stopped.map(|(_, how)| *how),
         })
     }
 
@@ -74,7 +74,10 @@ impl Run {
         let (events, id) = (self.events.clone(), handover.id.clone());
         tokio::spawn(async move {
             match hands.shut_down_at().await {
-                Ok(at) => drop(events.send(Event::StoppedAt(id, at)).await),
+                Ok(at) => {
+                    let how = at.map_or(Stopped::Badly, |at| Stopped::InOrder { at });
+                    drop(events.send(Event::StoppedFor(id, how)).await);
+                }
                 Err(e) => tracing::warn!("where the server stopped is not known: {e}"),
             }
         });

@@ -7,7 +7,7 @@ use super::{Draft, Now, Outcome};
 use crate::basics::{Millis, NodeName, WallMs};
 use crate::candidate;
 use crate::command::{Change, Command};
-use crate::handover::{Handover, Obstacle, Planned, Stage};
+use crate::handover::{Handover, Obstacle, Planned, Stage, Stopped};
 use crate::lineage;
 use crate::observe::{Observation, Observations, Server, Standby};
 use crate::reason::{NotChosen, Position, Reason, Safe};
@@ -338,17 +338,17 @@ fn give_up(state: &State, handover: &Handover, because: Vec<Obstacle>) -> Outcom
     })
 }
 
-/// Where the shutdown checkpoint of the stopped primary begins, while its word is fresh.
-fn stopped_at(
+/// How the primary has stopped, while its word is fresh; `Some(None)`: it has stopped and was not looked at yet.
+fn stopped(
     state: &State,
     settings: &Settings,
     seen: &Observations,
     handover: &Handover,
     now: &Now,
-) -> Option<crate::Lsn> {
+) -> Option<Option<Stopped>> {
     let report = heard(settings, seen, &handover.from, now).filter(|o| o.epoch == state.epoch)?;
     let progress = report.handover.as_ref().filter(|p| p.id == handover.id)?;
-    progress.stopped_at.filter(|_| report.server == Server::Stopped)
+    (report.server == Server::Stopped).then_some(progress.stopped)
 }
 
 /// The primary has stopped in order and the next one replays what it wrote last: nothing else is decided for a moment.
@@ -359,11 +359,17 @@ pub(super) fn awaits_next(
     now: &Now,
 ) -> Option<Reason> {
     let handover = state.handover.as_ref().filter(|h| h.stage == Stage::Stopping)?;
-    let at = stopped_at(state, settings, seen, handover, now)?;
+    let stopped = stopped(state, settings, seen, handover, now)?;
     let (_, _, since) = seen.stage_since.as_ref()?;
-    let has_all = standby(settings, seen, &handover.to, now).is_some_and(|s| s.replay_lsn > at);
+    let wait = match stopped {
+        Some(Stopped::InOrder { at }) => {
+            !standby(settings, seen, &handover.to, now).is_some_and(|s| s.replay_lsn > at)
+        }
+        Some(Stopped::Badly) => false,
+        None => true,
+    };
     let patient = now.at.since(*since) < 2 * settings.detect_ms;
-    (!has_all && patient).then(|| Reason::SwitchoverWaits {
+    (wait && patient).then(|| Reason::SwitchoverWaits {
         from: handover.from.clone(),
         to: handover.to.clone(),
         stage: handover.stage,
@@ -382,7 +388,7 @@ fn change_primary(
     handover: &Handover,
     now: &Now,
 ) -> Outcome {
-    let Some(at) = stopped_at(state, settings, seen, handover, now) else {
+    let Some(how) = stopped(state, settings, seen, handover, now) else {
         return Outcome::Wait(Reason::SwitchoverWaits {
             from: handover.from.clone(),
             to: handover.to.clone(),
@@ -390,6 +396,7 @@ fn change_primary(
             open_transactions: 0,
         });
     };
+    let Some(Stopped::InOrder { at }) = how else { return Outcome::Nothing };
     let Some(next) = standby(settings, seen, &handover.to, now).filter(|s| s.replay_lsn > at) else {
         return Outcome::Nothing; // too late for it: the stopped primary is replaced like any other
     };

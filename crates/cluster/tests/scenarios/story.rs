@@ -25,7 +25,7 @@ use super::words;
 use cluster::command::{Change, Command, apply, first_promotion_id};
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
-use cluster::handover::Progress;
+use cluster::handover::{Progress, Stopped};
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Server, Standby, SyncApplied,
 };
@@ -435,7 +435,7 @@ impl Story {
             checkpointed: node.local.checkpointed.as_ref() == Some(&h.id),
             drained: node.drained,
             open_transactions: usize::from(!node.drained),
-            stopped_at: node.stopped_at,
+            stopped: node.stopped_at.map(|at| Stopped::InOrder { at }),
         });
         if let Some((primary, p)) = self.state.primary().and_then(|p| self.nodes.get_key_value(p)) {
             let silent = if p.voice == Voice::Heard || p.still_heard_by.contains(who) {

@@ -5,7 +5,7 @@ use super::postgres::Process;
 use super::world::{Event, FAULTS_UNTIL, World};
 use cluster::decide::Now;
 use cluster::decide::switchover::{Order, order};
-use cluster::handover::{Progress, Stage};
+use cluster::handover::{Progress, Stage, Stopped};
 use cluster::state::Replication;
 
 impl World {
@@ -89,7 +89,7 @@ impl World {
             checkpointed: agent.checkpointed.as_ref() == Some(&handover.id),
             drained: handover.stage == Stage::Holding && self.now % 3 == 0,
             open_transactions: 0,
-            stopped_at: stopped.map(|(_, at)| *at),
+            stopped: stopped.map(|(_, at)| Stopped::InOrder { at: *at }),
         })
     }
 
