@@ -8,5 +8,6 @@ mod failover;
 mod host;
 mod proxy;
 mod restart;
+mod switchover;
 mod why;
 mod wrong;

@@ -1,0 +1,87 @@
+//! The primary changes in order, under load, by command.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use cluster::reason::{Reason, Safe};
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+
+const CHANGES: usize = 3;
+
+#[test]
+fn switchover_there_and_back() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, change_in_order)
+}
+
+async fn change_in_order(lab: &mut Lab) -> Result<()> {
+    let mut status = lab.up().await?;
+    let writer = lab.writer().await?;
+    for round in 1..=CHANGES {
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        let old = status.primary.clone().context("there is no primary")?;
+        let said = lab.pgkeel(0, &["switchover", "--yes"])?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        println!("round {round}, away from {old}:\n{text}");
+        ensure!(said.status.success(), "refused: {}", String::from_utf8_lossy(&said.stderr));
+        status = lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+        ensure!(status.primary.as_ref() != Some(&old), "{old} is still primary");
+        let history = lab.cluster.why().await?;
+        let in_order = |reason: &Reason| matches!(reason, Reason::Chosen { safe: Safe::StoppedInOrder { node, .. }, .. } if *node == old);
+        let found = history.iter().any(|e| e.epoch == status.epoch && in_order(&e.reason));
+        ensure!(found, "{old} was replaced, but not because it had stopped in order");
+    }
+    writer.wait_for(50, SHORT_LIMIT).await?;
+    lab.nothing_lost(&writer.stop()).await
+}
+
+#[test]
+fn refusals_and_pause() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, refuse_and_pause)
+}
+
+async fn refuse_and_pause(lab: &mut Lab) -> Result<()> {
+    let status = lab.up().await?;
+    let primary = status.primary.clone().context("there is no primary")?;
+    refused(lab, &["switchover", "--to", "n9", "--yes"], "there is no node n9")?;
+    refused(lab, &["switchover", "--to", primary.as_str(), "--yes"], "is primary already")?;
+    let standby = (0..3).find(|n| lab.node(*n).is_ok_and(|l| l.place.name != primary.as_str()));
+    let standby = standby.context("there is a standby")?;
+    let name = lab.node(standby)?.place.name.clone();
+    let port = lab.node(standby)?.place.postgres_port.to_string();
+    psql(&port, "select pg_wal_replay_pause()")?;
+    let paused = async |lab: &Lab| refused(lab, &["switchover", "--to", &name, "--yes"], "replay is paused");
+    let began = std::time::Instant::now();
+    while let Err(e) = paused(lab).await {
+        ensure!(began.elapsed() < SHORT_LIMIT, "{e:#}");
+        psql(&port, "select pg_wal_replay_pause()")?;
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    psql(&port, "select pg_wal_replay_resume()")?;
+
+    // While paused, not even a killed server is replaced.
+    ensure!(lab.pgkeel(0, &["pause"])?.status.success(), "pause was refused");
+    lab.cluster.kill_server(lab.primary(&status)?)?;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let now = lab.cluster.status().await?;
+    ensure!(now.epoch == status.epoch, "the cluster is paused, and went to epoch {}", now.epoch);
+    refused(lab, &["switchover", "--yes"], "paused")?;
+    ensure!(lab.pgkeel(0, &["resume"])?.status.success(), "resume was refused");
+    lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+    Ok(())
+}
+
+fn refused(lab: &Lab, args: &[&str], because: &str) -> Result<()> {
+    let said = lab.pgkeel(0, args)?;
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    ensure!(!said.status.success() && text.contains(because), "{args:?}: {} {text}", said.status);
+    println!("{}", text.trim());
+    Ok(())
+}
+
+fn psql(port: &str, sql: &str) -> Result<()> {
+    let mut psql = Command::new("psql");
+    psql.args(["-qAt", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres", "-p", port, "-c", sql]);
+    let output = psql.output().context("psql cannot be started")?;
+    ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
