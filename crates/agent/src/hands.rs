@@ -354,7 +354,8 @@ impl Hands {
         basebackup::exchange(&self.place)?;
         self.remember(|f| {
             let (promised, lost) = (f.promised, f.lost.take());
-            *f = Facts { line: Some(line.to_owned()), inconsistent: true, promised, lost, ..Facts::default() };
+            *f =
+                Facts { line: Some(line.to_owned()), inconsistent: true, promised, lost, ..Facts::default() };
         })?;
         Ok(Done::DataChanged(RejoinWay::Clone))
     }

@@ -14,10 +14,7 @@ pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/v1/aside", get(list)).route("/v1/aside/prune", post(prune))
 }
 
-async fn list(
-    State(shared): State<Shared>,
-    Query(whom): Query<Whom>,
-) -> Result<Json<Vec<Kept>>, Unanswered> {
+async fn list(State(shared): State<Shared>, Query(whom): Query<Whom>) -> Result<Json<Vec<Kept>>, Unanswered> {
     if let Some(agent) = shared.elsewhere(&whom)? {
         return agent.get("/v1/aside?").await.map(Json);
     }

@@ -64,7 +64,10 @@ impl Shared {
 
     /// Where this node's data is.
     pub(super) fn place(&self) -> Result<Place, Unanswered> {
-        self.files.place.clone().ok_or_else(|| Unanswered(format!("{} is a witness: it has no data", self.files.me)))
+        self.files
+            .place
+            .clone()
+            .ok_or_else(|| Unanswered(format!("{} is a witness: it has no data", self.files.me)))
     }
 }
 

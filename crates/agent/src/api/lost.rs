@@ -36,7 +36,8 @@ async fn told(
     let place = shared.place()?;
     let records = super::elsewhere::blocking(move || lost::list(&place)).await?;
     let mut records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
-    let short = if options.transactions == 1 { records.len().saturating_sub(LISTED_MAX) } else { records.len() };
+    let short =
+        if options.transactions == 1 { records.len().saturating_sub(LISTED_MAX) } else { records.len() };
     for findings in records.iter_mut().take(short).filter_map(|record| record.findings.as_mut()) {
         findings.listed.clear();
     }

@@ -17,12 +17,16 @@ impl Hands {
             return Ok(());
         }
         let Server::Standby(Standby { timeline, lsn, .. }) = self.probe().await? else {
-            return Err(PgError::Unexpected("the server is no standby: what only it has is not known".into()));
+            return Err(PgError::Unexpected(
+                "the server is no standby: what only it has is not known".into(),
+            ));
         };
         let state = self.store.state();
         let line = facts.line.as_deref().map(|line| lineage::settled(&state, line, timeline, lsn));
         let Some(fork) = line.and_then(|line| lineage::parted(&state, line, primary_line)) else {
-            tracing::warn!("it is not known where this data left the cluster's WAL: it is set aside as a whole");
+            tracing::warn!(
+                "it is not known where this data left the cluster's WAL: it is set aside as a whole"
+            );
             return Ok(());
         };
         if lsn <= fork.at {

@@ -44,11 +44,13 @@ impl Place {
     #[must_use]
     pub fn those_beside(&self, prefix: &str) -> Vec<PathBuf> {
         let prefix = self.beside(prefix);
-        let (Some(parent), Some(prefix)) = (prefix.parent(), prefix.file_name().and_then(|n| n.to_str())) else {
+        let (Some(parent), Some(prefix)) = (prefix.parent(), prefix.file_name().and_then(|n| n.to_str()))
+        else {
             return Vec::new();
         };
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        let named = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
+        let named =
+            |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
         let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(named).collect();
         found.sort();
         found
@@ -81,7 +83,8 @@ pub fn note_replaced(place: &Place) -> Result<(), PgError> {
     }
     let old = kept.len().saturating_sub(1);
     let renamed = kept.iter().take(old).map(|dir| retire(dir)).collect::<Result<Vec<_>, _>>()?;
-    let going = going.into_iter().chain(place.those_beside("lost-").into_iter().filter(|path| is_going(path)));
+    let going =
+        going.into_iter().chain(place.those_beside("lost-").into_iter().filter(|path| is_going(path)));
     going.chain(renamed).try_for_each(|dir| files::remove_dir(&dir))
 }
 
@@ -142,7 +145,10 @@ pub fn prune(place: &Place, names: &[String]) -> Result<Vec<PathBuf>, PgError> {
     for name in names {
         match all.iter().find(|kept| kept.name == *name) {
             None => {
-                return Err(PgError::Unexpected(format!("there is no {name} beside {}", place.data().display())));
+                return Err(PgError::Unexpected(format!(
+                    "there is no {name} beside {}",
+                    place.data().display()
+                )));
             }
             Some(Kept { needed: Some(why), .. }) => {
                 return Err(PgError::Unexpected(format!("{name} is still needed: {why}")));

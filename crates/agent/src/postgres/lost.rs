@@ -245,7 +245,8 @@ fn copy_file(from: &Path, to: &Path, owner: Option<(u32, u32)>) -> Result<(), Pg
 fn copy_histories(place: &Place, dir: &Path) -> Result<(), PgError> {
     let wal = place.data().join("pg_wal");
     let entries = fs::read_dir(&wal).map_err(PgError::file("read", &wal))?;
-    let histories = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "history"));
+    let histories =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "history"));
     for from in histories {
         if let Some(name) = from.file_name() {
             copy_file(&from, &dir.join(name), place.owner())?;

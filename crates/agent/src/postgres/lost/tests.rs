@@ -56,7 +56,10 @@ async fn what_is_cut_or_gone_is_said() {
     (3..=9).filter(|n| *n != 4).for_each(|number| segment(&place, 2, number));
     let (_, record) = keep(&place, &beyond(3 * SEGMENT, 9 * SEGMENT + 1), 2 * SEGMENT).await.unwrap();
     let problem = record.problem.unwrap();
-    assert!(problem.contains("only its first 2097152 bytes") && problem.contains("1 of its segments"), "{problem}");
+    assert!(
+        problem.contains("only its first 2097152 bytes") && problem.contains("1 of its segments"),
+        "{problem}"
+    );
     assert_eq!(record.pieces, [Piece { timeline: 2, from: Lsn(3 * SEGMENT), to: Lsn(6 * SEGMENT) }]);
     fs::remove_dir_all(root).unwrap();
 }

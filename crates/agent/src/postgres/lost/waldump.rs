@@ -220,7 +220,8 @@ impl Reading {
         let mut findings = self.findings;
         findings.relations =
             self.relations.into_iter().map(|(file, records)| Relation { file, records }).collect();
-        let overflow = self.overflow.then(|| "too many transactions at once to count the bytes of each".to_owned());
+        let overflow =
+            self.overflow.then(|| "too many transactions at once to count the bytes of each".to_owned());
         findings.problem = problem.or(overflow);
         findings
     }
