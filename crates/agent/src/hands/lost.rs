@@ -40,7 +40,8 @@ impl Hands {
             segment_bytes: self.segment_bytes(),
         };
         let (dir, record) = lost::keep(&self.place, &beyond, lost::KEPT_BYTES_MAX).await?;
-        tracing::warn!("only this node has {}; kept in {}", record.summary(), dir.display());
+        let bytes = beyond.end.bytes_after(beyond.fork);
+        tracing::warn!("{bytes} bytes of WAL are on this node alone; kept in {}", dir.display());
         self.remember(|f| f.lost = Some(record.summary()))
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Acting {
     running: Option<(Step, JoinHandle<()>)>,
     /// The guard is being looked for: no step meanwhile.
     holding: bool,
+    /// The data directory was exchanged and is being looked at: what is known of it is of the old one.
+    pub(super) looking: bool,
     failure: Option<Failure>,
     /// Why the last step is a wait.
     waiting: Option<Wait>,
@@ -97,7 +99,7 @@ impl Run {
             self.acting.waiting = Some(Wait::Witness);
             return;
         };
-        if self.acting.holding {
+        if self.acting.holding || self.acting.looking {
             return;
         }
         let wanted = step::step(&self.state, &self.parts.me, &self.local, now());
@@ -201,7 +203,10 @@ impl Run {
                     standby.upstream = Some(node.clone());
                 }
             }
-            Done::DataChanged(_) => self.look_at_data(),
+            Done::DataChanged(way) => {
+                self.acting.looking = way == RejoinWay::Clone;
+                self.look_at_data();
+            }
         }
     }
 

@@ -196,8 +196,13 @@ async fn kill_in_rewind(lab: &mut Lab, loss: &Loss) -> Result<()> {
     let place = lab.node(loss.node)?.place.clone();
     let marker = place.dir.join("node.json");
     let began = Instant::now();
-    while !std::fs::read_to_string(&marker).unwrap_or_default().contains("\"rewind\"") {
+    let rewinds = || std::fs::read_to_string(&marker).unwrap_or_default().contains("\"rewind\"");
+    while !rewinds() {
         ensure!(began.elapsed() < SETTLE_LIMIT, "{} does not rewind", loss.name);
+        sleep(Duration::from_millis(2)).await;
+    }
+    let runs = |p: &processes::Process| p.args.first().is_some_and(|arg| arg.ends_with("/pg_rewind"));
+    while rewinds() && !processes::all().iter().any(|p| runs(p) && processes::mentions(p, &place.dir)) {
         sleep(Duration::from_millis(2)).await;
     }
     lab.cluster.kill_agent(loss.node)?;
