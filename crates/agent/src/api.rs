@@ -1,18 +1,24 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
-//! reads the recorded state. Only `order` changes anything, by a decision of the leader.
+//! reads the recorded state, or the directories beside the data directory. Only `order` changes the cluster, by a
+//! decision of the leader; only `aside` removes what somebody names.
 
+mod aside;
+mod elsewhere;
 mod heartbeat;
+mod lost;
 mod order;
 mod ping;
 mod status;
 mod view;
 mod why;
 
+use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use cluster::NodeName;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,12 +30,22 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 struct Shared {
     events: mpsc::Sender<Event>,
     store: Store,
+    files: Files,
+}
+
+/// Whose files the API tells of.
+#[derive(Clone)]
+pub struct Files {
+    /// This node.
+    pub me: NodeName,
+    /// Its PostgreSQL; `None`: a witness.
+    pub place: Option<Place>,
 }
 
 /// All routes of the agent.
-pub fn router(events: mpsc::Sender<Event>, store: Store) -> Router {
+pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router {
     let raft = store.router();
-    let shared = Shared { events, store };
+    let shared = Shared { events, store, files };
     Router::new()
         .merge(heartbeat::routes())
         .merge(order::routes())
@@ -37,6 +53,8 @@ pub fn router(events: mpsc::Sender<Event>, store: Store) -> Router {
         .merge(status::routes())
         .merge(why::routes())
         .merge(view::routes())
+        .merge(lost::routes())
+        .merge(aside::routes())
         .with_state(shared)
         .merge(raft)
 }

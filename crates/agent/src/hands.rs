@@ -1,6 +1,8 @@
 //! Carries out one [`Step`] on PostgreSQL. It has no choices: what to do was decided in `cluster::step`; a step that no
 //! longer fits the recorded state is given up.
 
+mod lost;
+
 use crate::guard::{GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
@@ -343,14 +345,17 @@ impl Hands {
     async fn clone_from(&self, from: &NodeName, line: &str) -> Result<Done, PgError> {
         let upstream = self.upstream(from)?;
         let timeline = self.store.state().last_published().map_or(0, |(_, published)| published.timeline);
+        self.keep_lost(line).await?;
         self.fence().await?;
-        basebackup::copy(&self.place, &upstream).await?;
+        let (copied, ()) = tokio::join!(basebackup::copy(&self.place, &upstream), self.examine_lost());
+        copied?;
         basebackup::check_timeline(&self.place, timeline)?;
         self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
         basebackup::exchange(&self.place)?;
         self.remember(|f| {
-            let promised = f.promised;
-            *f = Facts { line: Some(line.to_owned()), inconsistent: true, promised, ..Facts::default() };
+            let (promised, lost) = (f.promised, f.lost.take());
+            *f =
+                Facts { line: Some(line.to_owned()), inconsistent: true, promised, lost, ..Facts::default() };
         })?;
         Ok(Done::DataChanged(RejoinWay::Clone))
     }
@@ -358,10 +363,13 @@ impl Hands {
     async fn rewind(&self, from: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
         let upstream = self.upstream(from)?;
         let timeline = self.store.state().last_published().map_or(0, |(_, published)| published.timeline);
+        self.keep_lost(line).await?;
         self.stop(START_LIMIT).await?;
         self.still_in(epoch)?;
         self.remember(|f| f.unfinished = Some(Unfinished::Rewind))?;
-        rewind::rewind(&self.place, &upstream, timeline).await?;
+        let rewinding = rewind::rewind(&self.place, &upstream, timeline);
+        let (rewound, ()) = tokio::join!(rewinding, self.examine_lost());
+        rewound?;
         self.remember(|f| {
             f.unfinished = None;
             f.inconsistent = true;

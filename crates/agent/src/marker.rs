@@ -2,6 +2,7 @@
 //! and so is a directory that was exchanged by hand.
 
 use crate::postgres::{PgError, files};
+use cluster::observe::Lost;
 use cluster::step::Unfinished;
 use cluster::{Epoch, NodeName};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct Facts {
     pub inconsistent: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
+    /// WAL that was kept because the cluster lost it, until that is recorded in the history.
+    #[serde(default)]
+    pub lost: Option<Lost>,
 }
 
 /// The file that holds them.

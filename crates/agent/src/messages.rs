@@ -37,3 +37,10 @@ pub struct Pong {
     /// What its standbys have confirmed as flushed, when it is a primary.
     pub flushed: BTreeMap<NodeName, Lsn>,
 }
+
+/// What somebody wants to be rid of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    /// Names of directories, as `GET /v1/aside` tells them.
+    pub names: Vec<String>,
+}

@@ -2,6 +2,7 @@
 //!
 //! Only documented interfaces of PostgreSQL 13 to 18 are used: its programs, its configuration files and SQL functions.
 
+pub mod aside;
 pub mod basebackup;
 pub mod configuration;
 pub mod connection;
@@ -10,6 +11,7 @@ pub mod files;
 pub mod follow;
 pub mod history;
 pub mod initialise;
+pub mod lost;
 pub mod probe;
 pub mod process;
 pub mod programs;
@@ -74,6 +76,24 @@ impl Place {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.dir.join("postgresql.log")
+    }
+}
+
+#[cfg(test)]
+impl Place {
+    /// For tests: a data directory under `root`, and no programs.
+    pub(crate) fn under(root: &Path) -> Place {
+        let settings = PostgresSettings {
+            data_dir: root.join("data"),
+            bin_dir: root.join("bin"),
+            host: "127.0.0.1".to_owned(),
+            port: 5432,
+            listen_addresses: String::new(),
+            os_user: None,
+            hba: Vec::new(),
+            settings: std::collections::BTreeMap::new(),
+        };
+        Place { settings, dir: root.join("own"), user: None }
     }
 }
 

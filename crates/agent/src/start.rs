@@ -96,8 +96,9 @@ pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), 
     };
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (served_until, served) = watch::channel(false);
-    let server =
-        tokio::spawn(http::serve(listener, api::router(events.clone(), store.clone()), ended(served)));
+    let files = api::Files { me: me.clone(), place: hands.as_ref().map(|h| h.place.clone()) };
+    let router = api::router(events.clone(), store.clone(), files);
+    let server = tokio::spawn(http::serve(listener, router, ended(served)));
     let mut forming = tokio::spawn({
         let store = store.clone();
         async move { store.form().await }

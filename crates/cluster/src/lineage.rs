@@ -7,7 +7,7 @@
 //! the cluster's history. This module knows nothing of positions beyond the forks that published promotions carry.
 
 use crate::basics::{Lsn, Timeline};
-use crate::state::{Promotion, State};
+use crate::state::{Fork, Promotion, State};
 
 /// How a node's data relates to another line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,32 @@ pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
         Some(fork) if lsn <= fork.at => Relation::Prefix,
         Some(_) => Relation::Diverged,
         None => Relation::Unrelated,
+    }
+}
+
+/// Up to where data of `line` is the same WAL as that of the published promotion `of`; `None`: not known any more.
+///
+/// Their nearest common ancestor is where both parted, and the first of them to part is the end of what they share. What
+/// `line` left is known by the position at which its appointed node was sealed, as it may never have been published.
+#[must_use]
+pub fn parted(state: &State, line: &str, of: &str) -> Option<Fork> {
+    let own: Vec<&Promotion> = ancestry(state, line).collect();
+    let (depth, common) = ancestry(state, of)
+        .enumerate()
+        .find(|(_, p)| own.iter().any(|mine| mine.promotion_id == p.promotion_id))?;
+    let forks = &ancestry(state, of).next()?.published.as_ref()?.forks;
+    let theirs = match depth {
+        0 => None,
+        _ => Some(forks.len().checked_sub(depth).and_then(|i| forks.get(i))?.clone()),
+    };
+    let mine = own
+        .iter()
+        .find(|p| p.parent.as_ref() == Some(&common.promotion_id))
+        .map(|child| Fork { timeline: child.sealed_timeline, at: child.sealed_lsn });
+    match (theirs, mine) {
+        (Some(theirs), Some(mine)) if mine.at < theirs.at => Some(mine),
+        (Some(theirs), _) => Some(theirs),
+        (None, mine) => mine,
     }
 }
 
@@ -142,6 +168,17 @@ mod tests {
     fn the_same_timeline_number_is_not_the_same_line() {
         assert_eq!(relation(&history(), "x", Lsn(50), "d"), Relation::Unrelated);
         assert_eq!(relation(&history(), "never heard of", Lsn(0), "d"), Relation::Unrelated);
+    }
+
+    #[test]
+    fn what_two_lines_share_ends_where_the_first_of_them_left() {
+        let s = history();
+        assert_eq!(parted(&s, "a", "d"), Some(Fork { timeline: 1, at: Lsn(100) }));
+        assert_eq!(parted(&s, "c", "d"), Some(Fork { timeline: 3, at: Lsn(250) }));
+        assert_eq!(parted(&s, "x", "d"), Some(Fork { timeline: 1, at: Lsn(100) }));
+        assert_eq!(parted(&s, "d", "d"), None, "the same line");
+        assert_eq!(parted(&s, "c", "b"), Some(Fork { timeline: 1, at: Lsn(100) }), "its own child");
+        assert_eq!(parted(&s, "never heard of", "d"), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A node sends its [`Observation`] to the leader with every heartbeat. All times in it are ages, so that no two clocks
 //! are ever compared.
 
-use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::state::{Fork, Member, Phase, State};
 use serde::{Deserialize, Serialize};
@@ -142,6 +142,28 @@ pub struct Rejoined {
     pub from_lsn: Lsn,
     /// How long it took.
     pub took_ms: Millis,
+    /// What it had and the cluster has not; `None`: nothing, or it is not known where its WAL parted from the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+}
+
+/// WAL that a node had beyond the point where it parted from the cluster's, kept beside its data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Where the node left the cluster's WAL.
+    pub from_lsn: Lsn,
+    /// Where its own ended.
+    pub to_lsn: Lsn,
+    /// What is between the two.
+    pub bytes: u64,
+    /// Transactions that committed there; `None`: the WAL was not analysed.
+    pub transactions: Option<u64>,
+    /// When the first of them committed.
+    pub first_commit: Option<WallMs>,
+    /// When the last of them committed.
+    pub last_commit: Option<WallMs>,
+    /// What is wrong with the copy or the analysis, for people.
+    pub problem: Option<String>,
 }
 
 /// What a node tells the leader with each heartbeat.

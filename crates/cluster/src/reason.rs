@@ -3,7 +3,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::handover::{Obstacle, Stage};
-use crate::observe::{RejoinWay, Rejoined};
+use crate::observe::{Lost, RejoinWay, Rejoined};
 use crate::state::OldLease;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -270,6 +270,18 @@ impl fmt::Display for RejoinWay {
     }
 }
 
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transactions {
+            Some(1) => f.write_str("1 transaction, ")?,
+            Some(count) => write!(f, "{count} transactions, ")?,
+            None => f.write_str("an unknown number of transactions, ")?,
+        }
+        write!(f, "{} bytes of WAL between {} and {}", self.bytes, self.from_lsn, self.to_lsn)?;
+        self.problem.as_ref().map_or(Ok(()), |problem| write!(f, " ({problem})"))
+    }
+}
+
 impl fmt::Display for Safe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -432,11 +444,17 @@ impl Reason {
             Reason::SyncShort { have, k } => {
                 write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
             }
-            Reason::Rejoined { node, rejoined } => write!(
-                f,
-                "{node} rejoined in {} ms by {} (it stood at {} on timeline {})",
-                rejoined.took_ms, rejoined.way, rejoined.from_lsn, rejoined.from_timeline
-            ),
+            Reason::Rejoined { node, rejoined } => {
+                write!(
+                    f,
+                    "{node} rejoined in {} ms by {} (it stood at {} on timeline {})",
+                    rejoined.took_ms, rejoined.way, rejoined.from_lsn, rejoined.from_timeline
+                )?;
+                match &rejoined.lost {
+                    Some(lost) => write!(f, "; lost: {lost}; listed by `pgkeel lost {node}`"),
+                    None => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }

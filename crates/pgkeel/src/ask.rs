@@ -4,10 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
@@ -45,23 +46,51 @@ impl fmt::Display for AskError {
 /// # Errors
 /// [`AskError`], for every way in which no usable answer came.
 pub async fn ask<T: DeserializeOwned>(agent: &str, path: &str, limit: Duration) -> Result<T, AskError> {
-    let body = match tokio::time::timeout(limit, get(agent, path)).await {
+    exchange(agent, Method::GET, path, Bytes::new(), limit).await
+}
+
+/// Sends `body` as JSON to `path` of `agent` and reads the JSON of the answer, all within `limit`. After an error other
+/// than [`AskError::Refused`] it is not known whether the agent did what it was told.
+///
+/// # Errors
+/// [`AskError`], for every way in which no usable answer came.
+pub async fn tell<B: Serialize + Sync, T: DeserializeOwned>(
+    agent: &str,
+    path: &str,
+    body: &B,
+    limit: Duration,
+) -> Result<T, AskError> {
+    let body = serde_json::to_vec(body).map_err(|error| AskError::NotUnderstood(error.to_string()))?;
+    exchange(agent, Method::POST, path, Bytes::from(body), limit).await
+}
+
+async fn exchange<T: DeserializeOwned>(
+    agent: &str,
+    method: Method,
+    path: &str,
+    body: Bytes,
+    limit: Duration,
+) -> Result<T, AskError> {
+    let body = match tokio::time::timeout(limit, send(agent, method, path, body)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(AskError::Late(limit)),
     };
     serde_json::from_slice(&body).map_err(|error| AskError::NotUnderstood(error.to_string()))
 }
 
-async fn get(agent: &str, path: &str) -> Result<Bytes, AskError> {
+async fn send(agent: &str, method: Method, path: &str, body: Bytes) -> Result<Bytes, AskError> {
     let unreachable = |error: &dyn fmt::Display| AskError::Unreachable(error.to_string());
     let stream = TcpStream::connect(agent).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(&error))?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, agent)
-        .body(Empty::<Bytes>::new())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
         .map_err(|error| AskError::NotUnderstood(error.to_string()))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;

@@ -1,9 +1,8 @@
 //! Copies a primary's data (pg_basebackup), and exchanges data directories without ever deleting the only copy.
 
 use super::configuration::Upstream;
-use super::{PgError, Place, REPLICATION_ROLE, files, programs};
+use super::{PgError, Place, REPLICATION_ROLE, aside, files, programs};
 use cluster::Timeline;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A copy may take long; it ends with its task when the primary changes.
@@ -67,36 +66,9 @@ struct WalRange {
 pub fn exchange(place: &Place) -> Result<(), PgError> {
     let occupied = std::fs::read_dir(place.data()).is_ok_and(|mut entries| entries.next().is_some());
     if occupied {
-        let seconds = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        files::rename(place.data(), &place.beside(&format!("aside-{seconds}")))?;
+        files::rename(place.data(), &aside::name_for(place, crate::clock::wall_ms()))?;
     } else {
         let _ = std::fs::remove_dir(place.data());
     }
     files::rename(&place.data_new(), place.data())
-}
-
-/// Directories that were set aside, oldest first.
-#[must_use]
-pub fn set_aside(place: &Place) -> Vec<PathBuf> {
-    let prefix = place.beside("aside-");
-    let (Some(parent), Some(prefix)) = (prefix.parent(), prefix.file_name().and_then(|n| n.to_str())) else {
-        return Vec::new();
-    };
-    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .map(|e| e.path())
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)))
-        .collect();
-    found.sort();
-    found
-}
-
-/// Deletes what was set aside; only to be called once its successor streams.
-///
-/// # Errors
-/// When something cannot be removed.
-pub fn delete_set_aside(place: &Place) -> Result<(), PgError> {
-    set_aside(place).iter().try_for_each(|dir| files::remove_dir(dir))
 }

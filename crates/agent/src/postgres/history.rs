@@ -35,18 +35,24 @@ fn parse(text: &str) -> Option<Vec<Fork>> {
 /// # Errors
 /// When pg_wal cannot be read.
 pub fn timeline_of(place: &Place, lsn: Lsn, segment_bytes: u64) -> Result<Option<Timeline>, PgError> {
-    let segment = lsn.0.saturating_sub(1) / segment_bytes;
-    let per_file = 0x1_0000_0000 / segment_bytes;
-    // XLogFileName in src/include/access/xlog_internal.h: timeline, then the segment number in two halves.
-    let suffix = format!("{:08X}{:08X}", segment / per_file, segment % per_file);
+    let name = segment_name(0, lsn.0.saturating_sub(1) / segment_bytes, segment_bytes);
+    let suffix = &name[8..];
     let wal = place.data().join("pg_wal");
     let entries = std::fs::read_dir(&wal).map_err(PgError::file("read", &wal))?;
     let timelines = entries.flatten().filter_map(|entry| {
         let name = entry.file_name();
-        let name = name.to_str().filter(|n| n.len() == 24 && n.ends_with(&suffix))?;
+        let name = name.to_str().filter(|n| n.len() == 24 && n.ends_with(suffix))?;
         Timeline::from_str_radix(&name[..8], 16).ok()
     });
     Ok(timelines.max())
+}
+
+/// The name of a segment's file: timeline, then the segment's number in two halves (XLogFileName,
+/// src/include/access/xlog_internal.h).
+#[must_use]
+pub fn segment_name(timeline: Timeline, number: u64, segment_bytes: u64) -> String {
+    let per_file = 0x1_0000_0000 / segment_bytes;
+    format!("{timeline:08X}{:08X}{:08X}", number / per_file, number % per_file)
 }
 
 /// The timeline in the name of a WAL file.
@@ -67,6 +73,7 @@ mod tests {
             vec![Fork { timeline: 1, at: Lsn(0x500_0060) }, Fork { timeline: 2, at: Lsn(0x600_0000) }];
         assert_eq!(parse(text), Some(forks));
         assert_eq!(parse("x y z"), None);
+        assert_eq!(segment_name(2, 0x1_03, 16 << 20), "000000020000000100000003");
         assert_eq!(timeline_in_name("000000020000000000000006"), Some(2));
     }
 }

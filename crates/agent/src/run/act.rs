@@ -2,7 +2,7 @@
 
 use super::{Event, Run, now};
 use crate::hands::{Done, Hands};
-use crate::postgres::{basebackup, configuration, slots};
+use crate::postgres::{aside, configuration, slots};
 use cluster::handover::Stopped;
 use cluster::observe::{RejoinWay, Rejoined, Server};
 use cluster::step::{self, Step, Wait};
@@ -25,6 +25,8 @@ pub(super) struct Acting {
     running: Option<(Step, JoinHandle<()>)>,
     /// The guard is being looked for: no step meanwhile.
     holding: bool,
+    /// The data directory was exchanged and is being looked at: what is known of it is of the old one.
+    pub(super) looking: bool,
     failure: Option<Failure>,
     /// Why the last step is a wait.
     waiting: Option<Wait>,
@@ -33,6 +35,8 @@ pub(super) struct Acting {
     pub(super) rejoined: Option<Rejoined>,
     /// How this node's server stopped for a switchover.
     pub(super) stopped: Option<(String, Stopped)>,
+    /// What was set aside has been looked at since the last change of the data.
+    aside_noted: bool,
     slots_kept_at: Option<Moment>,
     slots_running: bool,
     slots_problem: Option<String>,
@@ -95,7 +99,7 @@ impl Run {
             self.acting.waiting = Some(Wait::Witness);
             return;
         };
-        if self.acting.holding {
+        if self.acting.holding || self.acting.looking {
             return;
         }
         let wanted = step::step(&self.state, &self.parts.me, &self.local, now());
@@ -199,7 +203,10 @@ impl Run {
                     standby.upstream = Some(node.clone());
                 }
             }
-            Done::DataChanged(_) => self.look_at_data(),
+            Done::DataChanged(way) => {
+                self.acting.looking = way == RejoinWay::Clone;
+                self.look_at_data();
+            }
         }
     }
 
@@ -211,6 +218,7 @@ impl Run {
             _ => return,
         };
         let epoch = self.state.epoch;
+        self.acting.aside_noted = false;
         let known = self.acting.rejoin.as_ref().is_some_and(|r| r.epoch == epoch);
         if known && way == RejoinWay::Follow {
             return; // the end of a rewind or a clone
@@ -226,25 +234,25 @@ impl Run {
         });
     }
 
-    /// The server streams: a rejoin has ended well, and what was set aside for it is not needed any more.
+    /// The server streams: a rejoin has ended well, and what was set aside for it may go when it is pruned.
     pub(super) fn note_streaming(&mut self) {
         let Server::Standby(standby) = &self.local.server else { return };
         let follows = self.local.following.as_ref().is_some_and(|(epoch, _)| *epoch == self.state.epoch);
         if !standby.streaming || !follows {
             return;
         }
+        let Some(hands) = self.parts.hands.clone() else { return };
+        let lost = hands.facts().lost;
+        if !std::mem::replace(&mut self.acting.aside_noted, true) {
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = aside::note_replaced(&hands.place) {
+                    tracing::warn!("what was set aside could not be put in order: {e}");
+                }
+            });
+        }
         let Some(rejoin) = self.acting.rejoin.take() else { return };
         if rejoin.epoch != self.state.epoch {
             return;
-        }
-        if rejoin.way == RejoinWay::Clone
-            && let Some(hands) = self.parts.hands.clone()
-        {
-            tokio::task::spawn_blocking(move || {
-                if let Err(e) = basebackup::delete_set_aside(&hands.place) {
-                    tracing::warn!("what was set aside could not be removed: {e}");
-                }
-            });
         }
         self.acting.rejoined = Some(Rejoined {
             epoch: rejoin.epoch,
@@ -252,6 +260,7 @@ impl Run {
             from_timeline: rejoin.from_timeline,
             from_lsn: rejoin.from_lsn,
             took_ms: now().since(rejoin.began),
+            lost,
         });
     }
 

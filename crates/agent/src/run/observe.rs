@@ -149,7 +149,14 @@ impl Run {
         let me: &NodeName = &self.parts.me;
         if let Some(rejoined) = &self.acting.rejoined {
             let reason = Reason::Rejoined { node: me.clone(), rejoined: rejoined.clone() };
-            if rejoined.epoch != self.state.epoch || self.state.history.iter().any(|e| e.reason == reason) {
+            let recorded = self.state.history.iter().any(|e| e.reason == reason);
+            if recorded
+                && let Some(hands) = &self.parts.hands
+                && let Err(e) = hands.remember(|f| f.lost = None)
+            {
+                tracing::warn!("{e}");
+            }
+            if recorded || rejoined.epoch != self.state.epoch {
                 self.acting.rejoined = None;
             }
         }

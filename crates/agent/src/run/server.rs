@@ -86,6 +86,7 @@ impl Run {
     }
 
     pub(super) fn on_looked(&mut self, found: Result<DataDir, String>) {
+        self.acting.looking = false;
         match found {
             Ok(data) => {
                 self.local.data = data.clone();

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use cluster::{NodeName, WallMs};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Keeps PostgreSQL upright: failover, pooling and clients that do not notice.
 #[derive(Debug, Parser)]
@@ -34,6 +35,11 @@ pub enum Command {
     Pause(OrderArgs),
     /// End a pause
     Resume(OrderArgs),
+    /// Show what nodes had and the cluster lost in a failover
+    Lost(LostArgs),
+    /// Look at, or remove, the directories that nodes keep beside their data
+    #[command(subcommand)]
+    Aside(AsideCommand),
     /// Look at a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -131,6 +137,49 @@ pub struct WhyArgs {
     /// Show only the last N epochs
     #[arg(short, long, value_name = "N")]
     pub epochs: Option<usize>,
+}
+
+/// Options of `lost`.
+#[derive(Args, Debug)]
+pub struct LostArgs {
+    /// Only this node, with every transaction
+    pub node: Option<NodeName>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Commands on directories beside the data.
+#[derive(Debug, Subcommand)]
+pub enum AsideCommand {
+    /// List them
+    List {
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Remove replaced data directories; says which, and asks first
+    Prune(PruneArgs),
+}
+
+/// Options of `aside prune`.
+#[derive(Args, Debug)]
+pub struct PruneArgs {
+    /// Only on this node
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<NodeName>,
+    /// Only what was kept for longer than this, such as 7d
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Kept WAL that the cluster lost, too
+    #[arg(long)]
+    pub lost: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// Commands on a configuration file.

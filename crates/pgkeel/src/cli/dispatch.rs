@@ -1,10 +1,10 @@
 //! From the command line to the command.
 
-use super::args::{Arguments, AskArgs, Command, ConfigCommand, DemoArgs};
+use super::args::{Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs};
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
-use super::{agents, config, guard, order, status, switchover, why};
+use super::{agents, aside, config, guard, lost, order, status, switchover, why};
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
 use std::future::Future;
@@ -46,6 +46,22 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(order::run(&agents, format, Order::Resume, "resumed"))
+        }),
+        Command::Lost(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(lost::run(&lost::LostOptions { agents, format, node: args.node }))
+        }),
+        Command::Aside(AsideCommand::List { ask }) => {
+            with_agents(&ask, |agents, format| in_runtime(aside::list(&agents, format)))
+        }
+        Command::Aside(AsideCommand::Prune(args)) => with_agents(&args.ask, |agents, format| {
+            in_runtime(aside::prune(&aside::PruneOptions {
+                agents,
+                format,
+                node: args.node,
+                older_than: args.older_than,
+                wal: args.lost,
+                confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
+            }))
         }),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }

@@ -4,8 +4,11 @@ pub mod args;
 pub mod dispatch;
 
 pub mod agents;
+pub mod aside;
 pub mod config;
+pub mod each_node;
 pub mod guard;
+pub mod lost;
 pub mod order;
 pub mod run;
 pub mod status;

@@ -11,7 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 const PAGE_BYTES: u64 = 4_096;
 
 /// Programs that a cluster's agents start and that name the cluster's directory in their arguments.
-const PROGRAMS: [&str; 6] = ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_ctl", "pg_controldata"];
+const PROGRAMS: [&str; 7] =
+    ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_waldump", "pg_ctl", "pg_controldata"];
 /// Commands of pgkeel that run a part of a cluster; `status` and the like are somebody else's.
 const COMMANDS: [&str; 5] = ["run", "agent", "proxy", "guard", "guard-exec"];
 

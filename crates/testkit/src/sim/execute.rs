@@ -273,7 +273,7 @@ impl World {
         let epoch = host.replica.state.epoch;
         let (from_timeline, from_lsn) = (1, host.postgres.lsn());
         if let Some(agent) = &mut host.agent {
-            agent.rejoined = Some(Rejoined { epoch, way, from_timeline, from_lsn, took_ms: 1 });
+            agent.rejoined = Some(Rejoined { epoch, way, from_timeline, from_lsn, took_ms: 1, lost: None });
         }
     }
 

@@ -6,6 +6,7 @@
 mod agent;
 mod failover;
 mod host;
+mod lost;
 mod proxy;
 mod restart;
 mod switchover;

@@ -1,0 +1,246 @@
+//! What a lost primary had and the cluster has not: kept before anything undoes it, and listed exactly.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use agent::postgres::aside::{Kept, Kind};
+use agent::postgres::lost::Record;
+use anyhow::{Context, Result, ensure};
+use cluster::Lsn;
+use cluster::observe::Rejoined;
+use cluster::reason::Reason;
+use pgkeel::demo::processes;
+use pgkeel::demo::writer::ids;
+use rustix::process::Signal;
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+use tokio::time::sleep;
+use tokio_postgres::NoTls;
+
+/// Rows that the primary acknowledges and nobody else gets.
+const ROWS: i64 = 40;
+
+#[test]
+fn lost_is_listed() -> Result<()> {
+    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
+        let loss = lose(lab).await?;
+        lab.cluster.start_node(loss.node)?;
+        lab.cluster.wait_settled(loss.epoch, SETTLE_LIMIT).await?;
+        let rejoined = rejoined(lab, &loss).await?;
+        println!("{}", Reason::Rejoined { node: loss.name.parse()?, rejoined: rejoined.clone() });
+        let short = rejoined.lost.context("the history does not say what was lost")?;
+        ensure!(short.transactions == Some(loss.xids.len() as u64), "the history says {short}");
+        listed_exactly(lab, &loss)
+    })
+}
+
+#[test]
+fn rewind_cut_short() -> Result<()> {
+    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
+        let loss = lose(lab).await?;
+        lab.cluster.start_node(loss.node)?;
+        kill_in_rewind(lab, &loss).await?;
+        lab.cluster.start_node(loss.node)?;
+        lab.cluster.wait_settled(loss.epoch, SETTLE_LIMIT).await?;
+        let rejoined = rejoined(lab, &loss).await?;
+        println!("{}", Reason::Rejoined { node: loss.name.parse()?, rejoined: rejoined.clone() });
+        ensure!(rejoined.lost.is_some(), "the history does not say what was lost");
+        listed_exactly(lab, &loss)?;
+        prune(lab, &loss).await
+    })
+}
+
+/// What a primary took with it.
+struct Loss {
+    node: usize,
+    name: String,
+    epoch: u64,
+    xids: BTreeSet<u32>,
+    /// Its position before the first of them and after the last.
+    wal: (Lsn, Lsn),
+}
+
+/// Starts a cluster, stops the primary's WAL senders, lets it acknowledge some rows, and takes its host away. The rows
+/// are then nowhere else, and every transaction after the fork is known.
+async fn lose(lab: &mut Lab) -> Result<Loss> {
+    for node in 0..3 {
+        // No transactions but the test's own.
+        lab.configure(node, "hba", "settings = { autovacuum = \"off\" }")?;
+    }
+    let status = lab.up().await?;
+    let (node, epoch) = (lab.primary(&status)?, status.epoch);
+    let (name, port) = (lab.node(node)?.place.name.clone(), lab.node(node)?.place.postgres_port);
+    for other in (0..3).filter(|other| *other != node) {
+        wait_for_table(lab, other).await?;
+    }
+    stop_senders(lab, node)?;
+    let (xids, wal) = acknowledged(port).await?;
+    lab.cluster.kill_host(node)?;
+    let what = "another node is primary";
+    let status = lab
+        .cluster
+        .wait_until(what, SETTLE_LIMIT, |now| {
+            now.epoch > epoch && now.primary.as_ref().is_some_and(|primary| primary.as_str() != name)
+        })
+        .await?;
+    let primary = lab.node(lab.primary(&status)?)?.place.postgres_port;
+    let present = ids(primary, &lab.load()?.table, SHORT_LIMIT).await?;
+    ensure!(present.is_empty(), "the rows were to be lost, but the new primary has {present:?}");
+    println!("{name} acknowledged {} rows between {} and {}; none is left", xids.len(), wal.0, wal.1);
+    Ok(Loss { node, name, epoch, xids, wal })
+}
+
+/// The standbys must have all that comes before the rows.
+async fn wait_for_table(lab: &Lab, node: usize) -> Result<()> {
+    let (port, table) = (lab.node(node)?.place.postgres_port, lab.load()?.table);
+    let began = Instant::now();
+    while let Err(error) = ids(port, &table, SHORT_LIMIT).await {
+        ensure!(began.elapsed() < SHORT_LIMIT, "a standby does not get the table: {error:#}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn stop_senders(lab: &Lab, node: usize) -> Result<()> {
+    let postmaster = lab.node(node)?.postmaster().context("the primary's server runs")?;
+    let all = processes::all();
+    let children = processes::descendants(postmaster, &all);
+    let senders: Vec<i32> = all
+        .iter()
+        .filter(|p| children.contains(&p.pid) && p.args.first().is_some_and(|arg| arg.contains("walsender")))
+        .map(|p| p.pid)
+        .collect();
+    ensure!(senders.len() == 2, "two standbys have WAL senders: {senders:?}");
+    senders.iter().for_each(|pid| processes::send(*pid, Signal::STOP));
+    Ok(())
+}
+
+/// One row for each transaction, and one transaction that is rolled back.
+async fn acknowledged(port: u16) -> Result<(BTreeSet<u32>, (Lsn, Lsn))> {
+    let options = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let (client, connection) = tokio_postgres::connect(&options, NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let position = async |what: &str| -> Result<Lsn> {
+        let row = client.query_one(&format!("SELECT {what}()::text"), &[]).await?;
+        Ok(row.get::<_, String>(0).parse()?)
+    };
+    let before = position("pg_current_wal_insert_lsn").await?;
+    let mut xids = BTreeSet::new();
+    for id in 1..=ROWS {
+        let insert = "INSERT INTO pgkeel_demo (id) VALUES ($1) RETURNING txid_current()";
+        let row = client.query_one(insert, &[&id]).await?;
+        xids.insert(u32::try_from(row.get::<_, i64>(0))?);
+    }
+    client.batch_execute("BEGIN; INSERT INTO pgkeel_demo (id) VALUES (-1); ROLLBACK").await?;
+    let after = position("pg_current_wal_flush_lsn").await?;
+    drop(client);
+    let _ = connection.await;
+    Ok((xids, (before, after)))
+}
+
+/// How the node came back, once that is recorded.
+async fn rejoined(lab: &Lab, loss: &Loss) -> Result<Rejoined> {
+    let began = Instant::now();
+    loop {
+        let found = lab.cluster.why().await?.into_iter().rev().find_map(|entry| match entry.reason {
+            Reason::Rejoined { node, rejoined } if node.as_str() == loss.name && entry.epoch > loss.epoch => {
+                Some(rejoined)
+            }
+            _ => None,
+        });
+        if let Some(rejoined) = found {
+            return Ok(rejoined);
+        }
+        ensure!(began.elapsed() < SHORT_LIMIT, "the return of {} is not in the history", loss.name);
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Asks another node than the one that came back.
+fn pgkeel(lab: &Lab, loss: &Loss, args: &[&str]) -> Result<String> {
+    let output = lab.pgkeel((loss.node + 1) % 3, args)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "pgkeel {}: {said}", args.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &said)
+}
+
+fn listed_exactly(lab: &Lab, loss: &Loss) -> Result<()> {
+    let records: Vec<Record> = serde_json::from_str(&pgkeel(lab, loss, &["lost", &loss.name, "--json"])?)?;
+    ensure!(records.len() == 1, "one loss is kept: {records:?}");
+    let record = &records[0];
+    let found = record.findings.as_ref().context("the kept WAL was examined")?;
+    ensure!((&record.problem, &found.problem) == (&None, &None), "{:?}, {:?}", record.problem, found.problem);
+    let xids: BTreeSet<u32> = found.listed.iter().map(|one| one.xid).collect();
+    println!(
+        "acknowledged and missing {}, listed by pgkeel lost {}; WAL {} to {}, {} bytes, of which {} lie between the \
+         positions that the client saw and {} belong to the transactions",
+        loss.xids.len(),
+        found.transactions,
+        record.from,
+        record.to,
+        record.to.bytes_after(record.from),
+        loss.wal.1.bytes_after(loss.wal.0),
+        found.listed.iter().map(|one| one.bytes).sum::<u64>()
+    );
+    ensure!(xids == loss.xids, "listed: {xids:?}, acknowledged and missing: {:?}", loss.xids);
+    ensure!(found.transactions == loss.xids.len() as u64);
+    ensure!(record.from <= loss.wal.0 && loss.wal.1 <= record.to, "the rows lie between {:?}", loss.wal);
+    ensure!(found.listed.iter().all(|one| one.bytes > 0));
+    let text = pgkeel(lab, loss, &["lost"])?;
+    ensure!(text.contains(&record.from.to_string()) && text.contains(&loss.name), "{text}");
+    println!("{text}");
+    Ok(())
+}
+
+/// Kills the agent and pg_rewind as soon as the node says that a rewind has begun.
+async fn kill_in_rewind(lab: &mut Lab, loss: &Loss) -> Result<()> {
+    let place = lab.node(loss.node)?.place.clone();
+    let marker = place.dir.join("node.json");
+    let began = Instant::now();
+    let rewinds = || std::fs::read_to_string(&marker).unwrap_or_default().contains("\"rewind\"");
+    while !rewinds() {
+        ensure!(began.elapsed() < SETTLE_LIMIT, "{} does not rewind", loss.name);
+        sleep(Duration::from_millis(2)).await;
+    }
+    let runs = |p: &processes::Process| p.args.first().is_some_and(|arg| arg.ends_with("/pg_rewind"));
+    while rewinds() && !processes::all().iter().any(|p| runs(p) && processes::mentions(p, &place.dir)) {
+        sleep(Duration::from_millis(2)).await;
+    }
+    lab.cluster.kill_agent(loss.node)?;
+    let own: Vec<i32> = processes::all()
+        .iter()
+        .filter(|p| p.args.first().is_some_and(|arg| !arg.ends_with("/pgkeel")))
+        .filter(|p| processes::mentions(p, &place.dir))
+        .map(|p| p.pid)
+        .collect();
+    println!("killed the agent of {} with {} programs in the middle of its rewind", loss.name, own.len());
+    processes::kill_all(&own);
+    Ok(())
+}
+
+/// The replaced directory stays until somebody prunes it; the lost WAL stays even then.
+async fn prune(lab: &Lab, loss: &Loss) -> Result<()> {
+    let began = Instant::now();
+    let kept = loop {
+        let kept: Vec<Kept> = serde_json::from_str(&pgkeel(lab, loss, &["aside", "list", "--json"])?)?;
+        if kept.iter().any(|one| one.kind == Kind::Data && one.needed.is_none()) {
+            break kept;
+        }
+        ensure!(began.elapsed() < SHORT_LIMIT, "no replaced directory may go: {kept:?}");
+        sleep(Duration::from_millis(200)).await;
+    };
+    ensure!(kept.iter().any(|one| one.kind == Kind::Wal), "the lost WAL is not among what is kept: {kept:?}");
+    println!("{}", pgkeel(lab, loss, &["aside", "list"])?);
+    let unasked = lab.pgkeel(loss.node, &["aside", "prune"])?;
+    ensure!(!unasked.status.success(), "pruned although nobody agreed");
+    println!("{}", pgkeel(lab, loss, &["aside", "prune", "--yes"])?);
+    let left: Vec<Kept> = serde_json::from_str(&pgkeel(lab, loss, &["aside", "list", "--json"])?)?;
+    ensure!(left.iter().all(|one| one.kind == Kind::Wal) && !left.is_empty(), "left: {left:?}");
+    let gone = pgkeel(
+        lab,
+        loss,
+        &["aside", "prune", "--lost", "--older-than", "0s", "--yes", "--node", &loss.name],
+    )?;
+    ensure!(gone.contains("removed 1 of 1"), "{gone}");
+    ensure!(pgkeel(lab, loss, &["lost"])?.contains("nothing was lost"));
+    Ok(())
+}
