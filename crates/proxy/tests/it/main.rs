@@ -16,6 +16,8 @@ mod hold;
 
 mod epoch;
 
+mod switchover;
+
 mod views;
 
 mod hostile;
