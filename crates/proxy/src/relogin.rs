@@ -90,19 +90,19 @@ pub fn read(answer: &[u8], told: &Told) -> Result<Repeated, NotRepeated> {
 mod tests {
     use super::*;
 
-    const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x0aTZ\0CET\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
+    const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x0bTZ\0CET\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
 
     #[test]
     fn a_client_hears_of_settings_that_differ_and_of_nothing_else() {
         let mut told = Told::default();
         told.note(b"TZ", Some(b"UTC"));
         let repeated = read(&[LOGIN, b"N\0"].concat(), &told).unwrap();
-        assert_eq!(repeated.to_client, b"S\0\0\0\x0aTZ\0CET\0N\0");
+        assert_eq!(repeated.to_client, b"S\0\0\0\x0bTZ\0CET\0N\0");
         assert_eq!(repeated.key.unwrap().pid(), 7);
         told.note(b"TZ", Some(b"CET"));
         assert_eq!(read(LOGIN, &told).unwrap().to_client, b"");
         told.note(b"TZ", None);
-        assert_eq!(read(LOGIN, &told).unwrap().to_client, b"S\0\0\0\x0aTZ\0CET\0");
+        assert_eq!(read(LOGIN, &told).unwrap().to_client, b"S\0\0\0\x0bTZ\0CET\0");
     }
 
     #[test]

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_repeated_login_is_read_to_its_end() {
-        let login = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x0aTZ\0CET\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
+        let login = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x0bTZ\0CET\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
         for cut in 0..login.len() {
             assert_eq!(super::first_answer(&login[..cut], Until::LoggedIn), FirstAnswer::Incomplete);
         }

@@ -45,6 +45,8 @@ async fn a_plain_session_goes_on_on_the_new_primary() {
     for client in &clients {
         assert_eq!(server_port(client).await, old.port);
     }
+    // The driver closes its prepared statements a moment later.
+    settle().await;
     proxy.agent.publish(handing_over(1, 2, old.as_node("n1")));
     settle().await;
     // One is idle all the time, one asks while nobody is primary, and one is new.
@@ -214,7 +216,7 @@ async fn a_session_that_stays_goes_on_when_the_hold_lasts_too_long() {
     proxy.stop().await;
 }
 
-async fn first_settings(proxy: SocketAddr, password: &str) -> Result<Client, tokio_postgres::Error> {
+async fn guarded_client(proxy: SocketAddr, password: &str) -> Result<Client, tokio_postgres::Error> {
     let config =
         format!("host=127.0.0.1 port={} user=guarded password={password} dbname=postgres", proxy.port());
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
@@ -231,8 +233,8 @@ async fn a_session_that_needed_a_secret_is_not_moved() {
     old.ask_passwords_of("guarded");
     setup.batch_execute("select pg_reload_conf()").await.unwrap();
     settle().await;
-    let guarded = first_settings(proxy.address, "x").await.unwrap();
-    assert!(first_settings(proxy.address, "wrong").await.is_err());
+    let guarded = guarded_client(proxy.address, "x").await.unwrap();
+    assert!(guarded_client(proxy.address, "wrong").await.is_err());
     proxy.agent.publish(handing_over(1, 2, old.as_node("n1")));
     switch(&proxy, &old, &new).await;
     settle().await;
