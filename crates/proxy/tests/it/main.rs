@@ -18,6 +18,8 @@ mod epoch;
 
 mod switchover;
 
+mod pgbench;
+
 mod views;
 
 mod hostile;

@@ -102,6 +102,20 @@ impl Drop for Postgres {
     }
 }
 
+/// Runs pgbench, which must succeed, and returns what it told.
+pub fn pgbench(port: u16, args: &[&str]) -> String {
+    let port = port.to_string();
+    let mut all = vec!["-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
+    all.extend(args);
+    all.push("postgres");
+    let mut command = command("pgbench", &all);
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let told = text(&output.stderr) + &text(&output.stdout);
+    assert!(output.status.success(), "{told}");
+    told
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -2,17 +2,12 @@
 
 use crate::postgres::Postgres;
 use crate::raw_client::{RawClient, startup_packet};
-use crate::setup::{Proxy, server_port, settings, view};
-use cluster::view::{Server, View};
+use crate::setup::{Proxy, handing_over, server_port, settings, view};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
-
-fn handing_over(epoch: u64, revision: u64, primary: Server) -> View {
-    View { hold: Some("n1 hands over to n2.".to_string()), ..view(epoch, revision, Some(primary)) }
-}
 
 /// Long enough for a view to arrive and for quiet sessions to leave.
 async fn settle() {
