@@ -34,7 +34,7 @@ pub struct WholeMessages {
 }
 
 impl WholeMessages {
-    /// Takes bytes of the stream; ask [`WholeMessages::next`] until it has no more.
+    /// Takes bytes of the stream; ask [`WholeMessages::take`] until it has no more.
     pub fn push(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
     }
@@ -43,7 +43,7 @@ impl WholeMessages {
     ///
     /// # Errors
     /// [`FrameError`] if the stream is not made of messages, or one is longer than [`MESSAGE_LEN_MAX`].
-    pub fn next(&mut self) -> Result<Option<WholeMessage>, FrameError> {
+    pub fn take(&mut self) -> Result<Option<WholeMessage>, FrameError> {
         let Some(header) = self.held.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let FrameHeader { kind, body_len } = FrameHeader::parse(*header)?;
         let len = HEADER_LEN + body_len;
@@ -75,7 +75,7 @@ mod tests {
             let (mut messages, mut seen) = (WholeMessages::default(), Vec::new());
             for chunk in stream.chunks(size) {
                 messages.push(chunk);
-                while let Some(message) = messages.next().unwrap() {
+                while let Some(message) = messages.take().unwrap() {
                     seen.push((message.kind(), message.body().to_vec()));
                 }
             }
@@ -88,9 +88,9 @@ mod tests {
     fn what_is_no_message_or_too_long_is_refused() {
         let mut garbage = WholeMessages::default();
         garbage.push(&[0; 5]);
-        assert!(garbage.next().is_err());
+        assert!(garbage.take().is_err());
         let mut long = WholeMessages::default();
         long.push(b"D\0\x10\0\0");
-        assert!(matches!(long.next(), Err(FrameError::Length { kind: 'D', .. })));
+        assert!(matches!(long.take(), Err(FrameError::Length { kind: 'D', .. })));
     }
 }

@@ -83,7 +83,7 @@ fn is_given_up(relay: &Relay<'_>) -> bool {
 
 fn stay(relay: &mut Relay<'_>, obstacle: Obstacle) -> Move {
     tracing::debug!("a session stays on {}: {obstacle}", relay.session.node());
-    relay.stay();
+    relay.stay(obstacle);
     Move::Stays
 }
 

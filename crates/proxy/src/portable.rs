@@ -127,7 +127,7 @@ impl Asking {
         to_client: &mut Vec<u8>,
     ) -> Result<Option<Verdict>, FrameError> {
         self.messages.push(bytes);
-        while let Some(message) = self.messages.next()? {
+        while let Some(message) = self.messages.take()? {
             match message.kind() {
                 b'1' | b'2' | b'3' => {}
                 b'C' => self.completed = true,
@@ -217,7 +217,7 @@ mod tests {
         let mut messages = WholeMessages::default();
         messages.push(&question());
         let mut kinds = Vec::new();
-        while let Some(message) = messages.next().unwrap() {
+        while let Some(message) = messages.take().unwrap() {
             kinds.push(message.kind());
         }
         assert_eq!((kinds, messages.rest()), (b"PBECS".to_vec(), vec![]));

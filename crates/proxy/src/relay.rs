@@ -4,6 +4,7 @@
 //! does not take at once is kept, at most one chunk for each direction.
 
 use crate::pool::OpenConnection;
+use crate::portable::Obstacle;
 use crate::session::Session;
 use crate::watch::Views;
 use crate::worker::{Worker, stopped};
@@ -12,10 +13,13 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep_until;
+
+/// Drivers close a prepared statement with the next thing they send, or a moment after they have used it.
+const CLOSING_MAX: Duration = Duration::from_millis(100);
 
 /// Why a relay ended.
 #[derive(Debug)]
@@ -48,6 +52,11 @@ enum Hold {
     Off,
     /// It may move once it is quiet; until then it goes on.
     Seeking,
+    /// It could not move because of something that clients often drop by themselves: it goes on until then, and tries
+    /// once more.
+    Lingering { until: Instant },
+    /// As [`Hold::Seeking`], for the last time.
+    LastTry,
     /// It cannot move: it begins nothing new until then.
     Staying { until: Instant },
     /// It has waited long enough; the server still serves.
@@ -128,17 +137,22 @@ impl<'a> Relay<'a> {
             }
             self.heed(&mut views);
             let hold = self.hold;
-            let waited_long_enough = async {
+            let next_hold = async {
                 match hold {
                     Hold::Staying { until } => sleep_until(until.into()).await,
-                    Hold::Off | Hold::Seeking | Hold::Over => std::future::pending().await,
+                    Hold::Lingering { until } => {
+                        sleep_until(until.into()).await;
+                        return Hold::LastTry;
+                    }
+                    Hold::Off | Hold::Seeking | Hold::LastTry | Hold::Over => std::future::pending().await,
                 }
+                Hold::Over
             };
             tokio::select! {
                 biased;
                 () = views.changed() => {}
                 () = stopped(&mut stop) => return Stop::Ended(End::Stopping),
-                () = waited_long_enough => self.hold = Hold::Over,
+                hold = next_hold => self.hold = hold,
                 stop = poll_fn(|cx| self.poll(cx)) => return stop,
             }
         }
@@ -153,8 +167,12 @@ impl<'a> Relay<'a> {
     }
 
     /// The session cannot move: it stays where it is, and begins nothing new while the view says so.
-    pub fn stay(&mut self) {
-        self.hold = Hold::Staying { until: Instant::now() + self.worker.shared.settings.hold };
+    pub fn stay(&mut self, obstacle: Obstacle) {
+        let now = Instant::now();
+        self.hold = match (self.hold, obstacle) {
+            (Hold::Seeking, Obstacle::Prepared) => Hold::Lingering { until: now + CLOSING_MAX },
+            (_, _) => Hold::Staying { until: now + self.worker.shared.settings.hold },
+        };
     }
 
     /// Takes bytes for the client that did not come through the relay.
@@ -217,9 +235,9 @@ impl<'a> Relay<'a> {
             }
             if self.hold != Hold::Off && self.session.is_quiet() && self.to_client.is_empty() {
                 match self.hold {
-                    Hold::Seeking => return Poll::Ready(Stop::Quiet),
+                    Hold::Seeking | Hold::LastTry => return Poll::Ready(Stop::Quiet),
                     Hold::Staying { .. } => return Poll::Pending,
-                    Hold::Off | Hold::Over => {}
+                    Hold::Off | Hold::Lingering { .. } | Hold::Over => {}
                 }
             }
             let bytes = match ready!(poll_chunk(self.client, &mut chunk, cx)) {

@@ -10,8 +10,11 @@ const TOLD_MAX: usize = 64;
 /// The settings of which a client was told (ParameterStatus), with the values that it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    values: Vec<(Box<[u8]>, Box<[u8]>)>,
+    values: Vec<(Bytes, Bytes)>,
 }
+
+/// As short as can be kept: every session has these.
+type Bytes = Box<[u8]>;
 
 impl Told {
     /// Takes note of what the client is told; without a value, nothing is known any more.
@@ -68,7 +71,7 @@ pub fn read(answer: &[u8], told: &Told) -> Result<Repeated, NotRepeated> {
     let mut messages = WholeMessages::default();
     messages.push(answer);
     let (mut to_client, mut key) = (Vec::new(), None);
-    while let Some(message) = messages.next().map_err(NotRepeated::Garbled)? {
+    while let Some(message) = messages.take().map_err(NotRepeated::Garbled)? {
         match (message.kind(), message.body()) {
             (b'R', [0, 0, 0, 0]) | (b'v', _) => {}
             (b'R', _) => return Err(NotRepeated::NeedsSecret),

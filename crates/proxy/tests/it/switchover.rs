@@ -40,8 +40,7 @@ async fn a_plain_session_goes_on_on_the_new_primary() {
     for client in &clients {
         assert_eq!(server_port(client).await, old.port);
     }
-    // The driver closes its prepared statements a moment later.
-    settle().await;
+    // The driver closes its prepared statements a moment after this.
     proxy.agent.publish(handing_over(1, 2, old.as_node("n1")));
     settle().await;
     // One is idle all the time, one asks while nobody is primary, and one is new.
