@@ -1,8 +1,9 @@
 //! PostgreSQL's protocol as bytes: start-up packets, message headers, errors, cancel requests.
 //!
 //! This crate is pure. It does not know sockets, time, or what a message is used for; it never holds a message's body
-//! except for the few small ones named in [`tracker`]. Every byte it reads is taken as hostile: each parser answers
-//! with a value or an error, never with a panic, and its memory is bounded by constants.
+//! except for the few small ones named in [`tracker`], and in a proxy's own conversations with a server ([`whole`]).
+//! Every byte it reads is taken as hostile: each parser answers with a value or an error, never with a panic, and its
+//! memory is bounded by constants.
 //!
 //! The protocol is described in PostgreSQL's documentation, chapter "Frontend/Backend Protocol"; constants name the
 //! source file of PostgreSQL they mirror.
@@ -12,6 +13,10 @@ pub mod startup;
 pub mod frame;
 
 pub mod tracker;
+
+pub mod whole;
+
+mod mention;
 
 pub mod error_response;
 
@@ -27,3 +32,4 @@ pub use error_response::{
 pub use frame::{FrameError, FrameHeader, HEADER_LEN};
 pub use startup::{Startup, StartupError, StartupMessage};
 pub use tracker::{FrameTracker, Notable, TransactionStatus};
+pub use whole::{WholeMessage, WholeMessages};

@@ -1,11 +1,13 @@
 //! Follows a stream of messages in chunks of any size, without holding the messages.
 //!
-//! Only three small messages are looked into: BackendKeyData, ErrorResponse and ReadyForQuery; of them at most
-//! [`KEPT_LEN_MAX`] bytes are held, and only until they are complete. All other bodies are counted and skipped.
+//! Only a few small messages of a server are looked into, those that [`Notable`] names; of them at most [`KEPT_LEN_MAX`]
+//! bytes are held, and only until they are complete. The texts of a client's statements are read for one word and not
+//! held. All other bodies are counted and skipped.
 
 use crate::cancel::{CancelKey, KEY_LEN_MAX};
 use crate::error_response::ErrorSummary;
 use crate::frame::{FrameError, FrameHeader, HEADER_LEN};
+use crate::mention::Mention;
 
 /// Most bytes of one body that are held: the longest BackendKeyData. Bytes.
 pub const KEPT_LEN_MAX: usize = 4 + KEY_LEN_MAX;
@@ -30,6 +32,17 @@ pub enum Notable {
     Error(ErrorSummary),
     /// `Z`: the server has answered everything up to a Sync or simple query.
     Ready(TransactionStatus),
+    /// `R`: what the server asks for, 0 if the client is let in.
+    Authentication(u32),
+    /// `S`: a setting of which clients are told; its value is `None` if it was too long to be held.
+    Parameter {
+        /// Name of the setting.
+        name: Vec<u8>,
+        /// Its value.
+        value: Option<Vec<u8>>,
+    },
+    /// `C` with the tag `SET` or `DO`: the session may now have a setting of its own.
+    MaySet,
     /// Any other message, by its type byte.
     Other(u8),
 }
@@ -51,6 +64,7 @@ pub struct FrameTracker {
     /// The message whose body is passing, and what is left of it. Bytes.
     body: Option<(u8, usize)>,
     kept: Vec<u8>,
+    set_config: Mention,
 }
 
 impl FrameTracker {
@@ -67,13 +81,20 @@ impl FrameTracker {
     }
 
     fn new(writer: Writer) -> FrameTracker {
-        FrameTracker { writer, header: [0; HEADER_LEN], header_len: 0, body: None, kept: Vec::new() }
+        let (kept, set_config) = (Vec::new(), Mention::default());
+        FrameTracker { writer, header: [0; HEADER_LEN], header_len: 0, body: None, kept, set_config }
     }
 
     /// Whether the next byte begins a message, so that another message may be put in between.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.header_len == 0 && self.body.is_none()
+    }
+
+    /// Whether a statement of the client has mentioned the function `set_config`.
+    #[must_use]
+    pub fn has_mentioned_set_config(&self) -> bool {
+        self.set_config.is_seen()
     }
 
     /// Takes bytes off the front of `chunk` up to the end of the next message and reports it; `None` once the chunk is
@@ -105,19 +126,26 @@ impl FrameTracker {
         if self.is_looked_into(kind) {
             let room = KEPT_LEN_MAX - self.kept.len();
             self.kept.extend_from_slice(&passing[..passing.len().min(room)]);
+        } else if self.is_statement(kind) {
+            self.set_config.read(passing);
         }
         if passing.len() < left {
             self.body = Some((kind, left - passing.len()));
             return None;
         }
         self.body = None;
+        self.set_config.text_ends();
         let notable = self.read_kept(kind);
         self.kept.clear();
         Some(notable)
     }
 
     fn is_looked_into(&self, kind: u8) -> bool {
-        self.writer == Writer::Server && matches!(kind, b'K' | b'E' | b'Z')
+        self.writer == Writer::Server && matches!(kind, b'K' | b'E' | b'Z' | b'R' | b'S' | b'C')
+    }
+
+    fn is_statement(&self, kind: u8) -> bool {
+        self.writer == Writer::Client && matches!(kind, b'Q' | b'P')
     }
 
     fn read_kept(&self, kind: u8) -> Notable {
@@ -130,9 +158,19 @@ impl FrameTracker {
             (b'Z', b"I") => Notable::Ready(TransactionStatus::Idle),
             (b'Z', b"T") => Notable::Ready(TransactionStatus::InTransaction),
             (b'Z', b"E") => Notable::Ready(TransactionStatus::Failed),
+            (b'R', [a, b, c, d, ..]) => Notable::Authentication(u32::from_be_bytes([*a, *b, *c, *d])),
+            (b'S', body) => parameter(body).unwrap_or(Notable::Other(kind)),
+            (b'C', b"SET\0" | b"DO\0") => Notable::MaySet,
             (_, _) => Notable::Other(kind),
         }
     }
+}
+
+/// Reads a ParameterStatus, of which the end may be missing.
+fn parameter(kept: &[u8]) -> Option<Notable> {
+    let mut parts = kept.splitn(2, |&b| b == 0);
+    let (name, value) = (parts.next()?.to_vec(), parts.next()?);
+    Some(Notable::Parameter { name, value: value.strip_suffix(&[0]).map(<[u8]>::to_vec) })
 }
 
 #[cfg(test)]
@@ -177,6 +215,9 @@ mod tests {
         feed(&mut FrameTracker::of_server(), &stream, &mut whole).unwrap();
         assert_eq!(whole.len(), 8);
         assert!(matches!(&whole[2], Notable::BackendKey(key) if key.pid() == 7));
+        assert_eq!(whole[0], Notable::Authentication(0));
+        let utc = Notable::Parameter { name: b"TimeZone".to_vec(), value: Some(b"UTC".to_vec()) };
+        assert_eq!(whole[1], utc);
         assert_eq!(whole[3], Notable::Ready(TransactionStatus::Idle));
         assert!(matches!(&whole[6], Notable::Error(error) if error.is("42601") && !error.fatal));
         assert_eq!(whole[7], Notable::Ready(TransactionStatus::Failed));
@@ -214,6 +255,27 @@ mod tests {
             [message(b'Q', b"select 1\0"), message(b'E', b"\0\0\0\0\0"), message(b'X', b"")].concat();
         feed(&mut FrameTracker::of_client(), &stream, &mut seen).unwrap();
         assert_eq!(seen, [Notable::Other(b'Q'), Notable::Other(b'E'), Notable::Other(b'X')]);
+    }
+
+    #[test]
+    fn settings_that_no_catalog_shows_are_noticed() {
+        let mut seen = Vec::new();
+        let stream = [message(b'C', b"SET\0"), message(b'C', b"SELECT 1\0"), message(b'C', b"DO\0")].concat();
+        feed(&mut FrameTracker::of_server(), &stream, &mut seen).unwrap();
+        assert_eq!(seen, [Notable::MaySet, Notable::Other(b'C'), Notable::MaySet]);
+        let mut client = FrameTracker::of_client();
+        feed(&mut client, &message(b'd', b"set_config"), &mut Vec::new()).unwrap();
+        assert!(!client.has_mentioned_set_config());
+        feed(&mut client, &message(b'P', b"\0select set_config($1, $2, $3)\0\0\0"), &mut Vec::new()).unwrap();
+        assert!(client.has_mentioned_set_config());
+    }
+
+    #[test]
+    fn a_long_parameter_has_no_value() {
+        let mut seen = Vec::new();
+        let body = [&b"search_path\0"[..], &[b'x'; 500], b"\0"].concat();
+        feed(&mut FrameTracker::of_server(), &message(b'S', &body), &mut seen).unwrap();
+        assert_eq!(seen, [Notable::Parameter { name: b"search_path".to_vec(), value: None }]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! One client from its first byte to its last: start-up, hold, relay, farewell.
+//! One client from its first byte to its last: start-up, hold, relay, moves to other servers, farewell.
 
 use crate::error::{Refusal, Successor};
-use crate::hold::{NoServer, find_server};
-use crate::relay::{End, Relay, Unsent};
-use crate::server::{Answered, forward_cancel, prepare_socket};
-use crate::session::Session;
+use crate::hold::{NoServer, Wanted, find_server};
+use crate::park::{self, Move, Parked};
+use crate::relay::{End, Relay, Stop, Unsent};
+use crate::server::{Answered, Until, forward_cancel, prepare_socket};
+use crate::session::{Purpose, Session};
 use crate::worker::{Worker, stopped};
 use pgwire::startup::{body_len, parse_body};
 use pgwire::{CancelKey, Startup, StartupError};
@@ -12,7 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -91,11 +92,11 @@ async fn read_wish(client: &mut TcpStream) -> Result<Wish, NoWish> {
 
 async fn cancel(key: &CancelKey, worker: &Worker) {
     // An unknown key is not answered and not logged as trouble: the session may just have ended.
-    let Some(server) = worker.shared.pool.server_of(key) else {
+    let Some((server, key)) = worker.shared.pool.cancels(key) else {
         tracing::debug!("cancel request for process {}, which has no session here", key.pid());
         return;
     };
-    if let Err(error) = forward_cancel(&server, key, worker.shared.settings.connect_timeout).await {
+    if let Err(error) = forward_cancel(&server, &key, worker.shared.settings.connect_timeout).await {
         tracing::warn!("cannot pass a cancel request on to {}: {error}; the statement goes on", server.node);
     }
 }
@@ -106,21 +107,60 @@ async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Worker) 
     let Some(_counted) = shared.stats.client(clients_max) else {
         return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
     };
-    let (target, answered) = match find_server(&client, &packet, worker).await {
+    // Kept as long as the session: it may have to log in again.
+    let packet = packet.into_boxed_slice();
+    let mut parked = None;
+    loop {
+        match on_one_server(&mut client, &packet, parked, worker).await {
+            Some(moving) => parked = Some(moving),
+            None => return,
+        }
+    }
+}
+
+/// Serves a session until its client has heard the last word, or until it moves to another server.
+async fn on_one_server(
+    client: &mut TcpStream,
+    packet: &[u8],
+    parked: Option<Parked>,
+    worker: &Worker,
+) -> Option<Parked> {
+    let wanted = match &parked {
+        None => Wanted { startup_packet: packet, until: Until::FirstAnswer, since: Instant::now() },
+        Some(parked) => Wanted { startup_packet: packet, until: Until::LoggedIn, since: parked.since },
+    };
+    let (target, Answered { stream: mut server, first }) = match find_server(client, &wanted, worker).await {
         Ok(found) => found,
-        Err(NoServer::ClientGone) => return,
-        Err(NoServer::Refused(refusal)) => return farewell(&mut client, &refusal).await,
+        Err(NoServer::ClientGone) => return None,
+        Err(NoServer::Refused(refusal)) => {
+            let mut last = parked.map_or_else(Vec::new, |parked| parked.to_client);
+            refusal.encode(&mut last);
+            farewell_with(client, &last).await;
+            return None;
+        }
     };
-    drop(packet);
-    let server = Arc::new(target.server);
-    let Some(connection) = shared.pool.open(Arc::clone(&server), target.epoch) else {
-        return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
+    let node = Arc::new(target.server);
+    let Some(connection) = worker.shared.pool.open(Arc::clone(&node), target.epoch) else {
+        let clients_max = worker.shared.settings.clients_max;
+        farewell(client, &Refusal::TooManyClients { clients_max }).await;
+        return None;
     };
-    let mut session = Session::new(server, target.epoch);
-    let Answered { stream: mut server, first } = answered;
-    let mut relay = Relay::new(&mut client, &mut server, &mut session, &connection, worker);
+    let (mut session, first) = match parked {
+        None => (Session::new(node, target.epoch, purpose(packet)), first),
+        Some(parked) => match parked.resume(node, target.epoch, &first, &connection, worker) {
+            Ok(resumed) => resumed,
+            Err(last) => {
+                farewell_with(client, &last).await;
+                return None;
+            }
+        },
+    };
+    let mut relay = Relay::new(client, &mut server, &mut session, &connection, worker);
     let end = match relay.begin_with(first) {
-        Ok(()) => relay.run().await,
+        Ok(()) => match until_end_or_move(&mut relay).await {
+            Ok(moving) => return Some(moving),
+            Err(end) => end,
+        },
         Err(error) => End::ServerGarbled(error),
     };
     let client_has_ended = relay.client_has_ended();
@@ -128,12 +168,36 @@ async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Worker) 
     // The server need not wait until the client has heard of it.
     drop(server);
     drop(connection);
-    if let Some(refusal) = last_word(&end, &session, worker)
-        && !client_has_ended
-        && session.at_boundary()
-        && flush(&mut client, unsent).await.is_ok()
-    {
-        farewell(&mut client, &refusal).await;
+    let last_word = last_word(&end, &session, worker);
+    if client_has_ended || !session.at_boundary() || flush(client, unsent).await.is_err() {
+        return None;
+    }
+    match last_word {
+        Some(refusal) => farewell(client, &refusal).await,
+        // The server's own last word is to be read as well.
+        None => farewell_with(client, &[]).await,
+    }
+    None
+}
+
+/// Relays until the session moves, or ends.
+async fn until_end_or_move(relay: &mut Relay<'_>) -> Result<Parked, End> {
+    loop {
+        match relay.run().await {
+            Stop::Ended(end) => return Err(end),
+            Stop::Quiet => match park::ask(relay).await {
+                Move::Can => return Ok(park::leave(relay).await),
+                Move::Stays => {}
+                Move::Ended(end) => return Err(end),
+            },
+        }
+    }
+}
+
+fn purpose(packet: &[u8]) -> Purpose {
+    match packet.get(4..).map(parse_body) {
+        Some(Ok(Startup::Session(message))) if message.get("replication").is_none() => Purpose::Sql,
+        _ => Purpose::Replication,
     }
 }
 
@@ -172,13 +236,17 @@ async fn flush(client: &mut TcpStream, mut unsent: Unsent) -> io::Result<()> {
     timeout(FAREWELL_MAX, poll_fn(|cx| unsent.poll_send(client, cx))).await?
 }
 
-/// Sends the last message and closes, so that the client gets to read it: closing while bytes of the client are unread
-/// would reset the connection and take the message with it.
 async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
     let mut message = Vec::new();
     refusal.encode(&mut message);
+    farewell_with(client, &message).await;
+}
+
+/// Sends the last bytes and closes, so that the client gets to read them: closing while bytes of the client are unread
+/// would reset the connection and take the message with it.
+async fn farewell_with(client: &mut TcpStream, last: &[u8]) {
     let closing = async {
-        client.write_all(&message).await?;
+        client.write_all(last).await?;
         client.shutdown().await?;
         let (mut thrown_away, mut sink) = (0, [0; 1024]);
         while thrown_away < FAREWELL_BYTES_MAX {

@@ -1,8 +1,8 @@
-//! Finds a server for a new session: does what [`crate::route`] says, and waits when it says so.
+//! Finds a server for a new session, or for one that moves: does what [`crate::route`] says, and waits when it says so.
 
 use crate::error::Refusal;
-use crate::route::{Failure, Route, Target, Wait, route};
-use crate::server::{Answered, begin_session};
+use crate::route::{Failure, Route, Target, Wait, open_primary, route};
+use crate::server::{Answered, Until, begin_session};
 use crate::stats::{Held, HeldEnd};
 use crate::watch::Views;
 use crate::worker::{Worker, stopped};
@@ -22,6 +22,17 @@ pub enum NoServer {
     Refused(Refusal),
 }
 
+/// What is wanted of a server.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// What the client sent first.
+    pub startup_packet: &'a [u8],
+    /// How far the login is to get.
+    pub until: Until,
+    /// Since when the client has been without a server.
+    pub since: Instant,
+}
+
 /// How one attempt ended.
 enum Attempt {
     Answered(Answered),
@@ -30,10 +41,10 @@ enum Attempt {
     Outdated,
 }
 
-/// Finds the server of a new session. `client` is only watched for its end, nothing is read from it.
+/// Finds the server of a session. `client` is only watched for its end, nothing is read from it.
 pub async fn find_server(
     client: &TcpStream,
-    startup_packet: &[u8],
+    wanted: &Wanted<'_>,
     worker: &Worker,
 ) -> Result<(Target, Answered), NoServer> {
     let mut stop = worker.stop.clone();
@@ -41,21 +52,20 @@ pub async fn find_server(
         biased;
         () = stopped(&mut stop) => Err(NoServer::Refused(Refusal::Stopping)),
         () = gone(client) => Err(NoServer::ClientGone),
-        found = follow_route(startup_packet, worker) => found.map_err(NoServer::Refused),
+        found = follow_route(wanted, worker) => found.map_err(NoServer::Refused),
     }
 }
 
-async fn follow_route(startup_packet: &[u8], worker: &Worker) -> Result<(Target, Answered), Refusal> {
+async fn follow_route(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Target, Answered), Refusal> {
     let settings = &worker.shared.settings;
     let mut views = worker.views.clone();
-    let mut wait = Wait::new(Instant::now(), settings.hold);
+    let mut wait = Wait::new(wanted.since, settings.hold);
     let mut held: Option<Held<'_>> = None;
     let mut probe: Option<SemaphorePermit<'_>> = None;
     loop {
         let view = views.latest();
         match route(&view, &wait, Instant::now()) {
-            Route::Connect(target) => match attempt(&target, startup_packet, &wait, &mut views, worker).await
-            {
+            Route::Connect(target) => match attempt(&target, wanted, &wait, &mut views, worker).await {
                 Attempt::Answered(answered) => {
                     if let Some(held) = held {
                         held.end(HeldEnd::Served);
@@ -100,14 +110,14 @@ async fn follow_route(startup_packet: &[u8], worker: &Worker) -> Result<(Target,
 /// One attempt, dropped at once when it is outdated: a frozen host would keep it for long.
 async fn attempt(
     target: &Target,
-    startup_packet: &[u8],
+    wanted: &Wanted<'_>,
     wait: &Wait,
     views: &mut Views,
     worker: &Worker,
 ) -> Attempt {
     let connect_timeout = worker.shared.settings.connect_timeout;
     let give_up = wait.deadline().max(Instant::now() + connect_timeout);
-    let mut session = pin!(begin_session(target, startup_packet, connect_timeout));
+    let mut session = pin!(begin_session(target, wanted.startup_packet, wanted.until, connect_timeout));
     loop {
         tokio::select! {
             biased;
@@ -130,8 +140,11 @@ async fn attempt(
 }
 
 fn hold_reason(view: &View) -> String {
-    let View { epoch, primary, waiting, .. } = view;
-    match (primary, waiting) {
+    let View { epoch, waiting, hold, .. } = view;
+    if let Some(hold) = hold {
+        return format!("nothing new begins in epoch {epoch}: {hold}");
+    }
+    match (open_primary(view), waiting) {
         (Some(server), _) => format!("the primary {} of epoch {epoch} takes no connections yet", server.node),
         (None, Some(waiting)) => format!("epoch {epoch} has no primary: {waiting}"),
         (None, None) => format!("epoch {epoch} has no primary"),

@@ -2,7 +2,8 @@
 //!
 //! It learns the view from any agent ([`watch`]) and needs nothing else from the cluster; it never writes cluster
 //! state. A client is read ([`client`]), routed ([`route`], pure; [`hold`] does the waiting), connected ([`server`])
-//! and relayed ([`relay`]) while [`session`] (pure) follows what is in flight. What crosses threads is small: the view,
+//! and relayed ([`relay`]) while [`session`] (pure) follows what is in flight. When the primary is replaced in order,
+//! sessions move along ([`park`] does it, [`portable`] and [`relogin`], pure, say whether and how). What crosses threads is small: the view,
 //! the registry of open server connections ([`pool`]) and the counters ([`stats`]).
 //!
 //! Rule held here: a statement is never sent to a server of an older epoch than the newest this proxy has seen.
@@ -24,6 +25,12 @@ mod server;
 mod relay;
 
 mod session;
+
+mod park;
+
+mod portable;
+
+mod relogin;
 
 mod pool;
 

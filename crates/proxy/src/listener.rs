@@ -234,12 +234,15 @@ fn log_ended(stats: &Stats, pool: &Pool, old: u64, new: u64) {
 }
 
 fn describe(view: &View) -> String {
-    let View { epoch, primary, waiting, .. } = view;
-    match (primary, waiting) {
-        (Some(server), _) => {
+    let View { epoch, primary, waiting, hold, .. } = view;
+    match (primary, hold, waiting) {
+        (Some(server), None, _) => {
             format!("epoch {epoch}, primary {} at {}:{}", server.node, server.host, server.port)
         }
-        (None, Some(waiting)) => format!("epoch {epoch}, no primary: {waiting}"),
-        (None, None) => format!("epoch {epoch}, no primary"),
+        (Some(server), Some(hold), _) => {
+            format!("epoch {epoch}, nothing new begins on the primary {}: {hold}", server.node)
+        }
+        (None, _, Some(waiting)) => format!("epoch {epoch}, no primary: {waiting}"),
+        (None, _, None) => format!("epoch {epoch}, no primary"),
     }
 }

@@ -27,9 +27,9 @@ impl Pool {
         Some(OpenConnection { pool: self, id })
     }
 
-    /// The server that gave out `key`.
-    pub fn server_of(&self, key: &CancelKey) -> Option<Arc<Server>> {
-        self.lock().server_of(key)
+    /// The server on which the client that was given `key` has its session, and the key that this server knows.
+    pub fn cancels(&self, key: &CancelKey) -> Option<(Arc<Server>, CancelKey)> {
+        self.lock().cancels(key)
     }
 
     /// Number of open connections of epochs before `epoch`.
@@ -53,7 +53,17 @@ pub struct OpenConnection<'a> {
 impl OpenConnection<'_> {
     /// Records the key with which the connection's statements can be cancelled.
     pub fn set_key(&self, key: CancelKey) {
-        self.pool.lock().set_key(self.id, key);
+        self.set_keys(key.clone(), key);
+    }
+
+    /// Records the key that the client was given on an earlier server, and the one that this server knows.
+    pub fn set_keys(&self, of_client: CancelKey, of_server: CancelKey) {
+        self.pool.lock().set_keys(self.id, of_client, of_server);
+    }
+
+    /// The key that the client was given.
+    pub fn key_of_client(&self) -> Option<CancelKey> {
+        self.pool.lock().key_of_client(self.id)
     }
 }
 

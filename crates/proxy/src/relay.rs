@@ -4,15 +4,22 @@
 //! does not take at once is kept, at most one chunk for each direction.
 
 use crate::pool::OpenConnection;
+use crate::portable::Obstacle;
 use crate::session::Session;
+use crate::watch::Views;
 use crate::worker::{Worker, stopped};
 use pgwire::FrameError;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::sleep_until;
+
+/// Drivers close a prepared statement with the next thing they send, or a moment after they have used it.
+const CLOSING_MAX: Duration = Duration::from_millis(100);
 
 /// Why a relay ended.
 #[derive(Debug)]
@@ -29,6 +36,33 @@ pub enum End {
     Stopping,
 }
 
+/// Why a relay does not go on by itself.
+#[derive(Debug)]
+pub enum Stop {
+    /// There is nothing more to relay.
+    Ended(End),
+    /// The primary is about to be replaced, and the session is quiet: it could move. The relay can be run again.
+    Quiet,
+}
+
+/// What a session does about a view that says that nothing new may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// The view does not say so.
+    Off,
+    /// It may move once it is quiet; until then it goes on.
+    Seeking,
+    /// It could not move because of something that clients often drop by themselves: it goes on until then, and tries
+    /// once more.
+    Lingering { until: Instant },
+    /// As [`Hold::Seeking`], for the last time.
+    LastTry,
+    /// It cannot move: it begins nothing new until then.
+    Staying { until: Instant },
+    /// It has waited long enough; the server still serves.
+    Over,
+}
+
 /// The two sides of one session.
 #[derive(Debug)]
 pub struct Relay<'a> {
@@ -42,6 +76,7 @@ pub struct Relay<'a> {
     to_server: Unsent,
     client_input: Input,
     server_output: Output,
+    hold: Hold,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +114,7 @@ impl<'a> Relay<'a> {
             to_server,
             client_input,
             server_output,
+            hold: Hold::Off,
         }
     }
 
@@ -92,29 +128,71 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// Relays until the end.
-    pub async fn run(&mut self) -> End {
+    /// Relays until the end, or until the session should move.
+    pub async fn run(&mut self) -> Stop {
         let (mut views, mut stop) = (self.worker.views.clone(), self.worker.stop.clone());
         loop {
             if self.is_outdated() {
-                return End::EpochChanged;
+                return Stop::Ended(End::EpochChanged);
             }
+            self.heed(&mut views);
+            let hold = self.hold;
+            let next_hold = async {
+                match hold {
+                    Hold::Staying { until } => sleep_until(until.into()).await,
+                    Hold::Lingering { until } => {
+                        sleep_until(until.into()).await;
+                        return Hold::LastTry;
+                    }
+                    Hold::Off | Hold::Seeking | Hold::LastTry | Hold::Over => std::future::pending().await,
+                }
+                Hold::Over
+            };
             tokio::select! {
                 biased;
-                () = views.changed() => { views.latest(); }
-                () = stopped(&mut stop) => return End::Stopping,
-                end = poll_fn(|cx| self.poll(cx)) => return end,
+                () = views.changed() => {}
+                () = stopped(&mut stop) => return Stop::Ended(End::Stopping),
+                hold = next_hold => self.hold = hold,
+                stop = poll_fn(|cx| self.poll(cx)) => return stop,
             }
         }
     }
 
-    fn is_outdated(&self) -> bool {
+    fn heed(&mut self, views: &mut Views) {
+        self.hold = match (&views.latest().hold, self.hold) {
+            (None, _) => Hold::Off,
+            (Some(_), Hold::Off) => Hold::Seeking,
+            (Some(_), hold) => hold,
+        };
+    }
+
+    /// The session cannot move: it stays where it is, and begins nothing new while the view says so.
+    pub fn stay(&mut self, obstacle: Obstacle) {
+        let now = Instant::now();
+        self.hold = match (self.hold, obstacle) {
+            (Hold::Seeking, Obstacle::Prepared) => Hold::Lingering { until: now + CLOSING_MAX },
+            (_, _) => Hold::Staying { until: now + self.worker.shared.settings.hold },
+        };
+    }
+
+    /// Takes bytes for the client that did not come through the relay.
+    ///
+    /// # Errors
+    /// If they are not PostgreSQL's protocol.
+    pub fn add_for_client(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        note_server_bytes(self.session, self.connection, bytes)?;
+        self.to_client.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Whether a newer epoch than the session's has been seen.
+    pub fn is_outdated(&self) -> bool {
         self.worker.views.newest_epoch() > self.session.epoch()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
         if let Poll::Ready(end) = self.poll_to_client(cx) {
-            return Poll::Ready(end);
+            return Poll::Ready(Stop::Ended(end));
         }
         self.poll_to_server(cx)
     }
@@ -138,12 +216,12 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn poll_to_server(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_to_server(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
         let mut chunk = self.worker.chunk.borrow_mut();
         loop {
             // Asked before every write: nothing may reach a server of an older epoch.
             if self.is_outdated() {
-                return Poll::Ready(End::EpochChanged);
+                return Poll::Ready(Stop::Ended(End::EpochChanged));
             }
             if self.server_output == Output::Broken {
                 return Poll::Pending;
@@ -155,12 +233,19 @@ impl<'a> Relay<'a> {
             if self.client_input == Input::Ended {
                 return Poll::Pending;
             }
+            if self.hold != Hold::Off && self.session.is_quiet() && self.to_client.is_empty() {
+                match self.hold {
+                    Hold::Seeking | Hold::LastTry => return Poll::Ready(Stop::Quiet),
+                    Hold::Staying { .. } => return Poll::Pending,
+                    Hold::Off | Hold::Lingering { .. } | Hold::Over => {}
+                }
+            }
             let bytes = match ready!(poll_chunk(self.client, &mut chunk, cx)) {
                 Ok(bytes) => bytes,
-                Err(_) => return Poll::Ready(End::ClientGone),
+                Err(_) => return Poll::Ready(Stop::Ended(End::ClientGone)),
             };
             if self.is_outdated() {
-                return Poll::Ready(End::EpochChanged);
+                return Poll::Ready(Stop::Ended(End::EpochChanged));
             }
             if bytes.is_empty() {
                 self.client_input = Input::Ended;
@@ -211,6 +296,15 @@ pub struct Unsent {
 }
 
 impl Unsent {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The bytes that are still to be sent.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.bytes.split_off(self.sent)
+    }
+
     /// Sends what is left, and frees the buffer once all is sent.
     pub fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {

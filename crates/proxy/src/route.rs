@@ -29,8 +29,14 @@ impl Target {
     /// Whether `view` still says so. A connection to a target that is not current must not be used.
     #[must_use]
     pub fn is_current(&self, view: &View) -> bool {
-        view.epoch == self.epoch && view.primary.as_ref() == Some(&self.server)
+        view.epoch == self.epoch && open_primary(view) == Some(&self.server)
     }
+}
+
+/// The published primary, unless nothing new may be begun on it.
+#[must_use]
+pub fn open_primary(view: &View) -> Option<&Server> {
+    view.primary.as_ref().filter(|_| view.hold.is_none())
 }
 
 /// Why an attempt on a published primary failed.
@@ -113,7 +119,7 @@ impl Wait {
 pub enum Route {
     /// Try this server.
     Connect(Target),
-    /// No primary is published: wait for another view, at most until then.
+    /// No primary is published, or nothing new may be begun on it: wait for another view, at most until then.
     HoldForView {
         /// The end of the hold.
         until: Instant,
@@ -143,7 +149,7 @@ pub struct GiveUp {
 pub fn route(view: &View, wait: &Wait, now: Instant) -> Route {
     let deadline = wait.deadline();
     let over = now >= deadline;
-    match (&view.primary, &wait.last) {
+    match (open_primary(view), &wait.last) {
         (None, _) if over => Route::GiveUp(give_up(view, wait, now)),
         (None, _) => Route::HoldForView { until: deadline },
         // Even a hold of zero makes one attempt.
@@ -160,8 +166,8 @@ pub fn route(view: &View, wait: &Wait, now: Instant) -> Route {
 
 fn give_up(view: &View, wait: &Wait, now: Instant) -> GiveUp {
     let failure = || wait.last.as_ref().map(|last| format!("The primary {} {}.", last.node, last.why));
-    let reason = match view.primary {
-        None => view.waiting.clone().or_else(failure),
+    let reason = match open_primary(view) {
+        None => view.hold.clone().or_else(|| view.waiting.clone()).or_else(failure),
         Some(_) => failure(),
     };
     GiveUp { epoch: view.epoch, waited: wait.waited(now), reason }
@@ -203,6 +209,18 @@ mod tests {
         assert_eq!(route(&v, &wait, start), Route::HoldForView { until: start + HOLD });
         let reason = Some("waiting for seals: 1 of 2".to_string());
         assert_eq!(route(&v, &wait, start + HOLD), Route::GiveUp(GiveUp { epoch: 2, waited: HOLD, reason }));
+    }
+
+    #[test]
+    fn a_primary_that_hands_over_is_as_none() {
+        let start = Instant::now();
+        let handing_over = View { hold: Some("n1 hands over to n2".into()), ..view(1, 5, Some("n1")) };
+        let wait = Wait::new(start, HOLD);
+        assert_eq!(route(&handing_over, &wait, start), Route::HoldForView { until: start + HOLD });
+        let reason = Some("n1 hands over to n2".to_string());
+        let over = Route::GiveUp(GiveUp { epoch: 1, waited: HOLD, reason });
+        assert_eq!(route(&handing_over, &wait, start + HOLD), over);
+        assert!(!target(&handing_over).is_current(&handing_over));
     }
 
     #[test]

@@ -14,6 +14,18 @@ use tokio::time::timeout;
 /// Idle time after which the kernel asks whether the peer is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
+/// Most bytes of a whole login's answer.
+const LOGIN_LEN_MAX: usize = 4 * CHUNK_LEN;
+
+/// How much of the server's answer to a start-up packet is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Enough to know that it takes the connection.
+    FirstAnswer,
+    /// The whole login, up to ReadyForQuery, an error, or a request for a secret.
+    LoggedIn,
+}
+
 /// A server that took the start-up packet and wants to go on.
 #[derive(Debug)]
 pub struct Answered {
@@ -43,7 +55,7 @@ async fn open(server: &Server, connect_timeout: Duration) -> io::Result<TcpStrea
     Ok(stream)
 }
 
-/// Connects, sends the client's start-up packet and waits for the first answer. Cancel safe: dropping it closes the
+/// Connects, sends the client's start-up packet and waits for the answer. Cancel safe: dropping it closes the
 /// connection. It sets no limit to the answer's time; a slow answer (name look-ups in pg_hba.conf) is not a failure.
 ///
 /// # Errors
@@ -51,6 +63,7 @@ async fn open(server: &Server, connect_timeout: Duration) -> io::Result<TcpStrea
 pub async fn begin_session(
     target: &Target,
     startup_packet: &[u8],
+    until: Until,
     connect_timeout: Duration,
 ) -> Result<Answered, Failure> {
     let opened = open(&target.server, connect_timeout).await;
@@ -58,12 +71,16 @@ pub async fn begin_session(
     let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
     stream.write_all(startup_packet).await.map_err(no_answer)?;
     let mut first = Vec::with_capacity(512);
+    let len_max = match until {
+        Until::FirstAnswer => CHUNK_LEN,
+        Until::LoggedIn => LOGIN_LEN_MAX,
+    };
     loop {
         if stream.read_buf(&mut first).await.map_err(no_answer)? == 0 {
             return Err(Failure::NoAnswer("it closed the connection".to_string()));
         }
-        match first_answer(&first) {
-            FirstAnswer::Incomplete if first.len() < CHUNK_LEN => {}
+        match first_answer(&first, until) {
+            FirstAnswer::Incomplete if first.len() < len_max => {}
             FirstAnswer::Incomplete | FirstAnswer::GoesOn => return Ok(Answered { stream, first }),
             FirstAnswer::CannotConnectNow => return Err(Failure::CannotConnectNow),
             FirstAnswer::Garbled(why) => return Err(Failure::Garbled(why)),
@@ -80,7 +97,7 @@ enum FirstAnswer {
     Garbled(String),
 }
 
-fn first_answer(mut bytes: &[u8]) -> FirstAnswer {
+fn first_answer(mut bytes: &[u8], until: Until) -> FirstAnswer {
     let mut tracker = FrameTracker::of_server();
     loop {
         match tracker.next(&mut bytes) {
@@ -88,6 +105,8 @@ fn first_answer(mut bytes: &[u8]) -> FirstAnswer {
             // NegotiateProtocolVersion and notices come before the answer proper.
             Ok(Some(Notable::Other(b'v' | b'N'))) => {}
             Ok(Some(Notable::Error(error))) if error.is("57P03") => return FirstAnswer::CannotConnectNow,
+            Ok(Some(Notable::Authentication(0) | Notable::Parameter { .. } | Notable::BackendKey(_)))
+                if until == Until::LoggedIn => {}
             Ok(Some(_)) => return FirstAnswer::GoesOn,
             Err(error) => return FirstAnswer::Garbled(error.to_string()),
         }
@@ -108,6 +127,10 @@ pub async fn forward_cancel(server: &Server, key: &CancelKey, limit: Duration) -
 mod tests {
     use super::*;
 
+    fn first_answer(bytes: &[u8]) -> FirstAnswer {
+        super::first_answer(bytes, Until::FirstAnswer)
+    }
+
     #[test]
     fn the_first_answer_decides() {
         let starting = b"E\0\0\0\x16VFATAL\0C57P03\0Mx\0\0";
@@ -120,5 +143,17 @@ mod tests {
         assert_eq!(first_answer(b"R\0\0\0\x08\0\0\0\0"), FirstAnswer::GoesOn);
         assert_eq!(first_answer(b"E\0\0\0\x13VFATAL\0C53300\0\0"), FirstAnswer::GoesOn);
         assert!(matches!(first_answer(b"HTTP/1.1 400 Bad Request"), FirstAnswer::Garbled(_)));
+    }
+
+    #[test]
+    fn a_repeated_login_is_read_to_its_end() {
+        let login = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x0bTZ\0CET\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
+        for cut in 0..login.len() {
+            assert_eq!(super::first_answer(&login[..cut], Until::LoggedIn), FirstAnswer::Incomplete);
+        }
+        let secret = b"R\0\0\0\x08\0\0\0\x03";
+        for whole in [&login[..], secret] {
+            assert_eq!(super::first_answer(whole, Until::LoggedIn), FirstAnswer::GoesOn);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What is in flight between one client and its server. Pure: bytes in, facts out.
 //!
-//! This is where a later form of the proxy decides whether a server may be released; the first form only needs to know
-//! how to end a session honestly.
+//! It knows how to end a session honestly, and when one is quiet, so that it may move to another server.
 
+use crate::portable::Obstacle;
+use crate::relogin::Told;
 use cluster::view::Server;
 use pgwire::{CancelKey, FrameError, FrameTracker, Notable, TransactionStatus};
 use std::sync::Arc;
@@ -17,10 +18,56 @@ pub struct Session {
     from_client: Option<FrameTracker>,
     /// Requests that ReadyForQuery will answer. The end of the login is the first.
     in_flight: u32,
-    logged_in: bool,
+    /// Messages of the extended protocol were sent that no Sync has followed yet.
+    unsynced: bool,
+    parsed: Parsed,
+    login: Login,
+    purpose: Purpose,
+    /// Something may have been set that no catalog shows.
+    may_have_set: bool,
+    told: Told,
     transaction: TransactionStatus,
     /// Someone said that the session ends: FATAL from the server, or Terminate from the client.
     goodbye: bool,
+}
+
+/// How the client was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Login {
+    /// The server has not said anything about it yet.
+    Begun,
+    /// At once, so the same start-up packet will do again. Still to come is the first ReadyForQuery.
+    Trusted,
+    /// The server asked for something.
+    Secret,
+    /// As [`Login::Trusted`], and complete.
+    DoneTrusted,
+    /// As [`Login::Secret`], and complete.
+    DoneSecret,
+}
+
+/// What the client wants of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Statements.
+    Sql,
+    /// The start-up packet has the parameter `replication`.
+    Replication,
+}
+
+/// What became of the newest Parse of the client. Unnamed statements outlive their Sync, and no catalog shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parsed {
+    /// None, or a simple query has destroyed it since.
+    Nothing,
+    /// Nothing was bound yet: the client is about to do it.
+    Fresh,
+    /// It was bound, the Sync is still to come.
+    Bound,
+    /// It was bound and that was synced; most likely it has done its duty.
+    Spent,
+    /// It was bound again later: the client keeps it.
+    Kept,
 }
 
 /// What a client may have lost when its session is cut.
@@ -58,17 +105,28 @@ impl AtStake {
 impl Session {
     /// A session whose start-up packet was sent to `server` in `epoch`.
     #[must_use]
-    pub fn new(server: Arc<Server>, epoch: u64) -> Session {
+    pub fn new(server: Arc<Server>, epoch: u64, purpose: Purpose) -> Session {
         Session {
             server,
             epoch,
             from_server: FrameTracker::of_server(),
             from_client: Some(FrameTracker::of_client()),
             in_flight: 1,
-            logged_in: false,
+            unsynced: false,
+            parsed: Parsed::Nothing,
+            login: Login::Begun,
+            purpose,
+            may_have_set: false,
+            told: Told::default(),
             transaction: TransactionStatus::Idle,
             goodbye: false,
         }
+    }
+
+    /// A session that goes on on `server`, where its login was repeated.
+    #[must_use]
+    pub fn resumed(server: Arc<Server>, epoch: u64, told: Told) -> Session {
+        Session { in_flight: 0, login: Login::DoneTrusted, told, ..Session::new(server, epoch, Purpose::Sql) }
     }
 
     /// The epoch the session belongs to.
@@ -83,6 +141,12 @@ impl Session {
         &self.server.node
     }
 
+    /// The settings that the client was told, for the session that follows this one.
+    #[must_use]
+    pub fn take_told(&mut self) -> Told {
+        std::mem::take(&mut self.told)
+    }
+
     /// Takes note of bytes from the server; returns the key for cancel requests when it passes.
     ///
     /// # Errors
@@ -95,9 +159,17 @@ impl Session {
                 Notable::Error(error) => self.goodbye |= error.fatal,
                 Notable::Ready(status) => {
                     self.in_flight = self.in_flight.saturating_sub(1);
-                    self.logged_in = true;
                     self.transaction = status;
+                    self.login = match self.login {
+                        Login::Begun | Login::Secret | Login::DoneSecret => Login::DoneSecret,
+                        Login::Trusted | Login::DoneTrusted => Login::DoneTrusted,
+                    };
                 }
+                Notable::Authentication(0) if self.login == Login::Begun => self.login = Login::Trusted,
+                Notable::Authentication(0) => {}
+                Notable::Authentication(_) => self.login = Login::Secret,
+                Notable::Parameter { name, value } => self.told.note(&name, value.as_deref()),
+                Notable::MaySet => self.may_have_set = true,
                 Notable::Other(_) => {}
             }
         }
@@ -108,15 +180,67 @@ impl Session {
     pub fn client_sent(&mut self, mut chunk: &[u8]) {
         while let Some(tracker) = &mut self.from_client {
             match tracker.next(&mut chunk) {
-                // Query, Sync and FunctionCall are what ReadyForQuery answers.
-                Ok(Some(Notable::Other(b'Q' | b'S' | b'F'))) => {
-                    self.in_flight = self.in_flight.saturating_add(1)
-                }
-                Ok(Some(Notable::Other(b'X'))) => self.goodbye = true,
+                Ok(Some(Notable::Other(kind))) => self.client_message(kind),
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(_) => self.from_client = None,
             }
+        }
+    }
+
+    fn client_message(&mut self, kind: u8) {
+        match kind {
+            // Query, Sync and FunctionCall are what ReadyForQuery answers.
+            b'Q' | b'S' | b'F' => {
+                self.in_flight = self.in_flight.saturating_add(1);
+                self.unsynced = false;
+                self.parsed = match (kind, self.parsed) {
+                    (b'Q', _) => Parsed::Nothing,
+                    (_, Parsed::Bound) => Parsed::Spent,
+                    (_, parsed) => parsed,
+                };
+                // The call could be one of `set_config`.
+                self.may_have_set |= kind == b'F';
+            }
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' => {
+                self.unsynced = true;
+                self.parsed = match (kind, self.parsed) {
+                    (b'P', _) => Parsed::Fresh,
+                    (b'B', Parsed::Spent | Parsed::Kept) => Parsed::Kept,
+                    (b'B', _) => Parsed::Bound,
+                    (_, parsed) => parsed,
+                };
+            }
+            b'X' => self.goodbye = true,
+            _ => {}
+        }
+    }
+
+    /// Whether nothing is under way in either direction, no transaction is open, and nobody has said goodbye.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.at_stake() == AtStake::Nothing
+            && !self.unsynced
+            && !self.goodbye
+            && self.parsed != Parsed::Fresh
+            && self.from_server.at_boundary()
+            && self.from_client.as_ref().is_some_and(FrameTracker::at_boundary)
+    }
+
+    /// What keeps the session on its server, as far as that is known without asking the server.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let mentioned = self.from_client.as_ref().is_none_or(FrameTracker::has_mentioned_set_config);
+        if self.purpose == Purpose::Replication {
+            return Some(Obstacle::Replication);
+        }
+        match (self.login, self.parsed) {
+            (Login::Begun | Login::Secret | Login::DoneSecret, _) => Some(Obstacle::Secret),
+            (Login::Trusted | Login::DoneTrusted, Parsed::Kept) => Some(Obstacle::Prepared),
+            (Login::Trusted | Login::DoneTrusted, _) if self.may_have_set || mentioned => {
+                Some(Obstacle::UnseenSetting)
+            }
+            (Login::Trusted | Login::DoneTrusted, _) => None,
         }
     }
 
@@ -139,7 +263,8 @@ impl Session {
             TransactionStatus::Idle => false,
             TransactionStatus::InTransaction | TransactionStatus::Failed => true,
         };
-        match (self.logged_in, self.in_flight > 0, open) {
+        let logged_in = matches!(self.login, Login::DoneTrusted | Login::DoneSecret);
+        match (logged_in, self.in_flight > 0, open) {
             (false, _, _) => AtStake::Login,
             (true, false, false) => AtStake::Nothing,
             (true, true, false) => AtStake::Statement,
@@ -155,7 +280,7 @@ mod tests {
 
     fn logged_in() -> Session {
         let server = Server { node: "n1".into(), host: "127.0.0.1".into(), port: 5432 };
-        let mut session = Session::new(Arc::new(server), 3);
+        let mut session = Session::new(Arc::new(server), 3, Purpose::Sql);
         assert_eq!(session.at_stake(), AtStake::Login);
         let key = session.server_sent(b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I").unwrap();
         assert_eq!(key.unwrap().pid(), 7);
@@ -176,6 +301,65 @@ mod tests {
         assert_eq!(session.at_stake(), AtStake::StatementInTransaction, "the second Sync is not answered");
         session.server_sent(b"Z\0\0\0\x05I").unwrap();
         assert_eq!(session.at_stake(), AtStake::Nothing);
+    }
+
+    #[test]
+    fn it_is_quiet_only_between_transactions_and_whole_messages() {
+        let mut session = logged_in();
+        assert!(session.is_quiet());
+        session.client_sent(b"Q\0\0");
+        assert!(!session.is_quiet(), "half a message");
+        session.client_sent(b"\0\x0abegin\0");
+        assert!(!session.is_quiet(), "not answered");
+        session.server_sent(b"C\0\0\0\x0aBEGIN\0Z\0\0\0\x05T").unwrap();
+        assert!(!session.is_quiet(), "in a transaction");
+        session.client_sent(b"Q\0\0\0\x08end\0");
+        session.server_sent(b"Z\0\0\0\x05IN\0").unwrap();
+        assert!(!session.is_quiet(), "half a notice");
+        session.server_sent(b"\0\0\x04").unwrap();
+        assert!(session.is_quiet());
+        session.client_sent(b"H\0\0\0\x04");
+        assert!(!session.is_quiet(), "not synced");
+    }
+
+    fn cycle(session: &mut Session, kinds: &str) {
+        for kind in kinds.bytes() {
+            session.client_sent(&[kind, 0, 0, 0, 4]);
+        }
+        session.server_sent(b"Z\0\0\0\x05I").unwrap();
+    }
+
+    #[test]
+    fn a_statement_that_was_parsed_is_waited_for_and_one_that_is_kept_stays() {
+        let mut session = logged_in();
+        for _ in 0..2 {
+            cycle(&mut session, "PDS");
+            assert!(!session.is_quiet(), "about to be bound");
+            cycle(&mut session, "BES");
+            assert!(session.is_quiet() && session.obstacle().is_none());
+        }
+        cycle(&mut session, "PBEBES");
+        assert!(session.is_quiet() && session.obstacle().is_none());
+        cycle(&mut session, "BES");
+        assert_eq!(session.obstacle(), Some(Obstacle::Prepared));
+        cycle(&mut session, "Q");
+        assert!(session.is_quiet() && session.obstacle().is_none());
+    }
+
+    #[test]
+    fn what_is_known_to_keep_it_on_its_server() {
+        let mut secret = Session::new(Arc::clone(&logged_in().server), 3, Purpose::Sql);
+        secret.server_sent(b"R\0\0\0\x08\0\0\0\x03R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").unwrap();
+        assert!(secret.is_quiet());
+        assert_eq!(secret.obstacle(), Some(Obstacle::Secret));
+        let mut set = logged_in();
+        set.server_sent(b"C\0\0\0\x08SET\0").unwrap();
+        assert_eq!(set.obstacle(), Some(Obstacle::UnseenSetting));
+        let mut set_config = logged_in();
+        set_config.client_sent(b"Q\0\0\0\x0fset_config\0");
+        assert_eq!(set_config.obstacle(), Some(Obstacle::UnseenSetting));
+        let resumed = Session::resumed(Arc::clone(&set.server), 4, set.take_told());
+        assert!(resumed.is_quiet() && resumed.obstacle().is_none());
     }
 
     #[test]

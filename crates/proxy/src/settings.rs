@@ -12,7 +12,7 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Agents that tell the view, as `host:port`; all are listened to at the same time and the newest view counts.
     pub agents: Vec<String>,
-    /// How long a new connection waits while there is no primary. Usually 30 s.
+    /// How long a new connection, or a session that moves to another server, waits while there is no primary. Usually 30 s.
     pub hold: Duration,
     /// How long one attempt to reach a server may take before the next one.
     pub connect_timeout: Duration,

@@ -58,7 +58,7 @@ impl Stats {
     /// Counts a held client until the guard is dropped. `reason` is logged when it is the first one.
     pub fn hold(&self, reason: &str) -> Held<'_> {
         if lock(&self.held).begin(Instant::now()) {
-            tracing::info!("holding new connections: {reason}");
+            tracing::info!("holding clients: {reason}");
         }
         Held { stats: self, since: Instant::now(), end: HeldEnd::Left }
     }
@@ -184,7 +184,7 @@ impl HeldTally {
         }
         let HeldTally { served, gave_up, left, longest, .. } = self;
         let line = format!(
-            "no connection is held any more: {served} served, {gave_up} refused after the hold, {left} left; longest {} ms",
+            "no client is held any more: {served} served, {gave_up} refused after the hold, {left} left; longest {} ms",
             longest.as_millis()
         );
         *self = HeldTally { logged_at: self.logged_at, ..HeldTally::default() };
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(begins, 1);
         assert_eq!(
             ends,
-            ["no connection is held any more: 990 served, 10 refused after the hold, 0 left; longest 999 ms"]
+            ["no client is held any more: 990 served, 10 refused after the hold, 0 left; longest 999 ms"]
         );
         assert!(!tally.begin(start + Duration::from_millis(10)), "too soon for another line");
         assert_eq!(tally.end(HeldEnd::Left, Duration::ZERO), None);

@@ -16,6 +16,10 @@ mod hold;
 
 mod epoch;
 
+mod switchover;
+
+mod pgbench;
+
 mod views;
 
 mod hostile;

@@ -52,6 +52,25 @@ impl Postgres {
         run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
     }
 
+    /// As a switchover does it.
+    pub fn stop_in_order(&self) {
+        run("pg_ctl", &["-D", &self.data(), "-m", "fast", "-w", "stop"]);
+    }
+
+    /// Adds a line to the configuration.
+    pub fn set(&self, line: &str) {
+        let file = Path::new(&self.data()).join("postgresql.auto.conf");
+        let so_far = fs::read_to_string(&file).unwrap();
+        fs::write(file, format!("{so_far}{line}\n")).unwrap();
+    }
+
+    /// From the next reload on.
+    pub fn ask_passwords_of(&self, user: &str) {
+        let file = Path::new(&self.data()).join("pg_hba.conf");
+        let so_far = fs::read_to_string(&file).unwrap();
+        fs::write(file, format!("host all {user} 127.0.0.1/32 scram-sha-256\n{so_far}")).unwrap();
+    }
+
     /// Sends a signal (`STOP`, `CONT`) to the postmaster alone.
     pub fn signal(&self, name: &str) {
         let pid_file = fs::read_to_string(self.pid_file()).unwrap();
@@ -81,6 +100,20 @@ impl Drop for Postgres {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Runs pgbench, which must succeed, and returns what it told.
+pub fn pgbench(port: u16, args: &[&str]) -> String {
+    let port = port.to_string();
+    let mut all = vec!["-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
+    all.extend(args);
+    all.push("postgres");
+    let mut command = command("pgbench", &all);
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let told = text(&output.stderr) + &text(&output.stdout);
+    assert!(output.status.success(), "{told}");
+    told
 }
 
 pub fn free_port() -> u16 {

@@ -43,13 +43,20 @@ impl RawClient {
     pub async fn logged_in(proxy: SocketAddr) -> RawClient {
         let mut client = RawClient::connect(proxy).await;
         client.stream.write_all(&startup_packet()).await.unwrap();
-        let (mut tracker, mut ready) = (FrameTracker::of_server(), false);
-        while !ready {
-            let mut byte = [0];
-            timeout(PATIENCE, client.stream.read_exact(&mut byte)).await.unwrap().unwrap();
-            ready = matches!(tracker.next(&mut &byte[..]).unwrap(), Some(Notable::Ready(_)));
-        }
+        client.hear_until_ready().await;
         client
+    }
+
+    /// Reads up to the next ReadyForQuery.
+    pub async fn hear_until_ready(&mut self) -> Heard {
+        let (mut tracker, mut bytes, mut messages) = (FrameTracker::of_server(), Vec::new(), Vec::new());
+        while !matches!(messages.last(), Some(Notable::Ready(_))) {
+            let mut byte = [0];
+            timeout(PATIENCE, self.stream.read_exact(&mut byte)).await.unwrap().unwrap();
+            bytes.push(byte[0]);
+            messages.extend(tracker.next(&mut &byte[..]).unwrap());
+        }
+        Heard { bytes, messages, at_boundary: true }
     }
 
     pub async fn query(&mut self, sql: &str) {

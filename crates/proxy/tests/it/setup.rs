@@ -22,6 +22,11 @@ pub fn view(epoch: u64, revision: u64, primary: Option<Server>) -> View {
     View { cluster: "shop".to_string(), epoch, revision, primary, readers: Vec::new(), waiting, hold: None }
 }
 
+/// A view whose primary is about to be replaced in order.
+pub fn handing_over(epoch: u64, revision: u64, primary: Server) -> View {
+    View { hold: Some("n1 hands over to n2.".to_string()), ..view(epoch, revision, Some(primary)) }
+}
+
 pub fn settings() -> Settings {
     Settings {
         cluster: "shop".to_string(),
