@@ -73,9 +73,15 @@ enum Event {
     Notice(NodeId),
     Act(NodeId),
     Finish(NodeId),
-    Learn(NodeId),
+    Learn {
+        node: NodeId,
+        by: usize,
+    },
     Report(NodeId),
-    Decide { silent: Option<NodeId> },
+    /// Those whose bit is set have been silent for very long.
+    Decide {
+        silent: u8,
+    },
     ChangeLeader,
     KillServer(NodeId),
     KillAgent(NodeId),
@@ -89,7 +95,7 @@ struct Cluster {
     planted: Planted,
 }
 
-const OF_A_NODE: [fn(NodeId) -> Event; 10] = [
+const OF_A_NODE: [fn(NodeId) -> Event; 9] = [
     Event::Write,
     Event::Connect,
     Event::Deliver,
@@ -98,7 +104,6 @@ const OF_A_NODE: [fn(NodeId) -> Event; 10] = [
     Event::Notice,
     Event::Act,
     Event::Finish,
-    Event::Learn,
     Event::Report,
 ];
 
@@ -122,9 +127,10 @@ impl Model for Cluster {
             if picture.used.faults < self.bounds.faults {
                 events.extend(FAULTS.iter().map(|event| event(node)));
             }
-            events.push(Event::Decide { silent: Some(node) });
+            events.extend((1..picture.log.len()).map(|by| Event::Learn { node, by }));
         }
-        events.extend([Event::Decide { silent: None }, Event::ChangeLeader]);
+        events.extend((0..1 << NODES).map(|silent| Event::Decide { silent }));
+        events.push(Event::ChangeLeader);
     }
 
     fn next_state(&self, before: &Picture, event: Event) -> Option<Picture> {
@@ -165,14 +171,14 @@ impl Picture {
             Event::Write(node) => self.write(node, bounds),
             Event::Connect(node) => self.connect(node),
             Event::Deliver(node) => self.deliver(node),
-            Event::Confirm(node) => self.confirm(node, planted),
+            Event::Confirm(node) => self.confirm(node, model),
             Event::Obey(node) => self.obey(node),
-            Event::Notice(node) => self.notice(node),
+            Event::Notice(node) => self.notice(node, model),
             Event::Act(node) => self.act_and_go_on(node, model),
             Event::Finish(node) => self.finish(node, planted),
-            Event::Learn(node) => self.learn(node),
+            Event::Learn { node, by } => self.learn(node, by, model),
             Event::Report(node) => self.report(node, model),
-            Event::Decide { silent } => self.decide(silent, bounds),
+            Event::Decide { silent } => self.decide(silent, model),
             Event::ChangeLeader => self.change_leader(bounds),
             Event::KillServer(node) => self.fault(node, Picture::kill_server),
             Event::KillAgent(node) => self.fault(node, Picture::kill_agent),

@@ -1,6 +1,6 @@
 //! The leader: hears heartbeats, gives leases, decides; and the store.
 
-use super::picture::{Hashed, NODES, NodeId, Picture, Used, name};
+use super::picture::{Hashed, NODES, NodeId, Picture, Process, Used, name};
 use super::{Bounds, Cluster};
 use cluster::command::{Command, apply};
 use cluster::decide::{Now, decide};
@@ -20,15 +20,11 @@ pub fn essence(mut state: State) -> State {
 }
 
 impl Picture {
-    /// A heartbeat arrives at the leader; the answer may carry a lease.
+    /// A heartbeat of the primary arrives at the leader, which keeps it; the answer may carry a lease.
     pub fn report(&mut self, node: NodeId, model: &Cluster) -> bool {
+        let leased = self.give_lease(node, model);
         let agreed = self.agreed();
         let mut observation = self.observe(node, model.planted);
-        let granted = lease::grant(&agreed, &observation, Some(0)).is_some();
-        let leased = granted && self.nodes[node].agent.lease != Some(agreed.epoch);
-        if leased {
-            self.nodes[node].agent.lease = Some(agreed.epoch);
-        }
         if !matters(&agreed, node, &observation, self.used, &model.bounds) {
             return leased;
         }
@@ -41,15 +37,42 @@ impl Picture {
         news || leased
     }
 
-    /// The leader decides, having heard nothing from `silent` for very long, and the store agrees.
-    pub fn decide(&mut self, silent: Option<NodeId>, bounds: &Bounds) -> bool {
+    fn give_lease(&mut self, node: NodeId, model: &Cluster) -> bool {
+        let agreed = self.agreed();
+        if agreed.lease_holder() != Some(&name(node)) || self.nodes[node].agent.lease == Some(agreed.epoch) {
+            return false;
+        }
+        let observation = self.observe(node, model.planted);
+        let waits = self.nodes[node].process == Process::Standby;
+        let granted = waits && lease::grant(&agreed, &observation, Some(0)).is_some();
+        if granted {
+            self.nodes[node].agent.lease = Some(agreed.epoch);
+        }
+        granted
+    }
+
+    /// The leader decides, having heard nothing for very long from the nodes whose bit is set in `silent`, and the store
+    /// agrees.
+    ///
+    /// A seal and a promotion are heard when they are there: that they are heard late, or not, is the same as that the
+    /// node is silent now, and a decision from an old one is the same as that decision made earlier, because both hold
+    /// for one epoch and are not taken back in it. What the primary says of its sync set changes: the leader has the
+    /// last that it heard, however old.
+    pub fn decide(&mut self, silent: u8, model: &Cluster) -> bool {
         let agreed = self.agreed();
         let Some(settings) = agreed.settings.clone() else { return false };
+        let serves = matches!(agreed.phase, Phase::Serving { .. });
+        if serves && agreed.epoch == model.bounds.epochs {
+            return false; // nothing that follows is in the model
+        }
         let mut seen = Observations::new(name(NODES - 1), Moment(0));
-        for (_, heard) in self.heard.iter().enumerate().filter(|(node, _)| Some(*node) != silent) {
-            if let Some(heard) = heard {
-                seen.hear(&agreed, (*heard.value).clone(), LATE);
-            }
+        for node in (0..NODES).filter(|node| silent >> node & 1 == 0) {
+            let observation = match &self.heard[node] {
+                Some(heard) => (*heard.value).clone(),
+                None if serves => continue,
+                None => self.observe(node, model.planted),
+            };
+            seen.hear(&agreed, observation, LATE);
         }
         seen.see_state(&agreed, LATE);
         let names = (0..NODES).map(name).collect();
@@ -57,7 +80,7 @@ impl Picture {
         // One appointment for each epoch: its number is identity enough.
         let now = Now { at: LATE, wall: 0, nonce: format!("e{}", agreed.epoch) };
         match decide(&agreed, &seen, &proposed, &now).command {
-            Some(command) => self.append(&command, bounds),
+            Some(command) => self.append(&command, &model.bounds),
             None => false,
         }
     }
@@ -82,13 +105,20 @@ impl Picture {
         true
     }
 
-    /// A node learns the next thing that was agreed.
-    pub fn learn(&mut self, node: NodeId) -> bool {
-        let behind = self.nodes[node].knows + 1 < self.log.len();
-        if behind {
-            self.nodes[node].knows += 1;
+    /// A node learns what was agreed next, `by` entries at once, and does what follows. That it first learns and acts
+    /// later is the same as that it learns later: nobody sees the difference. So it learns nothing in the middle of a step.
+    pub fn learn(&mut self, node: NodeId, by: usize, model: &Cluster) -> bool {
+        let host = &mut self.nodes[node];
+        let busy = host.agent.busy.is_some() || host.process == Process::Promoting;
+        if busy || host.knows + by >= self.log.len() {
+            return false;
         }
-        behind
+        host.knows += by;
+        // With a lease it may promote, at once or much later.
+        if !self.give_lease(node, model) {
+            self.act_and_go_on(node, model);
+        }
+        true
     }
 
     /// Another node leads: it has heard nothing.
@@ -102,17 +132,19 @@ impl Picture {
     }
 }
 
-/// Whether a rule of the leader looks at this observation: a seal for the open epoch; the promotion of the appointed node;
-/// the primary's own word on its sync set, while that may change. (Its word that its server is gone leads to the same as
-/// its silence, but for what is known of its lease, which quorum mode does not ask for.)
+/// Whether the leader keeps this observation: the primary's own word on its sync set, while that may change. (Its word
+/// that its server is gone leads to the same as its silence, but for what is known of its lease, which quorum mode does
+/// not ask for.)
 pub fn matters(agreed: &State, node: NodeId, observation: &Observation, used: Used, bounds: &Bounds) -> bool {
-    let primary = agreed.primary() == Some(&name(node)) && observation.epoch == agreed.epoch;
-    let sealed = observation.seal.as_ref().is_some_and(|s| s.epoch == agreed.epoch);
-    let changing = agreed.sync.in_force.len() > 1 || used.sync_changes < bounds.sync_changes;
-    match &agreed.phase {
-        Phase::Sealing { .. } => sealed,
-        Phase::Promoting { .. } => primary && observation.promoted.is_some(),
-        Phase::Serving { .. } => primary && changing && observation.sync_applied.is_some(),
-        Phase::Empty | Phase::Initialising { .. } => true,
-    }
+    agreed.primary() == Some(&name(node))
+        && matches!(agreed.phase, Phase::Serving { .. })
+        && observation.epoch == agreed.epoch
+        && observation.sync_applied.is_some()
+        && sets_may_change(agreed, used, bounds)
+}
+
+/// Whether the leader may still change the sync sets of this epoch to any effect.
+pub fn sets_may_change(agreed: &State, used: Used, bounds: &Bounds) -> bool {
+    let more = agreed.sync.in_force.len() > 1 || used.sync_changes < bounds.sync_changes;
+    more && agreed.epoch < bounds.epochs
 }

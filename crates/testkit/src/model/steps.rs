@@ -8,14 +8,14 @@ use cluster::{Epoch, Moment, NodeName};
 
 impl Picture {
     /// The node's next step, and what follows from it by itself where nothing that can still happen looks in between:
-    /// the start of a server that it ended, and, when no more faults come, the second part of a step. The second part of
-    /// a seal comes by itself only if there is no receiver to disconnect.
+    /// the start of a server that it ended; when no more faults come, the second part of a step, but of a seal only if
+    /// there is no receiver to disconnect; the connection to whom it follows.
     pub fn act_and_go_on(&mut self, node: NodeId, model: &Cluster) -> bool {
-        if !self.act(node, model.planted) {
+        if !self.act(node, model) {
             return false;
         }
         if self.nodes[node].process == Process::Stopped {
-            self.act(node, model.planted);
+            self.act(node, model);
         }
         let host = &self.nodes[node];
         let receives = host.stream.as_ref().is_some_and(|s| s.open);
@@ -23,21 +23,25 @@ impl Picture {
         if self.used.faults == model.bounds.faults && !between {
             self.finish(node, model.planted);
         }
+        self.connect(node);
         true
     }
 
     /// The node asks what to do next, and does it or begins it.
-    pub fn act(&mut self, node: NodeId, planted: Planted) -> bool {
+    fn act(&mut self, node: NodeId, model: &Cluster) -> bool {
         let host = &self.nodes[node];
         if host.agent.busy.is_some() || host.process == Process::Promoting {
             return false;
         }
         let state = self.known(node);
         let asked = step(&state, &name(node), &self.local(node), Moment(1));
+        // Who comes back after the last choice is never chosen: it stays away.
+        let last = state.epoch == model.bounds.epochs && state.primary().is_some();
         let host = &mut self.nodes[node];
         match asked {
             // The database exists in every state of the model.
             Step::Wait(_) | Step::Initialise | Step::StartPrimary => return false,
+            Step::Clone { .. } | Step::Rewind { .. } | Step::StartSealed if last => return false,
             Step::Clone { from, line } => return self.copy(node, &from, line),
             Step::Rewind { from, epoch, line } => return self.rewind(node, &from, epoch, line),
             Step::StartSealed => {
@@ -49,7 +53,7 @@ impl Picture {
             Step::Seal { epoch } => {
                 host.upstream = None;
                 host.agent.busy = Some(Busy::Seal(epoch));
-                if planted == Planted::SealedBeforeDisconnected {
+                if model.planted == Planted::SealedBeforeDisconnected {
                     self.note_seal(node, epoch);
                 }
             }

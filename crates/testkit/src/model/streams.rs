@@ -1,8 +1,9 @@
 //! WAL streams and synchronous commit. A stream keeps its order; each message of it arrives at any time or never.
 
+use super::leader::sets_may_change;
 use super::picture::{Broken, Names, NodeId, Picture, Process, Stream};
 use super::wal::{Record, may_stream, timeline};
-use super::{Bounds, Planted};
+use super::{Bounds, Cluster, Planted};
 
 impl Picture {
     /// A client at `node` begins a commit.
@@ -54,14 +55,21 @@ impl Picture {
     }
 
     /// The primary hears how far its standby has flushed, and tells the clients whose commits are confirmed.
-    pub fn confirm(&mut self, node: NodeId, planted: Planted) -> bool {
+    ///
+    /// When no client waits and the leader does not ask how far the standbys are, a later confirmation says the same.
+    pub fn confirm(&mut self, node: NodeId, model: &Cluster) -> bool {
+        let asked = sets_may_change(&self.agreed(), self.used, &model.bounds);
+        let awaited = |from: NodeId| asked || !self.nodes[from].waiting.is_empty();
+        if !self.nodes[node].stream.as_ref().is_some_and(|s| awaited(s.from)) {
+            return false;
+        }
         let Some(stream) = &mut self.nodes[node].stream else { return false };
         if stream.confirmed == stream.flushed {
             return false;
         }
         stream.confirmed = stream.flushed;
         let (primary, mut obeys) = (stream.from, stream.obeys.clone());
-        if planted == Planted::AnybodyConfirms {
+        if model.planted == Planted::AnybodyConfirms {
             obeys.members = (0..self.nodes.len()).collect();
         }
         self.release(primary, &obeys);
@@ -118,9 +126,11 @@ impl Picture {
         true
     }
 
-    /// The primary notices that a receiver is gone; what was on the way is lost.
-    pub fn notice(&mut self, node: NodeId) -> bool {
-        let gone = self.nodes[node].stream.as_ref().is_some_and(|s| !s.open);
+    /// The primary notices that a receiver is gone; what was on the way is lost. Unless the leader asks who streams, that
+    /// is the same as that what is on the way never arrives.
+    pub fn notice(&mut self, node: NodeId, model: &Cluster) -> bool {
+        let asked = sets_may_change(&self.agreed(), self.used, &model.bounds);
+        let gone = asked && self.nodes[node].stream.as_ref().is_some_and(|s| !s.open);
         if gone {
             self.nodes[node].stream = None;
         }
