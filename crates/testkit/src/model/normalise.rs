@@ -26,9 +26,6 @@ impl Picture {
             forget_old(&mut self.nodes[node], epoch);
         }
         self.forget_streams();
-        // The check of the writer compares with the last one only.
-        let last = self.last_writer;
-        self.began_with.retain(|epoch, _| *epoch >= last);
     }
 
     /// What a rule of the leader does not look at any more, or what it can find as well with the node silent.

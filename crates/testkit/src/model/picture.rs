@@ -202,9 +202,9 @@ pub struct Used {
 /// What went wrong.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum Broken {
-    /// A server was promoted without a commit that a client was told of.
+    /// A server was promoted without a commit that an earlier primary acknowledged.
     Durability,
-    /// A primary acknowledged a commit that a later one, which has acknowledged already, does not have.
+    /// A primary acknowledged a commit when a later one had been promoted without it.
     Writer,
     /// A server was promoted for an epoch that did not appoint it.
     Appointment,

@@ -96,21 +96,22 @@ impl Picture {
     fn acknowledge(&mut self, primary: NodeId, position: usize) {
         let host = &self.nodes[primary];
         let Some(record) = host.wal.get(position - 1).copied() else { return };
-        let held_later =
-            self.began_with.get(&self.last_writer).is_some_and(|w| w.get(position - 1) == Some(&record));
-        if host.promoted_for < self.last_writer && !held_later {
+        let held = |wal: &Vec<Record>| wal.get(position - 1) == Some(&record);
+        if !self.began_with.range(host.promoted_for + 1..).all(|(_, wal)| held(wal)) {
             self.broken = self.broken.or(Some(Broken::Writer));
         }
         self.last_writer = self.last_writer.max(host.promoted_for);
         self.acknowledged.insert((position, record.epoch), record.timeline);
     }
 
-    /// Invariant 3, when a server leaves recovery.
+    /// Invariant 3, when a server leaves recovery: it has what earlier primaries acknowledged. (A lease never ends here, so
+    /// a node may promote when a later epoch serves already. Of that epoch it need not have anything.)
     pub fn holds_acknowledged(&self, node: NodeId) -> bool {
-        let wal = &self.nodes[node].wal;
-        self.acknowledged
-            .iter()
-            .all(|(&(position, epoch), &timeline)| wal.get(position - 1) == Some(&Record { epoch, timeline }))
+        let host = &self.nodes[node];
+        let mut earlier = self.acknowledged.iter().filter(|((_, epoch), _)| *epoch < host.promoted_for);
+        earlier.all(|(&(position, epoch), &timeline)| {
+            host.wal.get(position - 1) == Some(&Record { epoch, timeline })
+        })
     }
 
     /// A WAL sender re-reads the configuration.
