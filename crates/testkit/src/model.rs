@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 pub enum Planted {
     /// None.
     Nothing,
+    /// A client is told before any standby confirms.
+    NobodyConfirms,
     /// A WAL sender takes anybody's confirmation, whatever set is recorded.
     AnybodyConfirms,
     /// A seal is written down before the receiver is gone.
@@ -58,8 +60,6 @@ pub struct Limits {
     pub depth: Option<usize>,
     /// States generated, repeats included: memory grows with the unique ones.
     pub states: Option<usize>,
-    /// Time.
-    pub time: Option<Duration>,
 }
 
 /// Something that happens.
@@ -168,7 +168,7 @@ impl Picture {
     fn happens(&mut self, event: Event, model: &Cluster) -> bool {
         let (bounds, planted) = (&model.bounds, model.planted);
         match event {
-            Event::Write(node) => self.write(node, bounds),
+            Event::Write(node) => self.write(node, model),
             Event::Connect(node) => self.connect(node),
             Event::Deliver(node) => self.deliver(node),
             Event::Confirm(node) => self.confirm(node, model),
@@ -269,9 +269,6 @@ pub fn check(bounds: Bounds, planted: Planted, limits: Limits, threads: usize) -
     if let Some(states) = limits.states {
         builder = builder.target_state_count(states);
     }
-    if let Some(time) = limits.time {
-        builder = builder.timeout(time);
-    }
     let checker = builder.spawn_bfs().join();
     let took = began.elapsed();
     let mut broken = None;
@@ -286,8 +283,7 @@ pub fn check(bounds: Bounds, planted: Planted, limits: Limits, threads: usize) -
     }
     seen.sort_unstable();
     let cut = limits.depth.is_some_and(|depth| checker.max_depth() >= depth)
-        || limits.states.is_some_and(|states| checker.state_count() >= states)
-        || limits.time.is_some_and(|time| took >= time);
+        || limits.states.is_some_and(|states| checker.state_count() >= states);
     Outcome {
         states: checker.state_count(),
         unique: checker.unique_state_count(),
@@ -296,5 +292,43 @@ pub fn check(bounds: Bounds, planted: Planted, limits: Limits, threads: usize) -
         exhaustive: !cut && broken.is_none(),
         broken,
         seen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Bounds = Bounds { epochs: 2, writes: 1, faults: 0, sync_changes: 1, leaders: 1 };
+    const LIMITS: Limits = Limits { depth: None, states: Some(2_000_000) };
+
+    #[test]
+    fn every_order_of_events_within_small_bounds_keeps_every_invariant() {
+        let outcome = check(SMALL, Planted::Nothing, LIMITS, 1);
+        assert!(outcome.is_good() && outcome.exhaustive, "{outcome}");
+    }
+
+    #[test]
+    fn planted_errors_are_found() {
+        for planted in [Planted::NobodyConfirms, Planted::SealedBeforeDisconnected] {
+            let outcome = check(SMALL, planted, LIMITS, 1);
+            let name = outcome.broken.as_ref().map(|(name, _)| *name);
+            assert!(matches!(name, Some("durability" | "one writer")), "{planted:?}: {outcome}");
+        }
+    }
+
+    /// They need a changed set: `make model ARGS="--planted 2 --epochs 2 --leaders 0"`, and 4, show them as well.
+    #[test]
+    #[ignore = "takes a minute or two"]
+    fn planted_errors_of_a_changed_set_are_found() {
+        let bounds = Bounds { faults: 1, leaders: 0, ..SMALL };
+        for planted in [Planted::AnybodyConfirms, Planted::SendersNotAwaited] {
+            let outcome = check(bounds, planted, Limits::default(), 1);
+            assert_eq!(
+                outcome.broken.as_ref().map(|(name, _)| *name),
+                Some("durability"),
+                "{planted:?}: {outcome}"
+            );
+        }
     }
 }

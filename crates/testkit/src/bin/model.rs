@@ -1,9 +1,9 @@
 //! `model`: checks every order of events of a failover within bounds. `--epochs N`, `--writes N`, `--faults N`,
-//! `--sync N` and `--leaders N` are the bounds; `--depth N`, `--states N` and `--time SECONDS` end it before.
+//! `--sync N` and `--leaders N` are the bounds; `--depth N` and `--states N` (which bounds
+//! memory) end it before; `--threads N` is how many it uses; `--planted N` puts an error into it, which it must find.
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
-use std::time::Duration;
 use testkit::model::{Bounds, Limits, Planted, check};
 
 fn main() -> ExitCode {
@@ -33,15 +33,15 @@ fn model() -> Result<ExitCode> {
             "--leaders" => bounds.leaders = number,
             "--depth" => limits.depth = Some(number),
             "--states" => limits.states = Some(number),
-            "--time" => limits.time = Some(Duration::from_secs(number as u64)),
             "--threads" => threads = number,
             "--planted" => {
                 planted = match number {
                     0 => Planted::Nothing,
-                    1 => Planted::AnybodyConfirms,
-                    2 => Planted::SealedBeforeDisconnected,
-                    3 => Planted::SendersNotAwaited,
-                    other => bail!("--planted {other}: known are 0 to 3"),
+                    1 => Planted::NobodyConfirms,
+                    2 => Planted::AnybodyConfirms,
+                    3 => Planted::SealedBeforeDisconnected,
+                    4 => Planted::SendersNotAwaited,
+                    other => bail!("--planted {other}: known are 0 to 4"),
                 }
             }
             other => bail!("{other} is not known; the first lines of bin/model.rs say what is"),

@@ -42,6 +42,7 @@ fn well(state: &State, node: NodeId) -> Observation {
     observation.member = Some(Member {
         agent: format!("{}:1", name(node)),
         postgres: Some(PgAddress { host: name(node).to_string(), port: 5432 }),
+        tags: Default::default(),
     });
     observation.data = DataDir::Absent;
     if state.phase == Phase::Empty {

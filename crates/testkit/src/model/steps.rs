@@ -39,8 +39,12 @@ impl Picture {
         let last = state.epoch == model.bounds.epochs && state.primary().is_some();
         let host = &mut self.nodes[node];
         match asked {
-            // The database exists in every state of the model.
-            Step::Wait(_) | Step::Initialise | Step::StartPrimary => return false,
+            // The database exists in every state of the model, and nobody asks for a switchover.
+            Step::Wait(_)
+            | Step::Initialise
+            | Step::StartPrimary
+            | Step::Checkpoint { .. }
+            | Step::StopInOrder { .. } => return false,
             Step::Clone { .. } | Step::Rewind { .. } | Step::StartSealed if last => return false,
             Step::Clone { from, line } => return self.copy(node, &from, line),
             Step::Rewind { from, epoch, line } => return self.rewind(node, &from, epoch, line),

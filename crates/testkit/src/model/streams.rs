@@ -3,18 +3,21 @@
 use super::leader::sets_may_change;
 use super::picture::{Broken, Names, NodeId, Picture, Process, Stream};
 use super::wal::{Record, may_stream, timeline};
-use super::{Bounds, Cluster, Planted};
+use super::{Cluster, Planted};
 
 impl Picture {
     /// A client at `node` begins a commit.
-    pub fn write(&mut self, node: NodeId, bounds: &Bounds) -> bool {
+    pub fn write(&mut self, node: NodeId, model: &Cluster) -> bool {
         let host = &mut self.nodes[node];
-        if host.process != Process::Primary || self.used.writes == bounds.writes {
+        if host.process != Process::Primary || self.used.writes == model.bounds.writes {
             return false;
         }
         self.used.writes += 1;
         host.wal.push(Record { epoch: host.promoted_for, timeline: timeline(&host.wal) });
         host.waiting.push(host.wal.len());
+        if model.planted == Planted::NobodyConfirms {
+            self.release(node, &Names::default());
+        }
         true
     }
 
