@@ -7,7 +7,7 @@ SIM_TIME_IN_TEST ?= 20
 SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim lab bench bless bootstrap
+.PHONY: help demo build test check sim model lab bench bless bootstrap
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ check: bootstrap ## format, lints with warnings denied, the rules of tests/tidy.
 
 sim: bootstrap ## simulate clusters for TIME seconds; SEED=n replays one run
 	$(call SIM,$(TIME))
+
+model: bootstrap ## check every order of events of failovers within bounds (ARGS="--epochs 3 --faults 1 --states 9000000")
+	cargo run --quiet -p testkit --bin model -- $(or $(ARGS),--states 9000000)
 
 lab: bootstrap ## failovers of real servers on this machine
 	cargo build -p pgkeel

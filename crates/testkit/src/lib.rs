@@ -3,4 +3,5 @@
 
 pub mod lab;
 pub mod measure;
+pub mod model;
 pub mod sim;
