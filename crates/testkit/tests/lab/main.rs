@@ -6,6 +6,7 @@
 mod agent;
 mod failover;
 mod host;
+mod nodes;
 mod proxy;
 mod restart;
 mod why;
