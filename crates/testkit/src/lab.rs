@@ -72,6 +72,18 @@ impl LabOptions {
         LabOptions { hosts: Hosts::Each, ..LabOptions::quorum() }
     }
 
+    /// Four nodes on hosts of their own, two standbys of three confirm each commit.
+    #[must_use]
+    pub fn quorum_of_two_on_hosts() -> LabOptions {
+        LabOptions { nodes: 4, mode: Mode::Quorum(2), ..LabOptions::quorum_on_hosts() }
+    }
+
+    /// As [`LabOptions::asynchronous`], with a host for each.
+    #[must_use]
+    pub fn asynchronous_on_hosts() -> LabOptions {
+        LabOptions { hosts: Hosts::Each, ..LabOptions::asynchronous() }
+    }
+
     /// Three nodes, no standby is waited for, one proxy.
     #[must_use]
     pub fn asynchronous() -> LabOptions {

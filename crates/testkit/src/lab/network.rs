@@ -111,7 +111,8 @@ impl Network {
     /// When there is no such host.
     pub fn host(&self, number: usize) -> Result<Host> {
         let name = self.hosts.get(number).context("there is no such host")?;
-        let enter = ["ip", "netns", "exec", &self.namespace(name)].map(str::to_owned).to_vec();
+        // Not `ip netns exec`: it makes a mount namespace too, in which some containers refuse the devices of /dev.
+        let enter = vec!["nsenter".to_owned(), format!("--net={NAMED}/{}", self.namespace(name))];
         Ok(Host { address: self.address(number + 1), enter })
     }
 

@@ -113,10 +113,12 @@ impl Drop for Survey {
 }
 
 impl Lines {
-    /// The lines that ended after `moment`.
+    /// The lines that ended after `moment`, and the line of success before them, from which an outage is measured.
     #[must_use]
     pub fn since(&self, moment: Stamp) -> Lines {
-        let all = self.all.iter().filter(|line| line.ended >= moment.instant).cloned().collect();
+        let later = self.all.partition_point(|line| line.ended < moment.instant);
+        let before = self.all[..later].last().filter(|line| line.error.is_none());
+        let all = before.into_iter().chain(&self.all[later..]).cloned().collect();
         Lines { name: self.name, all }
     }
 

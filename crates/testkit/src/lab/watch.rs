@@ -20,7 +20,8 @@ pub struct Watch {
     pub patient: Survey,
     /// 100 writes a second over one connection.
     pub load: Writer,
-    witness: Witness,
+    /// Past the proxy.
+    pub witness: Witness,
 }
 
 /// What clients may see of a fault.

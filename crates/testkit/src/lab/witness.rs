@@ -17,8 +17,10 @@ use super::{Lab, SHORT_LIMIT};
 
 /// From one attempt at a server to the next.
 const PERIOD: Duration = Duration::from_millis(40);
-/// For one attempt. A server that may not acknowledge lets commits wait.
+/// For one attempt. A server that may not acknowledge lets commits wait: the first writer then looks again soon.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(700);
+/// For the others, whose statements wait in a server that is frozen, and are the first thing that it sees when it wakes.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Writers at each server.
 const WRITERS: usize = 3;
 /// Ids of one writer from the next's.
@@ -67,7 +69,8 @@ impl Witness {
         for (number, node) in lab.cluster.nodes.iter().enumerate() {
             for writer in 0..WRITERS {
                 let first = i64::try_from(number * WRITERS + writer)? * IDS_EACH;
-                let work = write(number, node.place.socket(), first, Arc::clone(&commits));
+                let limit = if writer == 0 { ATTEMPT_LIMIT } else { PATIENCE };
+                let work = write(number, node.place.socket(), first, limit, Arc::clone(&commits));
                 tasks.push(tokio::spawn(work));
             }
         }
@@ -146,7 +149,7 @@ fn one_at_a_time(commits: &[Commit]) -> Result<()> {
     Ok(())
 }
 
-async fn write(node: usize, address: Address, first: i64, commits: Arc<Mutex<Vec<Commit>>>) {
+async fn write(node: usize, address: Address, first: i64, limit: Duration, commits: Arc<Mutex<Vec<Commit>>>) {
     let mut session: Option<Session> = None;
     for id in first.. {
         sleep(PERIOD).await;
@@ -158,7 +161,7 @@ async fn write(node: usize, address: Address, first: i64, commits: Arc<Mutex<Vec
         }
         let Some(open) = &session else { continue };
         let sent = Instant::now();
-        match timeout(ATTEMPT_LIMIT, insert(open, node, id)).await {
+        match timeout(limit, insert(open, node, id)).await {
             Ok(Ok(timeline)) => {
                 locked(&commits).push(Commit { node, id, timeline, sent, acknowledged: Instant::now() });
             }

@@ -5,9 +5,12 @@
 
 mod agent;
 mod failover;
+mod frozen;
 mod host;
 mod nodes;
+mod old_data;
 mod proxy;
+mod replication;
 mod restart;
 mod why;
 mod wrong;
