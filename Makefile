@@ -7,7 +7,7 @@ SIM_TIME_IN_TEST ?= 20
 SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim model lab bench bless bootstrap
+.PHONY: help demo build test check sim model lab lab-long bench bless bootstrap
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ model: bootstrap ## check every order of events of failovers within bounds (ARGS
 lab: bootstrap ## failovers of real servers on this machine
 	cargo build -p pgkeel
 	cargo test --quiet -p testkit --test lab -- --test-threads=1
+
+lab-long: bootstrap ## the same, with what is repeated repeated more often
+	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab
 
 bench: bootstrap ## measure failover times and what an idle node costs
 	cargo build --release -p pgkeel

@@ -1,6 +1,16 @@
 //! The lab: a real cluster for one test, with its own ports and directory and a time limit, gone when the test ends.
+//!
+//! All of it runs on this host's loopback address, or each node on a host of its own ([`network`]), where power can fail
+//! and cables can be pulled ([`faults`]). [`survey`] and [`witness`] watch from outside.
+
+pub mod faults;
+pub mod network;
+pub mod survey;
+pub mod watch;
+pub mod witness;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -8,9 +18,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use cluster::status::Status;
 use pgkeel::demo::cluster::{ClusterOptions, LocalCluster, LocalNode};
-use pgkeel::demo::layout::{Mode, Proxies};
+use pgkeel::demo::layout::{Mode, Placement, Proxies};
 use pgkeel::demo::root::Root;
 use pgkeel::demo::writer::{Record, Writer, WriterOptions, ids, make_table};
+
+use network::{Network, Offer};
+use survey::{Survey, SurveyOptions};
 
 /// Nothing here is a promise about speed: only a cluster that hangs reaches one of these.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(180);
@@ -18,6 +31,11 @@ pub const SETTLE_LIMIT: Duration = Duration::from_secs(180);
 pub const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// For a whole test.
 pub const TEST_LIMIT: Duration = Duration::from_secs(900);
+
+/// Where the ids of the survey's client begin; the load's begin at 1.
+const SURVEY_IDS: i64 = 1_000_000_000;
+/// And those of the patient one.
+const PATIENT_IDS: i64 = 2_000_000_000;
 
 /// What cluster a test wants.
 #[derive(Clone, Debug)]
@@ -28,19 +46,53 @@ pub struct LabOptions {
     pub mode: Mode,
     /// Where the proxies run.
     pub proxies: Proxies,
+    /// Whether each node has a host of its own.
+    pub hosts: Hosts,
+}
+
+/// The hosts of a test's cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// All runs on 127.0.0.1.
+    One,
+    /// One for each node, and one for the proxy. A test that wants them is skipped where they are refused.
+    Each,
 }
 
 impl LabOptions {
     /// Three nodes, one standby confirms each commit, one proxy.
     #[must_use]
     pub fn quorum() -> LabOptions {
-        LabOptions { nodes: 3, mode: Mode::Quorum(1), proxies: Proxies::Separate }
+        LabOptions { nodes: 3, mode: Mode::Quorum(1), proxies: Proxies::Separate, hosts: Hosts::One }
+    }
+
+    /// The same, with a host for each.
+    #[must_use]
+    pub fn quorum_on_hosts() -> LabOptions {
+        LabOptions { hosts: Hosts::Each, ..LabOptions::quorum() }
+    }
+
+    /// Four nodes on hosts of their own, two standbys of three confirm each commit.
+    #[must_use]
+    pub fn quorum_of_two_on_hosts() -> LabOptions {
+        LabOptions { nodes: 4, mode: Mode::Quorum(2), ..LabOptions::quorum_on_hosts() }
+    }
+
+    /// As [`LabOptions::asynchronous`], with a host for each.
+    #[must_use]
+    pub fn asynchronous_on_hosts() -> LabOptions {
+        LabOptions { hosts: Hosts::Each, ..LabOptions::asynchronous() }
     }
 
     /// Three nodes, no standby is waited for, one proxy.
     #[must_use]
     pub fn asynchronous() -> LabOptions {
-        LabOptions { nodes: 3, mode: Mode::Async("64MiB".to_owned()), proxies: Proxies::Separate }
+        LabOptions {
+            nodes: 3,
+            mode: Mode::Async("64MiB".to_owned()),
+            proxies: Proxies::Separate,
+            hosts: Hosts::One,
+        }
     }
 }
 
@@ -50,6 +102,8 @@ pub struct Lab {
     /// The cluster.
     pub cluster: LocalCluster,
     root: Option<Root>,
+    /// After the cluster: it goes when nothing runs in it.
+    network: Option<Network>,
 }
 
 /// Runs one test on a cluster that has been written but not started.
@@ -63,7 +117,14 @@ pub fn run(
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let mut lab = Lab::create(options)?;
+        let mut lab = match Lab::offer(options)? {
+            Ok(lab) => lab,
+            Err(reason) => {
+                // Past the test harness, which shows nothing of a test that passes.
+                let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+                return Ok(());
+            }
+        };
         let outcome = match tokio::time::timeout(limit, scenario(&mut lab)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(anyhow::anyhow!("the test did not end within {} s", limit.as_secs())),
@@ -84,6 +145,25 @@ impl Lab {
     /// # Errors
     /// When the program is not built, or this host cannot run the cluster.
     pub fn create(options: LabOptions) -> Result<Lab> {
+        Lab::offer(options)?.map_err(anyhow::Error::msg)
+    }
+
+    /// The same; a text when this host refuses to make the hosts that are asked for.
+    ///
+    /// # Errors
+    /// As [`Lab::create`].
+    pub fn offer(options: LabOptions) -> Result<Result<Lab, String>> {
+        let (network, placement) = match options.hosts {
+            Hosts::One => (None, Placement::Loopback),
+            Hosts::Each => match Network::make(&host_names(options.nodes))? {
+                Offer::Refused(reason) => return Ok(Err(reason)),
+                Offer::Network(network) => {
+                    let nodes = (0..options.nodes).map(|node| network.host(node)).collect::<Result<_>>()?;
+                    let placement = Placement::Hosts { nodes, proxy: network.host(options.nodes)? };
+                    (Some(network), placement)
+                }
+            },
+        };
         let root = Root::make(None)?;
         let cluster = LocalCluster::create(ClusterOptions {
             program: program()?,
@@ -92,8 +172,9 @@ impl Lab {
             mode: options.mode,
             detect: None,
             proxies: options.proxies,
+            placement,
         })?;
-        Ok(Lab { cluster, root: Some(root) })
+        Ok(Ok(Lab { cluster, root: Some(root), network }))
     }
 
     /// Starts everything and waits until every node has its place; makes the writer's table.
@@ -104,7 +185,7 @@ impl Lab {
         self.cluster.start()?;
         let status = self.cluster.wait_settled(0, SETTLE_LIMIT).await?;
         let options = self.load()?;
-        make_table(options.port, &options.table, SHORT_LIMIT).await?;
+        make_table(&options.address, &options.table, SHORT_LIMIT).await?;
         Ok(status)
     }
 
@@ -113,7 +194,30 @@ impl Lab {
     /// # Errors
     /// When the cluster has no proxy.
     pub fn load(&self) -> Result<WriterOptions> {
-        Ok(WriterOptions::usual(self.cluster.proxy_port()?))
+        Ok(WriterOptions::usual(self.cluster.proxy_address()?))
+    }
+
+    /// A client of the survey, which gives a connection one second.
+    ///
+    /// # Errors
+    /// When the cluster has no proxy.
+    pub fn survey(&self) -> Result<Survey> {
+        let second = Duration::from_secs(1);
+        Ok(Survey::start("survey", self.survey_options(SURVEY_IDS, second, second)?))
+    }
+
+    /// The same client, which gives a connection as long as the proxy takes to find it a primary.
+    ///
+    /// # Errors
+    /// When the cluster has no proxy.
+    pub fn patient(&self) -> Result<Survey> {
+        let options = self.survey_options(PATIENT_IDS, Duration::from_millis(250), SHORT_LIMIT)?;
+        Ok(Survey::start("patient", options))
+    }
+
+    fn survey_options(&self, first_id: i64, period: Duration, limit: Duration) -> Result<SurveyOptions> {
+        let load = self.load()?;
+        Ok(SurveyOptions { address: load.address, table: load.table, first_id, period, connect_limit: limit })
     }
 
     /// Starts the load and waits for its first writes.
@@ -149,7 +253,7 @@ impl Lab {
     pub async fn nothing_lost(&self, record: &Record) -> Result<()> {
         let status = self.cluster.status().await?;
         let primary = self.node(self.primary(&status)?)?;
-        let present = ids(primary.place.postgres_port, &self.load()?.table, SHORT_LIMIT).await?;
+        let present = ids(&primary.place.server(), &self.load()?.table, SHORT_LIMIT).await?;
         let lost = record.lost(&present);
         // Not on standard output, which is the benchmark's for programs.
         eprintln!(
@@ -202,6 +306,11 @@ impl Drop for Lab {
             root.leave();
         }
     }
+}
+
+/// A host for each node, and the last for the proxy.
+fn host_names(nodes: usize) -> Vec<String> {
+    (1..=nodes).map(|number| format!("db{number}")).chain(["proxy".to_owned()]).collect()
 }
 
 /// The pgkeel program: PGKEEL_BIN, or the one built beside the running test or benchmark.

@@ -3,6 +3,7 @@
 //! Used by the demonstration, the lab and the benchmark. Everything it starts ends with it: [`LocalCluster::stop`] in
 //! order, dropping it at once. See [`super::observe`] for looking at it and [`super::harm`] for breaking it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,9 +15,10 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::layout::{self, Common, Mode, Place, Proxies};
+use super::layout::{self, Common, Host, Mode, Place, Placement, Proxies};
 use super::ports::{self, Claim};
 use super::processes;
+use super::session::Address;
 use crate::config;
 
 /// Agents that have not ended in order after so long are killed.
@@ -41,6 +43,8 @@ pub struct ClusterOptions {
     pub detect: Option<Duration>,
     /// Where the proxies run.
     pub proxies: Proxies,
+    /// On which hosts.
+    pub placement: Placement,
 }
 
 /// One node.
@@ -55,6 +59,7 @@ pub struct LocalNode {
 /// The proxy with a process of its own.
 #[derive(Debug)]
 struct LocalProxy {
+    host: Host,
     port: u16,
     config: PathBuf,
     log: PathBuf,
@@ -86,11 +91,12 @@ impl LocalCluster {
         let mut nodes = Vec::new();
         let mut members = Vec::new();
         for number in 1..=options.nodes {
+            let host = options.placement.node(number - 1).context("too few hosts were named")?;
             let (name, agent_port, postgres_port, proxy_port) =
                 (format!("n{number}"), next()?, next()?, next()?);
             let proxy_port = (options.proxies == Proxies::OnEveryNode).then_some(proxy_port);
-            let place = Place::under(&options.root, &name, agent_port, postgres_port, proxy_port);
-            members.push((name, agent_port));
+            let place = Place::under(&options.root, &name, host, agent_port, postgres_port, proxy_port);
+            members.push((name, place.agent.clone()));
             nodes.push(LocalNode { place, child: None });
         }
         let (mode, detect) = (options.mode.clone(), options.detect);
@@ -100,20 +106,34 @@ impl LocalCluster {
             write(&node.place.config, &layout::node_file(&common, &node.place))?;
         }
         let proxy = match options.proxies {
-            Proxies::Separate => Some(LocalProxy::create(&options.root, &common, next()?)?),
+            Proxies::Separate => {
+                Some(LocalProxy::create(&options.root, &common, options.placement.proxy(), next()?)?)
+            }
             Proxies::OnEveryNode | Proxies::Nowhere => None,
         };
         nodes.iter().try_for_each(|node| check(&node.place.config))?;
         Ok(LocalCluster { options, nodes, proxy, _claims: claims })
     }
 
-    /// The port of a proxy on 127.0.0.1: the one with its own process, or that of the first node that has one.
+    /// The port of a proxy: the one with its own process, or that of the first node that has one.
     ///
     /// # Errors
     /// When the cluster was built without one.
     pub fn proxy_port(&self) -> Result<u16> {
         let of_a_node = || self.nodes.iter().find_map(|node| node.place.proxy_port);
         self.proxy.as_ref().map(|proxy| proxy.port).or_else(of_a_node).context("this cluster has no proxy")
+    }
+
+    /// Where a proxy listens: the one that [`LocalCluster::proxy_port`] means.
+    ///
+    /// # Errors
+    /// When the cluster was built without one.
+    pub fn proxy_address(&self) -> Result<Address> {
+        let port = self.proxy_port()?;
+        let own = self.proxy.as_ref().map(|proxy| &proxy.host);
+        let of_a_node = || self.nodes.iter().find(|node| node.place.proxy_port.is_some());
+        let host = own.or_else(|| of_a_node().map(|node| &node.place.host));
+        Ok(Address { host: host.context("this cluster has no proxy")?.address.clone(), port })
     }
 
     /// Which node has this name.
@@ -142,7 +162,7 @@ impl LocalCluster {
         let program = self.options.program.clone();
         let node = self.nodes.get_mut(node).context("there is no such node")?;
         if node.child.is_none() {
-            node.child = Some(spawn(&program, &node.place.config, &node.place.log)?);
+            node.child = Some(spawn(&node.place.host, &program, &node.place.config, &node.place.log)?);
         }
         Ok(())
     }
@@ -153,7 +173,7 @@ impl LocalCluster {
     /// When the program cannot be started.
     pub fn start_proxy(&mut self) -> Result<()> {
         if let Some(proxy) = self.proxy.as_mut().filter(|proxy| proxy.child.is_none()) {
-            proxy.child = Some(spawn(&self.options.program, &proxy.config, &proxy.log)?);
+            proxy.child = Some(spawn(&proxy.host, &self.options.program, &proxy.config, &proxy.log)?);
         }
         Ok(())
     }
@@ -251,10 +271,10 @@ impl Drop for LocalCluster {
 }
 
 impl LocalProxy {
-    fn create(root: &Path, common: &Common, port: u16) -> Result<LocalProxy> {
+    fn create(root: &Path, common: &Common, host: Host, port: u16) -> Result<LocalProxy> {
         let config = root.join("proxy.toml");
-        write(&config, &layout::proxy_file(common, port))?;
-        Ok(LocalProxy { port, config, log: root.join("proxy.log"), child: None })
+        write(&config, &layout::proxy_file(common, &host, port))?;
+        Ok(LocalProxy { host, port, config, log: root.join("proxy.log"), child: None })
     }
 }
 
@@ -275,15 +295,17 @@ fn check(path: &Path) -> Result<()> {
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
 }
 
-/// Starts `program run -c CONFIG` in a process group of its own: a Ctrl-C on the terminal is for this process alone,
+/// Starts `program run -c CONFIG` on a host, in a process group of its own: a Ctrl-C on the terminal is for this process alone,
 /// which then stops the others in order.
-fn spawn(program: &Path, config: &Path, log: &Path) -> Result<Child> {
+fn spawn(host: &Host, program: &Path, config: &Path, log: &Path) -> Result<Child> {
     let open = || -> std::io::Result<(File, File)> {
         let log = OpenOptions::new().append(true).create(true).open(log)?;
         Ok((log.try_clone()?, log))
     };
     let (out, err) = open().with_context(|| format!("{} cannot be written", log.display()))?;
-    Command::new(program)
+    let mut words = host.enter.iter().map(OsStr::new).chain([program.as_os_str()]);
+    Command::new(words.next().unwrap_or(program.as_os_str()))
+        .args(words)
         .args(["run", "-c"])
         .arg(config)
         .env("NO_COLOR", "1")

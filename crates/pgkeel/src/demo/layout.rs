@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::session::Address;
+
 /// How commits reach the standbys of a local cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -24,6 +26,62 @@ pub enum Proxies {
     Nowhere,
 }
 
+/// On which hosts the parts of a local cluster run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// All on 127.0.0.1.
+    Loopback,
+    /// Each on its own, such as a network namespace.
+    Hosts {
+        /// Those of the nodes, n1 first.
+        nodes: Vec<Host>,
+        /// That of the proxy with a process of its own.
+        proxy: Host,
+    },
+}
+
+/// A host that programs are started on from this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its address.
+    pub address: String,
+    /// The words before a command that run it there; none: it runs here.
+    pub enter: Vec<String>,
+}
+
+impl Host {
+    /// This host, by its loopback address.
+    #[must_use]
+    pub fn loopback() -> Host {
+        Host { address: "127.0.0.1".to_owned(), enter: Vec::new() }
+    }
+}
+
+impl Placement {
+    /// The host of the node with this number, counted from 0; `None` when too few hosts were named.
+    #[must_use]
+    pub fn node(&self, number: usize) -> Option<Host> {
+        match self {
+            Placement::Loopback => Some(Host::loopback()),
+            Placement::Hosts { nodes, .. } => nodes.get(number).cloned(),
+        }
+    }
+
+    /// The host of the proxy with a process of its own.
+    #[must_use]
+    pub fn proxy(&self) -> Host {
+        match self {
+            Placement::Loopback => Host::loopback(),
+            Placement::Hosts { proxy, .. } => proxy.clone(),
+        }
+    }
+
+    /// From where clients come, as pg_hba.conf writes it.
+    fn clients(host: &Host) -> &'static str {
+        if *host == Host::loopback() { "127.0.0.1/32" } else { "all" }
+    }
+}
+
 /// What all configuration files of a local cluster have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Common {
@@ -35,8 +93,8 @@ pub struct Common {
     pub detect: Option<Duration>,
     /// The server programs; `None`: found by itself.
     pub bin_dir: Option<PathBuf>,
-    /// Node names with the ports of their agents.
-    pub members: Vec<(String, u16)>,
+    /// Node names with the addresses of their agents.
+    pub members: Vec<(String, String)>,
 }
 
 /// Where one node's files and ports are.
@@ -52,9 +110,11 @@ pub struct Place {
     pub config: PathBuf,
     /// What the agent says.
     pub log: PathBuf,
+    /// The host it runs on.
+    pub host: Host,
     /// The agent's address.
     pub agent: String,
-    /// The server's port on 127.0.0.1.
+    /// The server's port.
     pub postgres_port: u16,
     /// The port of the proxy in the node's process, if there is one.
     pub proxy_port: Option<u16>,
@@ -66,6 +126,7 @@ impl Place {
     pub fn under(
         root: &Path,
         name: &str,
+        host: Host,
         agent_port: u16,
         postgres_port: u16,
         proxy_port: Option<u16>,
@@ -76,11 +137,24 @@ impl Place {
             data_dir: dir.join("pgdata"),
             config: root.join(format!("{name}.toml")),
             log: root.join(format!("{name}.log")),
-            agent: format!("127.0.0.1:{agent_port}"),
+            agent: format!("{}:{agent_port}", host.address),
+            host,
             dir,
             postgres_port,
             proxy_port,
         }
+    }
+
+    /// The server's Unix socket, which this host's superuser may use. It needs no network.
+    #[must_use]
+    pub fn socket(&self) -> Address {
+        Address { host: self.dir.join("run").display().to_string(), port: self.postgres_port }
+    }
+
+    /// Where the server listens for clients.
+    #[must_use]
+    pub fn server(&self) -> Address {
+        Address { host: self.host.address.clone(), port: self.postgres_port }
     }
 }
 
@@ -91,9 +165,12 @@ pub fn node_file(common: &Common, place: &Place) -> String {
     let (dir, data_dir) = (place.dir.display(), place.data_dir.display());
     let _ = write!(
         text,
-        "[node]\nname = \"{}\"\ndir = \"{dir}\"\n\n[postgres]\ndata_dir = \"{data_dir}\"\nhost = \"127.0.0.1\"\n\
-         port = {}\nhba = [\"host all all 127.0.0.1/32 trust\"]\n",
-        place.name, place.postgres_port
+        "[node]\nname = \"{}\"\ndir = \"{dir}\"\n\n[postgres]\ndata_dir = \"{data_dir}\"\nhost = \"{}\"\n\
+         port = {}\nhba = [\"host all all {} trust\"]\n",
+        place.name,
+        place.host.address,
+        place.postgres_port,
+        Placement::clients(&place.host)
     );
     if let Some(bin_dir) = &common.bin_dir {
         let _ = writeln!(text, "bin_dir = \"{}\"", bin_dir.display());
@@ -107,28 +184,28 @@ pub fn node_file(common: &Common, place: &Place) -> String {
         let _ = write!(text, "\n[timing]\ndetect = \"{}ms\"\n", detect.as_millis());
     }
     if let Some(port) = place.proxy_port {
-        text.push_str(&proxy_section(port));
+        text.push_str(&proxy_section(&place.host, port));
     }
     text
 }
 
 /// The configuration file of a proxy with a process of its own.
 #[must_use]
-pub fn proxy_file(common: &Common, port: u16) -> String {
-    head(common) + &proxy_section(port)
+pub fn proxy_file(common: &Common, host: &Host, port: u16) -> String {
+    head(common) + &proxy_section(host, port)
 }
 
 fn head(common: &Common) -> String {
     let mut text = format!("cluster = \"{}\"\n\n[members]\n", common.cluster);
-    for (name, port) in &common.members {
-        let _ = writeln!(text, "{name} = \"127.0.0.1:{port}\"");
+    for (name, address) in &common.members {
+        let _ = writeln!(text, "{name} = \"{address}\"");
     }
     text.push('\n');
     text
 }
 
-fn proxy_section(port: u16) -> String {
-    format!("\n[proxy]\nlisten = \"127.0.0.1:{port}\"\n")
+fn proxy_section(host: &Host, port: u16) -> String {
+    format!("\n[proxy]\nlisten = \"{}:{port}\"\n", host.address)
 }
 
 #[cfg(test)]
@@ -137,14 +214,16 @@ mod tests {
     use crate::config;
 
     fn common(mode: Mode) -> Common {
-        let members = vec![("n1".to_owned(), 20_001), ("n2".to_owned(), 20_002), ("n3".to_owned(), 20_003)];
+        let member = |number: u16| (format!("n{number}"), format!("127.0.0.1:{}", 20_000 + number));
+        let members = [1, 2, 3].map(member).to_vec();
         let detect = Some(Duration::from_millis(1_500));
         Common { cluster: "demo".to_owned(), mode, detect, bin_dir: Some("/usr/lib/x/bin".into()), members }
     }
 
     #[test]
     fn what_is_written_is_what_the_configuration_accepts() {
-        let place = Place::under(Path::new("/tmp/demo"), "n2", 20_002, 20_005, Some(20_006));
+        let place =
+            Place::under(Path::new("/tmp/demo"), "n2", Host::loopback(), 20_002, 20_005, Some(20_006));
         for mode in [Mode::Quorum(1), Mode::Async("1MiB".to_owned())] {
             let text = node_file(&common(mode.clone()), &place);
             let config = config::parse("n2.toml", &text, || Err("not asked".to_owned())).unwrap();
@@ -152,7 +231,7 @@ mod tests {
             assert_eq!((agent.node.as_str(), agent.listen.as_str()), ("n2", "127.0.0.1:20002"));
             assert_eq!(agent.postgres.unwrap().port, 20_005);
             assert!(config.proxy.is_some());
-            let text = proxy_file(&common(mode), 20_007);
+            let text = proxy_file(&common(mode), &Host::loopback(), 20_007);
             let config = config::parse("proxy.toml", &text, || Err("not asked".to_owned())).unwrap();
             assert!(config.agent.is_none());
             assert_eq!(config.proxy.unwrap().agents.len(), 3);

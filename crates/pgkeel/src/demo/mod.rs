@@ -11,6 +11,7 @@ pub mod observe;
 pub mod ports;
 pub mod processes;
 pub mod root;
+pub mod session;
 pub mod stamp;
 mod story;
 mod teller;
@@ -24,7 +25,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::cluster::{ClusterOptions, LocalCluster};
-use self::layout::{Mode, Proxies};
+use self::layout::{Mode, Placement, Proxies};
 use self::root::Root;
 use self::story::Ending;
 use self::teller::Teller;
@@ -117,6 +118,7 @@ async fn attempt(options: &DemoOptions) -> Result<ExitCode> {
         mode: Mode::Quorum(1),
         detect: None::<Duration>,
         proxies: Proxies::Separate,
+        placement: Placement::Loopback,
     })?;
     let mut teller = Teller::new(options.colour);
     let ending = tokio::select! {

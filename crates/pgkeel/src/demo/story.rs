@@ -44,8 +44,8 @@ pub(super) struct Ending {
 pub(super) async fn tell(cluster: &mut LocalCluster, teller: &mut Teller) -> Result<Ending> {
     let mut told = Told::default();
     let status = come_up(cluster, teller, &mut told).await?;
-    let options = WriterOptions::usual(cluster.proxy_port()?);
-    make_table(options.port, &options.table, QUERY_LIMIT).await?;
+    let options = WriterOptions::usual(cluster.proxy_address()?);
+    make_table(&options.address, &options.table, QUERY_LIMIT).await?;
     let writer = Writer::start(options.clone());
     teller.headline("load: 100 writes a second through the proxy, over one connection");
     writer.wait_for(10, QUERY_LIMIT).await?;
@@ -256,8 +256,9 @@ async fn account(
     table: &str,
 ) -> Result<Ending> {
     let primary = status.primary.as_ref().context("the cluster has lost its new primary")?;
-    let port = cluster.nodes[cluster.index(primary.as_str())?].place.postgres_port;
-    let present = ids(port, table, QUERY_LIMIT).await.with_context(|| format!("the table of {primary}"))?;
+    let server = cluster.nodes[cluster.index(primary.as_str())?].place.server();
+    let present =
+        ids(&server, table, QUERY_LIMIT).await.with_context(|| format!("the table of {primary}"))?;
     let lost = record.lost(&present);
     let arrived = record.unknown.iter().filter(|id| present.contains(id)).count();
     teller.headline("the account");

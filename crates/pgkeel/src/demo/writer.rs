@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_postgres::{Client, NoTls};
 
+use super::session::{Address, Session, told};
 use super::stamp::Stamp;
 
 /// Pause after an attempt that failed at once, so that a refused connection is not asked for thousands of times.
@@ -23,8 +23,8 @@ const ERRORS_MAX: usize = 200;
 /// What a writer does.
 #[derive(Clone, Debug)]
 pub struct WriterOptions {
-    /// Where to connect, on 127.0.0.1.
-    pub port: u16,
+    /// Where to connect.
+    pub address: Address,
     /// The table; made by [`make_table`].
     pub table: String,
     /// Writes a second, when nothing hinders.
@@ -38,9 +38,9 @@ pub struct WriterOptions {
 impl WriterOptions {
     /// The load of the demonstration and the tests: 100 writes a second.
     #[must_use]
-    pub fn usual(port: u16) -> WriterOptions {
+    pub fn usual(address: Address) -> WriterOptions {
         WriterOptions {
-            port,
+            address,
             table: "pgkeel_demo".to_owned(),
             writes_per_s: 100,
             write_limit: Duration::from_secs(2),
@@ -120,65 +120,36 @@ fn longest_gap(moments: impl Iterator<Item = Instant>) -> Duration {
 /// Makes the table of a writer, empty.
 ///
 /// # Errors
-/// When the server at `port` on 127.0.0.1 does not take it within `limit`.
-pub async fn make_table(port: u16, table: &str, limit: Duration) -> Result<()> {
+/// When the server at `address` does not take it within `limit`.
+pub async fn make_table(address: &Address, table: &str, limit: Duration) -> Result<()> {
     let statement = format!(
         "DROP TABLE IF EXISTS {table}; \
          CREATE TABLE {table} (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())"
     );
     let work = async {
-        let session = Session::open(port).await?;
+        let session = Session::open(address).await?;
         session.client.batch_execute(&statement).await
     };
     timeout(limit, work)
         .await
-        .with_context(|| format!("no table {table} through port {port} within {} s", limit.as_secs()))?
-        .with_context(|| format!("table {table} was not made through port {port}"))
+        .with_context(|| format!("no table {table} through {address} within {} s", limit.as_secs()))?
+        .with_context(|| format!("table {table} was not made through {address}"))
 }
 
-/// The ids that are in the table of the server at `port` on 127.0.0.1.
+/// The ids that are in the table of the server at `address`.
 ///
 /// # Errors
 /// When they cannot be read within `limit`.
-pub async fn ids(port: u16, table: &str, limit: Duration) -> Result<BTreeSet<i64>> {
+pub async fn ids(address: &Address, table: &str, limit: Duration) -> Result<BTreeSet<i64>> {
     let work = async {
-        let session = Session::open(port).await?;
+        let session = Session::open(address).await?;
         session.client.query(&format!("SELECT id FROM {table}"), &[]).await
     };
     let rows = timeout(limit, work)
         .await
-        .with_context(|| format!("table {table} not read through port {port} within {} s", limit.as_secs()))?
-        .with_context(|| format!("table {table} was not read through port {port}"))?;
+        .with_context(|| format!("table {table} not read through {address} within {} s", limit.as_secs()))?
+        .with_context(|| format!("table {table} was not read through {address}"))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// A connection, which ends when this is dropped.
-struct Session {
-    client: Client,
-    connection: JoinHandle<()>,
-}
-
-impl Session {
-    async fn open(port: u16) -> Result<Session, tokio_postgres::Error> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(port)
-            .user("postgres")
-            .dbname("postgres")
-            .application_name("pgkeel demo");
-        let (client, connection) = config.connect(NoTls).await?;
-        let connection = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(Session { client, connection })
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
 }
 
 /// A running writer; ends when dropped.
@@ -281,7 +252,7 @@ async fn write_on(options: WriterOptions, record: Arc<Mutex<Record>>) {
 }
 
 async fn reconnect(options: &WriterOptions, record: &Mutex<Record>) -> Option<Session> {
-    let failure = match timeout(options.connect_limit, Session::open(options.port)).await {
+    let failure = match timeout(options.connect_limit, Session::open(&options.address)).await {
         Ok(Ok(session)) => {
             locked(record).connections += 1;
             return Some(session);
@@ -301,18 +272,6 @@ fn note(record: &Mutex<Record>, message: String) {
         record.failures.pop();
     }
     record.failures.push(Failure { at: Stamp::now(), message });
-}
-
-/// The whole chain of an error: tokio-postgres hides the server's words in the source.
-fn told(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(error) => format!("{}: {} ({})", error.severity(), error.message(), error.code().code()),
-        None => {
-            let source =
-                std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-            format!("{error}{source}")
-        }
-    }
 }
 
 #[cfg(test)]
@@ -358,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_told_and_tried_again() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let writer = Writer::start(WriterOptions::usual(port));
+        let writer = Writer::start(WriterOptions::usual(Address::loopback(port)));
         let error = writer.wait_for(1, Duration::from_millis(300)).await.unwrap_err().to_string();
         assert!(error.contains("0 of 1") && error.contains("refused"), "{error}");
         let record = writer.stop();

@@ -5,9 +5,13 @@
 
 mod agent;
 mod failover;
+mod frozen;
 mod host;
 mod lost;
+mod nodes;
+mod old_data;
 mod proxy;
+mod replication;
 mod restart;
 mod switchover;
 mod why;

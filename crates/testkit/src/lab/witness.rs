@@ -1,0 +1,220 @@
+//! Writers that are connected to each server directly, over its Unix socket, past proxy and network: they see whether
+//! ever two servers acknowledge commits, also when one is cut off.
+//!
+//! Each row comes back with the timeline it was written on. A promotion begins a new one, so the timelines say in which
+//! order the primaries should have written.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pgkeel::demo::session::{Address, Session};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::{Lab, SHORT_LIMIT};
+
+/// From one attempt at a server to the next.
+const PERIOD: Duration = Duration::from_millis(40);
+/// For one attempt. A server that may not acknowledge lets commits wait: the first writer then looks again soon.
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(700);
+/// For the others, whose statements wait in a server that is frozen, and are the first thing that it sees when it wakes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Writers at each server.
+const WRITERS: usize = 3;
+/// Ids of one writer from the next's.
+const IDS_EACH: i64 = 1_000_000;
+/// The table.
+const TABLE: &str = "pgkeel_witness";
+/// A standby refuses each row: not into its log.
+const QUIET: &str = "-c log_min_messages=panic -c log_min_error_statement=panic";
+/// An open session asks, so that one which survives is heard; every tenth row comes from a new one.
+const ROWS_A_SESSION: i64 = 10;
+
+/// A commit that a server acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    /// The node.
+    pub node: usize,
+    /// The row.
+    pub id: i64,
+    /// The timeline it was written on.
+    pub timeline: u32,
+    /// When the statement was sent.
+    pub sent: Instant,
+    /// When the answer came.
+    pub acknowledged: Instant,
+}
+
+/// The running writers; they end when this is dropped.
+#[derive(Debug)]
+pub struct Witness {
+    commits: Arc<Mutex<Vec<Commit>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Witness {
+    /// Makes their table through the proxy and starts them.
+    ///
+    /// # Errors
+    /// When the table cannot be made.
+    pub async fn start(lab: &Lab) -> Result<Witness> {
+        let proxy = lab.cluster.proxy_address()?;
+        let session = timeout(SHORT_LIMIT, Session::open(&proxy)).await??;
+        let statement = format!("CREATE TABLE {TABLE} (id bigint PRIMARY KEY, node int NOT NULL)");
+        timeout(SHORT_LIMIT, session.client.batch_execute(&statement)).await??;
+        let commits = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for (number, node) in lab.cluster.nodes.iter().enumerate() {
+            for writer in 0..WRITERS {
+                let first = i64::try_from(number * WRITERS + writer)? * IDS_EACH;
+                let limit = if writer == 0 { ATTEMPT_LIMIT } else { PATIENCE };
+                let work = write(number, node.place.socket(), first, limit, Arc::clone(&commits));
+                tasks.push(tokio::spawn(work));
+            }
+        }
+        Ok(Witness { commits, tasks })
+    }
+
+    /// What was acknowledged so far.
+    #[must_use]
+    pub fn commits(&self) -> Vec<Commit> {
+        locked(&self.commits).clone()
+    }
+
+    /// Checks that no server acknowledged a commit after another one had taken over, and that all acknowledged rows
+    /// are in the table of the primary of this moment (`kept`). Returns how many rows there were.
+    ///
+    /// # Errors
+    /// With the commits that contradict each other, or the rows that are missing.
+    pub async fn judge(&self, lab: &Lab, kept: Kept) -> Result<usize> {
+        let commits = self.commits();
+        one_at_a_time(&commits)?;
+        if kept == Kept::All {
+            let status = lab.cluster.status().await?;
+            let primary = lab.node(lab.primary(&status)?)?;
+            let present = pgkeel::demo::writer::ids(&primary.place.server(), TABLE, SHORT_LIMIT).await?;
+            let lost = missing(&commits, &present);
+            ensure!(
+                lost.is_empty(),
+                "acknowledged by a server itself, and not in the table of {}: {lost:?}",
+                primary.place.name
+            );
+        }
+        Ok(commits.len())
+    }
+}
+
+/// Which acknowledged rows must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Every one.
+    All,
+    /// In asynchronous mode a failover may lose some.
+    NotAll,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn missing<'a>(commits: &'a [Commit], present: &BTreeSet<i64>) -> Vec<&'a Commit> {
+    commits.iter().filter(|commit| !present.contains(&commit.id)).collect()
+}
+
+/// Two nodes never write on one timeline, and nothing is sent and acknowledged on a timeline after the first commit of
+/// a later one.
+fn one_at_a_time(commits: &[Commit]) -> Result<()> {
+    for commit in commits {
+        let twin =
+            commits.iter().find(|other| other.timeline == commit.timeline && other.node != commit.node);
+        ensure!(twin.is_none(), "two nodes wrote on one timeline: {commit:?} and {twin:?}");
+    }
+    // Per timeline the first acknowledgement is enough to compare with.
+    let mut first: std::collections::BTreeMap<u32, Commit> = std::collections::BTreeMap::new();
+    for commit in commits {
+        let known = first.entry(commit.timeline).or_insert(*commit);
+        if commit.acknowledged < known.acknowledged {
+            *known = *commit;
+        }
+    }
+    for commit in commits {
+        let mut later = first.range(commit.timeline + 1..).map(|(_, later)| later);
+        let overtaken = later.find(|later| later.acknowledged < commit.sent);
+        ensure!(overtaken.is_none(), "acknowledged after another had taken over: {commit:?}, {overtaken:?}");
+    }
+    Ok(())
+}
+
+async fn write(node: usize, address: Address, first: i64, limit: Duration, commits: Arc<Mutex<Vec<Commit>>>) {
+    let mut session: Option<Session> = None;
+    for id in first.. {
+        sleep(PERIOD).await;
+        if session.is_none() || id % ROWS_A_SESSION == 0 {
+            session = match timeout(ATTEMPT_LIMIT, Session::open_with(&address, QUIET)).await {
+                Ok(Ok(session)) => Some(session),
+                Ok(Err(_)) | Err(_) => None,
+            };
+        }
+        let Some(open) = &session else { continue };
+        let sent = Instant::now();
+        match timeout(limit, insert(open, node, id)).await {
+            Ok(Ok(timeline)) => {
+                locked(&commits).push(Commit { node, id, timeline, sent, acknowledged: Instant::now() });
+            }
+            // A standby's refusal leaves the session as it is.
+            Ok(Err(_)) if !open.client.is_closed() => {}
+            Ok(Err(_)) | Err(_) => session = None,
+        }
+    }
+}
+
+async fn insert(session: &Session, node: usize, id: i64) -> Result<u32> {
+    // The first eight digits of a segment's name are its timeline (XLogFileName, xlog_internal.h).
+    let statement = format!(
+        "INSERT INTO {TABLE} VALUES ({id}, {node}) \
+         RETURNING substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+    );
+    let row = session.client.query_one(&statement, &[]).await?;
+    let digits: &str = row.try_get(0)?;
+    u32::from_str_radix(digits, 16).context("a timeline has eight hexadecimal digits")
+}
+
+fn locked(commits: &Mutex<Vec<Commit>>) -> MutexGuard<'_, Vec<Commit>> {
+    commits.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commits(list: &[(usize, u32, u64, u64)]) -> Vec<Commit> {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let commit = |(&(node, timeline, sent, acknowledged), id)| Commit {
+            node,
+            id,
+            timeline,
+            sent: at(sent),
+            acknowledged: at(acknowledged),
+        };
+        list.iter().zip(0..).map(commit).collect()
+    }
+
+    #[test]
+    fn primaries_one_after_the_other_are_well() {
+        assert!(one_at_a_time(&commits(&[(0, 1, 0, 5), (1, 2, 90, 95), (0, 3, 200, 205)])).is_ok());
+        // Sent before the other took over, and confirmed by it: its answer may come late.
+        assert!(one_at_a_time(&commits(&[(0, 1, 0, 5), (0, 1, 10, 300), (1, 2, 90, 95)])).is_ok());
+    }
+
+    #[test]
+    fn two_primaries_are_seen() {
+        assert!(one_at_a_time(&commits(&[(1, 2, 90, 95), (0, 1, 96, 99)])).is_err());
+        assert!(one_at_a_time(&commits(&[(0, 1, 0, 5), (1, 1, 10, 15)])).is_err());
+        assert!(missing(&commits(&[(0, 1, 0, 5)]), &BTreeSet::from([1])).len() == 1);
+    }
+}

@@ -1,0 +1,100 @@
+//! A node fails and comes back, each on a host of its own: its host loses power, its postmaster is killed, its cable is
+//! pulled. First a standby, then the primary.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use testkit::lab::faults::Fault;
+use testkit::lab::watch::{Allowed, Watch};
+use testkit::lab::witness::Kept;
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
+
+/// How long a node is away: longer than it takes to be missed.
+const AWAY: Duration = Duration::from_secs(4);
+/// How long the clients go on after it is back.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
+#[test]
+fn power_fails() -> Result<()> {
+    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
+        each_in_turn(lab, Fault::PowerOff).await
+    })
+}
+
+#[test]
+fn postmaster_is_killed() -> Result<()> {
+    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
+        each_in_turn(lab, Fault::PostmasterKilled).await
+    })
+}
+
+#[test]
+fn cable_is_pulled() -> Result<()> {
+    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
+        each_in_turn(lab, Fault::LinkCut).await
+    })
+}
+
+async fn each_in_turn(lab: &mut Lab, fault: Fault) -> Result<()> {
+    lab.up().await?;
+    let watch = Watch::start(lab).await?;
+    standby_fails(lab, &watch, fault).await?;
+    primary_fails(lab, &watch, fault).await?;
+    watch.judge(lab, Kept::All).await
+}
+
+/// Nobody notices, neither when it goes nor when it comes back.
+async fn standby_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()> {
+    let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+    let primary = lab.primary(&before)?;
+    let standby = (0..lab.cluster.nodes.len()).find(|node| *node != primary).context("there is a standby")?;
+    let server = lab.node(standby)?.postmaster();
+    let struck = watch.quiet_moment().await?;
+    lab.strike(standby, fault)?;
+    watch.go_on(AWAY).await?;
+    watch.seen(&format!("B1 {fault:?}"), struck, Allowed::Nothing)?;
+
+    let back = watch.quiet_moment().await?;
+    lab.repair(standby, fault)?;
+    if fault != Fault::LinkCut {
+        lab.new_postmaster(standby, server).await?;
+    }
+    let after = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+    ensure!(after.epoch == before.epoch, "a standby was away, and the epoch is now {}", after.epoch);
+    ensure!(after.primary == before.primary, "a standby was away, and {:?} is primary", after.primary);
+    watch.go_on(AFTERWARDS).await?;
+    watch.seen(&format!("B2 {fault:?}"), back, Allowed::Nothing)
+}
+
+/// Another takes over; when the old one is back it is a standby, and nobody notices.
+async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()> {
+    let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+    let old = lab.primary(&before)?;
+    let server = lab.node(old)?.postmaster();
+    let struck = watch.quiet_moment().await?;
+    lab.strike(old, fault)?;
+    let what = "the next epoch has a primary";
+    let taken_over = |now: &cluster::status::Status| now.epoch > before.epoch && now.primary.is_some();
+    let during = lab.cluster.wait_until(what, SETTLE_LIMIT, taken_over).await?;
+    watch.all_write().await?;
+    // A host that does not answer is not dead for certain until its time is up, and the survey's client gives a
+    // connection one second. Where the postmaster alone was killed its agent says so at once.
+    let allowed = match fault {
+        Fault::PostmasterKilled => Allowed::NewSession,
+        Fault::PowerOff | Fault::LinkCut => Allowed::GivingUp,
+    };
+    watch.seen(&format!("B3 {fault:?}"), struck, allowed)?;
+
+    let back = watch.quiet_moment().await?;
+    lab.repair(old, fault)?;
+    lab.new_postmaster(old, server).await?;
+    let after = lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;
+    ensure!(after.epoch == during.epoch, "the old primary came back, and the epoch is now {}", after.epoch);
+    if fault != Fault::PostmasterKilled {
+        // A killed postmaster may be up again before two others have sealed, and be the best candidate.
+        ensure!(after.primary != before.primary, "{:?} is primary again", after.primary);
+    }
+    watch.go_on(AFTERWARDS).await?;
+    let name = if fault == Fault::LinkCut { "B7" } else { "B4" };
+    watch.seen(&format!("{name} {fault:?}"), back, Allowed::Nothing)
+}
