@@ -10,6 +10,7 @@ use cluster::Lsn;
 use cluster::observe::Rejoined;
 use cluster::reason::Reason;
 use pgkeel::demo::processes;
+use pgkeel::demo::session::Address;
 use pgkeel::demo::writer::ids;
 use rustix::process::Signal;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
@@ -83,7 +84,7 @@ async fn lose(lab: &mut Lab) -> Result<Loss> {
         })
         .await?;
     let primary = lab.node(lab.primary(&status)?)?.place.postgres_port;
-    let present = ids(primary, &lab.load()?.table, SHORT_LIMIT).await?;
+    let present = ids(&Address::loopback(primary), &lab.load()?.table, SHORT_LIMIT).await?;
     ensure!(present.is_empty(), "the rows were to be lost, but the new primary has {present:?}");
     println!("{name} acknowledged {} rows between {} and {}; none is left", xids.len(), wal.0, wal.1);
     Ok(Loss { node, name, epoch, xids, wal })
@@ -93,7 +94,7 @@ async fn lose(lab: &mut Lab) -> Result<Loss> {
 async fn wait_for_table(lab: &Lab, node: usize) -> Result<()> {
     let (port, table) = (lab.node(node)?.place.postgres_port, lab.load()?.table);
     let began = Instant::now();
-    while let Err(error) = ids(port, &table, SHORT_LIMIT).await {
+    while let Err(error) = ids(&Address::loopback(port), &table, SHORT_LIMIT).await {
         ensure!(began.elapsed() < SHORT_LIMIT, "a standby does not get the table: {error:#}");
         sleep(Duration::from_millis(20)).await;
     }
