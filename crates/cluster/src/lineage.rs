@@ -76,7 +76,7 @@ pub fn parted(state: &State, line: &str, of: &str) -> Option<Fork> {
     let forks = &ancestry(state, of).next()?.published.as_ref()?.forks;
     let theirs = match depth {
         0 => None,
-        _ => Some(forks.len().checked_sub(depth).and_then(|i| forks.get(i))?.clone()),
+        _ => Some(*forks.len().checked_sub(depth).and_then(|i| forks.get(i))?),
     };
     let mine = own
         .iter()
