@@ -363,7 +363,7 @@ pub(super) fn awaits_next(
     let (_, _, since) = seen.stage_since.as_ref()?;
     let wait = match stopped {
         Some(Stopped::InOrder { at }) => {
-            !standby(settings, seen, &handover.to, now).is_some_and(|s| s.replay_lsn > at)
+            standby(settings, seen, &handover.to, now).is_none_or(|s| s.replay_lsn <= at)
         }
         Some(Stopped::Badly) => false,
         None => true,

@@ -87,7 +87,7 @@ impl World {
         Some(Progress {
             id: handover.id.clone(),
             checkpointed: agent.checkpointed.as_ref() == Some(&handover.id),
-            drained: handover.stage == Stage::Holding && self.now % 3 == 0,
+            drained: handover.stage == Stage::Holding && self.now.is_multiple_of(3),
             open_transactions: 0,
             stopped: stopped.map(|(_, at)| Stopped::InOrder { at: *at }),
         })
