@@ -1,18 +1,58 @@
 //! What breaks, when, and for how long.
 
 use super::node::{NodeId, Running};
-use super::postgres::Process;
-use super::world::{Event, FAULTS_UNTIL, World};
+use super::postgres::{Data, Process};
+use super::random::Random;
+use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
+use cluster::command::Change;
+use cluster::state::Replication;
+
+/// Faults from this number on were planned for a certain moment.
+const AIMED: u64 = 1000;
+/// The system identifier of data that is not the cluster's.
+const FOREIGN: u64 = 7;
 
 impl World {
-    /// Breaks something, and plans the next fault.
-    pub fn make_fault(&mut self) {
-        let pause = self.random.ms(100, 3500);
-        if self.now + pause < FAULTS_UNTIL {
-            self.after(pause, Event::Fault);
+    /// Breaks something, and plans the next fault. Each fault draws from a sequence of its own, so that one can be left
+    /// out (`skip`) without changing the others.
+    pub fn make_fault(&mut self, index: u64) {
+        let own = Random::of_fault(self.seed, index);
+        let common = std::mem::replace(&mut self.random, own);
+        if index < AIMED {
+            let pause = self.random.ms(100, 3500);
+            if self.now + pause < FAULTS_UNTIL {
+                self.after(pause, Event::Fault { index: index + 1 });
+            }
         }
-        let node = self.victim();
-        let kind = match self.random.below(100) {
+        if !self.skip.contains(&index) && self.now < FAULTS_UNTIL {
+            self.report.made.push(index);
+            let node = self.victim(index);
+            let name = self.nodes[node].name.clone();
+            let kind = self.break_something(node);
+            *self.report.faults.entry(kind).or_default() += 1;
+            self.say(|_| format!("FAULT {index}: {kind} ({name})"));
+        }
+        self.random = common;
+    }
+
+    /// Plans a fault for the moment after a change that matters.
+    pub fn aim_fault(&mut self, change: &Change) {
+        let percent = match change {
+            Change::SyncSetNext { .. } | Change::SyncSetDone { .. } => 12,
+            Change::OpenEpoch { .. } | Change::Appoint { .. } | Change::Publish { .. } => 15,
+            _ => 0,
+        };
+        let index = AIMED + self.aimed;
+        self.aimed += 1;
+        let mut own = Random::of_fault(self.seed, !index);
+        if self.now > FAULTS_FROM && own.chance(percent) {
+            let wait = own.ms(0, 400);
+            self.after(wait, Event::Fault { index });
+        }
+    }
+
+    fn break_something(&mut self, node: NodeId) -> &'static str {
+        match self.random.below(130) {
             0..=19 => self.kill_postmaster(node),
             20..=31 => self.kill_agent(node),
             32..=45 => self.power_off(node),
@@ -21,19 +61,21 @@ impl World {
             62..=71 => self.cut_one_way(node),
             72..=83 => self.isolate(node),
             84..=93 => self.slow_link(node),
-            _ => self.restart_all(),
-        };
-        *self.report.faults.entry(kind).or_default() += 1;
-        let name = self.nodes[node].name.clone();
-        self.say(|_| format!("FAULT {kind} ({name})"));
+            94..=99 => self.restart_all(),
+            100..=107 => self.unreliable_network(),
+            108..=113 => self.slow_store(node),
+            114..=119 => self.change_speed(),
+            120..=125 => self.hang_server(node),
+            _ => self.lose_data(node),
+        }
     }
 
     /// Mostly whoever is primary, sometimes the leader, sometimes anybody.
-    fn victim(&mut self) -> NodeId {
+    fn victim(&mut self, index: u64) -> NodeId {
         let anybody = self.random.index(self.nodes.len());
         let primary = self.nodes.iter().position(|n| n.postgres.process == Process::Primary);
         let leader = self.nodes.iter().position(|n| n.agent.as_ref().is_some_and(|a| a.leads.is_some()));
-        match self.random.below(10) {
+        match self.random.below(if index < AIMED { 10 } else { 6 }) {
             0..=3 => primary.unwrap_or(anybody),
             4..=5 => leader.unwrap_or(anybody),
             _ => anybody,
@@ -75,6 +117,7 @@ impl World {
         host.agent_process = Running::Yes;
         host.deadline = None;
         host.backlog.clear();
+        host.server_backlog.clear();
         host.postgres.kill();
         let boots = host.boots;
         self.after(back_after, Event::PowerOn { node, boots });
@@ -175,6 +218,97 @@ impl World {
         "link slowed"
     }
 
+    fn unreliable_network(&mut self) -> &'static str {
+        let (percent, until) = (self.random.between(5, 60), self.now + self.random.ms(1000, 9000));
+        self.network.unreliable(percent, until);
+        "messages lost, repeated, overtaken"
+    }
+
+    fn slow_store(&mut self, node: NodeId) -> &'static str {
+        let (extra, until) = (self.random.ms(20, 900), self.now + self.random.ms(1000, 9000));
+        self.network.slow_store(node, extra, until);
+        "store slowed"
+    }
+
+    /// Every clock goes on at another speed, within the allowance.
+    fn change_speed(&mut self) -> &'static str {
+        let most = self.proposed.settings.drift_ppm;
+        for node in 0..self.nodes.len() {
+            let error = i64::try_from(self.random.below(3) * most).unwrap_or(0);
+            let host = &mut self.nodes[node];
+            host.clock.change_speed(self.now, error - i64::try_from(most).unwrap_or(0));
+            if let Some(until) = host.deadline {
+                self.set_deadline(node, until);
+            }
+        }
+        "clocks change their speed"
+    }
+
+    fn hang_server(&mut self, node: NodeId) -> &'static str {
+        let wait = self.random.ms(300, 9000);
+        let (now, host) = (self.now, &mut self.nodes[node]);
+        if host.postgres.process != Process::Stopped && host.postgres.hung_since.is_none() {
+            host.postgres.hung_since = Some(now);
+            let life = host.postgres.life;
+            self.after(wait, Event::ServerThaws { node, life });
+        }
+        "server hung"
+    }
+
+    /// A hung server goes on.
+    pub fn thaw_server(&mut self, node: NodeId, life: u64) {
+        if self.nodes[node].postgres.life == life {
+            self.nodes[node].postgres.hung_since = None;
+            self.replay_server_backlog(node);
+        }
+    }
+
+    /// What waited for a hung server comes to it, or to the one that was started after it.
+    pub fn replay_server_backlog(&mut self, node: NodeId) {
+        for event in std::mem::take(&mut self.nodes[node].server_backlog) {
+            self.after(0, event);
+        }
+    }
+
+    /// A disk is lost, where the cluster promises to survive that without a person: the primary's in quorum mode, or that
+    /// of a standby that confirms nothing.
+    fn lose_data(&mut self, node: NodeId) -> &'static str {
+        let agreed = &self.checks.agreed;
+        let quorum = matches!(self.proposed.settings.replication, Replication::Quorum { .. });
+        let is_primary = agreed.primary() == Some(&self.nodes[node].name);
+        let serves = self
+            .nodes
+            .iter()
+            .any(|n| agreed.primary() == Some(&n.name) && n.postgres.process == Process::Primary);
+        let all_have = self.nodes.iter().all(|n| n.witness || n.postgres.data.is_some());
+        if agreed.sync.contains(&self.nodes[node].name) || !serves || !all_have || is_primary && !quorum {
+            return "data kept";
+        }
+        let wait = self.random.ms(300, 12_000);
+        self.lose_power(node, wait);
+        self.nodes[node].postgres.data = None;
+        "data lost"
+    }
+
+    /// In some runs a node comes with data of another database, until a person moves it away.
+    pub fn plan_foreign_data(&mut self) {
+        let mut own = Random::of_fault(self.seed, u64::MAX);
+        let node = own.index(self.nodes.len());
+        if own.chance(5) && !self.nodes[node].witness {
+            self.nodes[node].postgres.data = Some(Data::new(FOREIGN));
+            let wait = own.ms(1000, 30_000);
+            self.after(wait, Event::Cleared { node });
+        }
+    }
+
+    /// A person moves the data of another database away, with its server stopped.
+    pub fn clear_foreign(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node];
+        if host.postgres.data.as_ref().is_some_and(|d| d.system_identifier == FOREIGN) {
+            host.postgres.data = None;
+        }
+    }
+
     /// The world repairs what it broke; the rest is for the cluster to do.
     pub fn heal(&mut self) {
         self.say(|_| "HEAL all links, hosts and agents".to_owned());
@@ -188,6 +322,8 @@ impl World {
                 self.thaw_agent(node, life);
             }
             self.start_agent(node, boots);
+            let life = self.nodes[node].postgres.life;
+            self.thaw_server(node, life);
         }
         self.heal_orders();
         self.checks.healed(self.now);
