@@ -6,6 +6,7 @@ use super::super::node::NodeId;
 use super::super::postgres::Process;
 use super::super::world::World;
 use cluster::command::Change;
+use cluster::observe::Server;
 
 /// What was heard this much before `detect` counts as surely heard in time, in milliseconds.
 const SLACK: u64 = 200;
@@ -15,6 +16,9 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
     else {
         return;
     };
+    if world.nodes[leader].replica.state.epoch != world.checks.agreed.epoch {
+        return; // it was decided on what is history already, and will be refused
+    }
     let primary = primary.clone();
     let Some(id) = world.id(&primary) else { return };
     let works = world.nodes[id].server_runs() && world.nodes[id].postgres.process == Process::Primary;
@@ -34,7 +38,9 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
     let heard_at = leading.seen.nodes.get(&primary).map(|h| h.at);
     let unleased = now.since(heard_at.unwrap_or_default().max(leading.seen.leading_since));
     let leased = unleased < settings.lease_ms();
-    if works && (streams || leased && hear + others / 2 + 1 > others) {
+    let heard = leading.seen.nodes.get(&primary).map(|h| &h.observation.server);
+    let hung = matches!(heard, Some(Server::Unresponsive { .. }));
+    if works && !hung && (streams || leased && hear + others / 2 + 1 > others) {
         let what =
             format!("{primary} takes writes and is replaced; streams {streams}, {hear} nodes hear its agent");
         world.checks.fail("needless", what, world.now);
