@@ -57,7 +57,6 @@ mutants! {
     PromoteWithoutLease: "a node promotes without a lease",
     PromiseForgotten: "a node that sealed acts on an older state",
     FollowUnchecked: "a node follows an appointed one without comparing their data",
-    PromoteUnsealed: "an appointed node promotes whatever its data is now",
     CloneUnpublished: "a node gives its data up for that of a primary that is not published",
     ForeignDataUsed: "data of another database system is treated as the cluster's",
     NeverFenced: "a primary of an older epoch is left running",
@@ -71,7 +70,6 @@ mutants! {
     LateReportAccepted: "a report that a later one has overtaken is believed",
     InitialiseOverData: "a new database is made though a node has data",
     SealBeforeReplayed: "a seal is read while a server that just started still replays its WAL",
-    RewindForEver: "a rewind that did not help is repeated",
 }
 
 #[cfg(feature = "mutants")]

@@ -345,7 +345,7 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
             let settled = settled_line(state, local, standby);
             let line_fits = settled == appointment.parent.as_deref()
                 || local.line.as_ref() == Some(&appointment.promotion_id);
-            if as_sealed && line_fits || mutant::is(Mutant::PromoteUnsealed) {
+            if as_sealed && line_fits {
                 let line = appointment.promotion_id.clone();
                 Step::Promote { epoch: state.epoch, line, sync: sync_names(state) }
             } else {
@@ -431,7 +431,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     let settled = settled_line(state, local, standby);
     match settled.map_or(Relation::Unrelated, |l| lineage::relation(state, l, standby.lsn, line)) {
         Relation::Prefix => follow(),
-        Relation::Diverged if local.rewound_for != Some(state.epoch) || mutant::is(Mutant::RewindForEver) => {
+        Relation::Diverged if local.rewound_for != Some(state.epoch) => {
             Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }
         }
         Relation::Diverged | Relation::Unrelated => clone(),

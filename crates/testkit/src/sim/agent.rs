@@ -62,6 +62,7 @@ impl World {
         let elects_at = self.now + self.random.ms(150, 500);
         let host = &mut self.nodes[node];
         host.agent_process = Running::Yes;
+        host.notes.seal = None;
         host.agent = Some(Agent { life, elects_at, heard_round_at: 0, ..Agent::default() });
         let name = host.name.clone();
         self.say(|_| format!("{name}: agent starts"));

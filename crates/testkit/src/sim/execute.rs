@@ -69,6 +69,7 @@ impl World {
     fn start_server(&mut self, node: NodeId) {
         let host = &mut self.nodes[node];
         host.postgres.kill();
+        host.notes.seal = None;
         host.postgres.process = Process::Starting;
         host.postgres.sync = sync_names(&host.replica.state);
         host.deadline = None;

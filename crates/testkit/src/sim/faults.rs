@@ -52,7 +52,7 @@ impl World {
     }
 
     fn break_something(&mut self, node: NodeId) -> &'static str {
-        match self.random.below(130) {
+        match self.random.below(140) {
             0..=19 => self.kill_postmaster(node),
             20..=31 => self.kill_agent(node),
             32..=45 => self.power_off(node),
@@ -66,7 +66,8 @@ impl World {
             108..=113 => self.slow_store(node),
             114..=119 => self.change_speed(),
             120..=125 => self.hang_server(node),
-            _ => self.lose_data(node),
+            126..=129 => self.lose_data(node),
+            _ => self.part(node),
         }
     }
 
@@ -208,6 +209,22 @@ impl World {
             self.network.cut(other, node, until);
         }
         "node isolated"
+    }
+
+    /// Two halves that cannot hear each other; the leader and the victim are in the same one.
+    fn part(&mut self, node: NodeId) -> &'static str {
+        let until = self.now + self.random.ms(1000, 12_000);
+        let leads = |n: &super::node::Node| n.agent.as_ref().is_some_and(|a| a.leads.is_some());
+        let mut here = vec![false; self.nodes.len()];
+        for (other, side) in here.iter_mut().enumerate() {
+            *side = other == node || leads(&self.nodes[other]) || self.random.chance(20);
+        }
+        for a in 0..here.len() {
+            for b in (0..here.len()).filter(|b| here[a] != here[*b]) {
+                self.network.cut(a, b, until);
+            }
+        }
+        "network parted"
     }
 
     fn slow_link(&mut self, node: NodeId) -> &'static str {

@@ -28,7 +28,13 @@ pub(super) fn acknowledged(world: &mut World, node: NodeId, id: u64) {
 /// The recorded sets have just changed: every commit acknowledged before must be on k members of one of them.
 pub(super) fn changed(world: &mut World, change: &Change) {
     let Replication::Quorum { k } = world.proposed.settings.replication else { return };
-    if !matches!(change, Change::SyncSetDone { .. } | Change::SyncSetNext { .. } | Change::Appoint { .. }) {
+    if !matches!(
+        change,
+        Change::SyncSetDone { .. }
+            | Change::SyncSetNext { .. }
+            | Change::Appoint { .. }
+            | Change::HandedOver { .. }
+    ) {
         return;
     }
     let acknowledged = world.checks.acknowledged.ids();

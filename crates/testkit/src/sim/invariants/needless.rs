@@ -16,8 +16,9 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
     else {
         return;
     };
-    if world.nodes[leader].replica.state.epoch != world.checks.agreed.epoch {
-        return; // it was decided on what is history already, and will be refused
+    let handed_over = world.checks.agreed.handover.is_some();
+    if handed_over || world.nodes[leader].replica.state.epoch != world.checks.agreed.epoch {
+        return; // somebody asked for it, or it was decided on what is history already, and will be refused
     }
     let primary = primary.clone();
     let Some(id) = world.id(&primary) else { return };
