@@ -297,7 +297,12 @@ impl World {
             .nodes
             .iter()
             .any(|n| agreed.primary() == Some(&n.name) && n.postgres.process == Process::Primary);
-        let all_have = self.nodes.iter().all(|n| n.witness || n.postgres.data.is_some());
+        // No other copy may be in doubt at the same time: two would be lost.
+        let line = agreed.appointment().map(|a| &a.promotion_id);
+        let all_have = self.nodes.iter().all(|n| {
+            let up = matches!(n.postgres.process, Process::Standby | Process::Primary);
+            n.witness || up && n.notes.line.as_ref() == line
+        });
         if agreed.sync.contains(&self.nodes[node].name) || !serves || !all_have || is_primary && !quorum {
             return "data kept";
         }
