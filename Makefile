@@ -3,11 +3,12 @@ SHELL := /bin/sh
 ARGS ?=
 TIME ?= 60
 SEED ?=
+SKIP ?=
 SIM_TIME_IN_TEST ?= 20
-SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED))
+SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim model lab lab-long bench bless bootstrap
+.PHONY: help demo build test check sim model mutants lab lab-long bench bless bootstrap
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,11 +36,14 @@ check: bootstrap ## format, lints with warnings denied, the rules of tests/tidy.
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo test --quiet -p pgkeel --test tidy
 
-sim: bootstrap ## simulate clusters for TIME seconds; SEED=n replays one run
+sim: bootstrap ## simulate clusters for TIME seconds; SEED=n replays one run, SKIP=3,7 without these faults
 	$(call SIM,$(TIME))
 
 model: bootstrap ## check every order of events of failovers within bounds (ARGS="--epochs 3 --faults 1 --states 9000000")
 	cargo run --quiet -p testkit --bin model -- $(or $(ARGS),--states 9000000)
+
+mutants: bootstrap ## break each rule on purpose: the simulator must notice every time
+	cargo run --quiet -p testkit --features mutants --bin mutants -- $(ARGS)
 
 lab: bootstrap ## failovers of real servers on this machine
 	cargo build -p pgkeel

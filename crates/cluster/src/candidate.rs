@@ -5,7 +5,8 @@
 
 use crate::basics::{Lsn, Millis, Moment, NodeName};
 use crate::lineage;
-use crate::observe::{DataDir, Observations, Seal, Server};
+use crate::mutant::{self, Mutant};
+use crate::observe::{DataDir, Observation, Observations, Seal, Server};
 use crate::reason::{NotChosen, Position};
 use crate::state::{State, Tags};
 use std::cmp::Reverse;
@@ -18,10 +19,19 @@ pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -
     seen.nodes
         .iter()
         .filter(|(node, heard)| state.members.contains_key(*node) && now.since(heard.at) < age_max)
-        .filter_map(|(node, heard)| heard.observation.seal.as_ref().map(|seal| (node.clone(), seal)))
-        .filter(|(_, seal)| seal.epoch == state.epoch)
-        .map(|(node, seal)| (node, settle(state, seal)))
+        .filter_map(|(node, heard)| given(state, &heard.observation).map(|seal| (node.clone(), seal)))
+        .filter(|(_, seal)| seal.epoch == state.epoch || mutant::is(Mutant::OldSealCounts))
+        .map(|(node, seal)| (node, settle(state, &seal)))
         .collect()
+}
+
+/// The seal that a node reported.
+fn given(state: &State, observation: &Observation) -> Option<Seal> {
+    if let (true, Server::Standby(standby)) = (mutant::is(Mutant::UnsealedCounts), &observation.server) {
+        let line = state.last_published().map(|(p, _)| p.promotion_id.clone());
+        return Some(Seal { epoch: state.epoch, timeline: standby.timeline, lsn: standby.lsn, line });
+    }
+    observation.seal.clone()
 }
 
 fn settle(state: &State, seal: &Seal) -> Seal {
@@ -38,7 +48,9 @@ pub fn position(seal: &Seal) -> Position {
 
 /// Order by advance: the line appointed last first, then the position.
 fn advance(state: &State, seal: &Seal) -> (Option<usize>, Lsn) {
-    (seal.line.as_deref().and_then(|line| lineage::rank(state, line)), seal.lsn)
+    let line = seal.line.as_deref().filter(|_| !mutant::is(Mutant::CandidateIgnoresLine));
+    let lsn = if mutant::is(Mutant::CandidateByName) { Lsn(0) } else { seal.lsn };
+    (line.and_then(|line| lineage::rank(state, line)), lsn)
 }
 
 /// What a node may become.

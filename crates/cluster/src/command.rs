@@ -2,6 +2,7 @@
 
 use crate::basics::{Epoch, NodeName, WallMs};
 use crate::handover::{Handover, Planned, Stage};
+use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
 use crate::state::{
@@ -270,7 +271,11 @@ fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
 }
 
 fn same_epoch(state: &State, decided: Epoch) -> Result<(), Refusal> {
-    if decided == state.epoch { Ok(()) } else { Err(Refusal::OtherEpoch { decided, present: state.epoch }) }
+    if decided == state.epoch || mutant::is(Mutant::OldCommandAccepted) {
+        Ok(())
+    } else {
+        Err(Refusal::OtherEpoch { decided, present: state.epoch })
+    }
 }
 
 /// How many standbys must confirm a commit; 0 in asynchronous mode.
@@ -307,12 +312,14 @@ pub fn first_promotion_id(node: &NodeName) -> String {
 }
 
 fn open_epoch(state: &mut State, epoch: Epoch, lease: OldLease) -> Result<(), Refusal> {
-    if epoch != state.epoch + 1 {
+    if epoch != state.epoch + 1 && !mutant::is(Mutant::OldCommandAccepted) {
         return Err(Refusal::OtherEpoch { decided: epoch.saturating_sub(1), present: state.epoch });
     }
     let lease = match &state.phase {
         Phase::Promoting { appointment } | Phase::Serving { appointment } => {
-            state.last_appointed = Some(appointment.clone());
+            if !mutant::is(Mutant::UnpublishedForgotten) {
+                state.last_appointed = Some(appointment.clone());
+            }
             lease
         }
         Phase::Sealing { lease: before } => *before,
@@ -333,7 +340,7 @@ fn appoint(
     sync: &BTreeSet<NodeName>,
 ) -> Result<(), Refusal> {
     same_epoch(state, epoch)?;
-    if !matches!(state.phase, Phase::Sealing { .. }) {
+    if !matches!(state.phase, Phase::Sealing { .. }) && !mutant::is(Mutant::SecondAppointment) {
         return Err(Refusal::OutOfPlace("the epoch is not open".into()));
     }
     state.promotions.push(Promotion {
@@ -347,6 +354,9 @@ fn appoint(
     });
     // The sets before stay in force until the new one has caught up: the chosen node may be the only one that has what
     // they confirmed.
+    if mutant::is(Mutant::OldSetsDropped) {
+        state.sync.in_force.clear();
+    }
     let k = confirmations(state);
     state.sync.add(sync.clone(), k);
     state.phase = Phase::Promoting { appointment: appointment.clone() };

@@ -6,6 +6,7 @@
 //! (`decide::leadership`); if that fails, the lease runs out, and that too is a reason. This module does not know what follows from a suspicion.
 
 use crate::basics::{Millis, Moment, NodeName};
+use crate::mutant::{self, Mutant};
 use crate::observe::{Observations, Server};
 use crate::reason::Reason;
 use crate::state::{OldLease, Phase, Settings, State};
@@ -45,7 +46,8 @@ fn judge_server(state: &State, settings: &Settings, primary: &NodeName, server: 
         Server::Stopped => Verdict::Suspect(Reason::ServerGone { node: primary.clone() }, OldLease::Returned),
         Server::Unresponsive { silent_ms } if *silent_ms >= 2 * settings.lease_ms() => {
             let reason = Reason::ServerHung { node: primary.clone(), silent_ms: *silent_ms };
-            Verdict::Suspect(reason, OldLease::MayRun)
+            let returned = mutant::is(Mutant::HungReturnsLease);
+            Verdict::Suspect(reason, if returned { OldLease::Returned } else { OldLease::MayRun })
         }
         // It was seen as primary before, so it was started again as a standby: it cannot take writes any more.
         Server::Standby(_) if serving => gone("a standby"),
@@ -78,12 +80,13 @@ fn judge_silence(
         return Verdict::Doubt(Reason::StreamAdvances { node: primary.clone(), on, silent_ms });
     }
     let others = state.members.len().saturating_sub(1);
-    let needed = others / 2 + 1;
+    let needed = if mutant::is(Mutant::OneConfirms) { 1 } else { others / 2 + 1 };
     let confirmed: BTreeMap<NodeName, Millis> =
         silences.iter().filter(|(_, ms)| **ms >= detect).map(|(n, ms)| (n.clone(), *ms)).collect();
     if confirmed.len() >= needed {
         let reason = Reason::Silent { node: primary.clone(), leader_ms, confirmed, needed };
-        return Verdict::Suspect(reason, OldLease::MayRun);
+        let returned = mutant::is(Mutant::SilenceReturnsLease);
+        return Verdict::Suspect(reason, if returned { OldLease::Returned } else { OldLease::MayRun });
     }
     // Without heartbeats this leader gave it no lease: its guard has ended it, whoever still hears its agent.
     if lease_over {
@@ -139,6 +142,6 @@ fn advancing_stream(
         .filter_map(|(node, heard)| {
             heard.observation.wal_silent_ms.map(|ms| (node.clone(), ms + now.since(heard.at)))
         })
-        .filter(|(_, silent)| *silent < detect)
+        .filter(|(_, silent)| *silent < detect && !mutant::is(Mutant::StreamVetoDropped))
         .min_by_key(|(_, silent)| *silent)
 }

@@ -5,6 +5,7 @@
 //! confirmed, so an isolated leader cannot keep an isolated primary alive.
 
 use crate::basics::{Millis, Moment};
+use crate::mutant::{self, Mutant};
 use crate::observe::{Observation, Observations};
 use crate::state::State;
 
@@ -15,11 +16,15 @@ pub fn grant(state: &State, observation: &Observation, quorum_age: Option<Millis
     if state.lease_holder() != Some(&observation.node) || observation.epoch != state.epoch {
         return None;
     }
+    let quorum_age = if mutant::is(Mutant::IsolatedLeaderRenews) { Some(0) } else { quorum_age };
     settings.lease_ms().checked_sub(quorum_age?).filter(|left| *left > 0)
 }
 
 /// Remembers a lease that was just given.
 pub fn remember(seen: &mut Observations, state: &State, left: Millis, now: Moment) {
+    if mutant::is(Mutant::OwnLeasesForgotten) {
+        return;
+    }
     let drift_ppm = state.settings.as_ref().map_or(0, |s| s.drift_ppm);
     let until = now.plus(left + (left * 2 * drift_ppm).div_ceil(1_000_000));
     seen.lease_given_until = Some(seen.lease_given_until.map_or(until, |u| u.max(until)));

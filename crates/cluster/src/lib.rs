@@ -12,6 +12,7 @@
 
 pub mod basics;
 pub mod command;
+pub mod mutant;
 pub mod observe;
 pub mod reason;
 pub mod state;

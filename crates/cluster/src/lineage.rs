@@ -7,6 +7,7 @@
 //! the cluster's history. This module knows nothing of positions beyond the forks that published promotions carry.
 
 use crate::basics::{Lsn, Timeline};
+use crate::mutant::{self, Mutant};
 use crate::state::{Fork, Promotion, State};
 
 /// How a node's data relates to another line.
@@ -34,7 +35,12 @@ fn ancestry<'a>(state: &'a State, line: &'a str) -> impl Iterator<Item = &'a Pro
 #[must_use]
 pub fn settled<'a>(state: &'a State, line: &'a str, timeline: Timeline, lsn: Lsn) -> &'a str {
     ancestry(state, line)
-        .find(|p| p.parent.is_none() || timeline > p.sealed_timeline || lsn > p.sealed_lsn)
+        .find(|p| {
+            mutant::is(Mutant::SettledSkipped)
+                || p.parent.is_none()
+                || timeline > p.sealed_timeline
+                || lsn > p.sealed_lsn
+        })
         .map_or(line, |p| p.promotion_id.as_str())
 }
 
@@ -50,7 +56,7 @@ pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
     let Some(depth) = ancestry(state, of).position(|p| p.promotion_id == line) else {
         return Relation::Unrelated;
     };
-    if depth == 0 {
+    if depth == 0 || mutant::is(Mutant::AlwaysPrefix) {
         return Relation::Prefix;
     }
     // Each promotion leaves exactly one timeline, so the fork away from the ancestor `depth` steps up is that many from
@@ -99,6 +105,9 @@ pub fn rank(state: &State, line: &str) -> Option<usize> {
 /// prefix of it.
 #[must_use]
 pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
+    if mutant::is(Mutant::AlwaysEligible) {
+        return line.is_some();
+    }
     let Some(line) = line else { return false };
     let Some((published, _)) = state.last_published() else { return false };
     descends(state, line, &published.promotion_id)

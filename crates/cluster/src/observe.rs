@@ -5,6 +5,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
 use crate::handover::{Hindrance, Progress, Stage};
+use crate::mutant::{self, Mutant};
 use crate::state::{Fork, Member, Phase, State};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -296,7 +297,9 @@ impl Observations {
         }
         let (run, number) = &observation.serial;
         let last = self.nodes.get(&observation.node).map(|heard| &heard.observation.serial);
-        if last.is_some_and(|(last_run, last)| last_run == run && number < last) {
+        if last.is_some_and(|(last_run, last)| last_run == run && number < last)
+            && !mutant::is(Mutant::LateReportAccepted)
+        {
             return;
         }
         if state.primary() == Some(&observation.node) {

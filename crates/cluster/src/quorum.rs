@@ -5,6 +5,7 @@
 //! Nothing here knows where a position is; candidates are compared in `candidate`.
 
 use crate::basics::NodeName;
+use crate::mutant::{self, Mutant};
 use crate::state::SyncSets;
 use std::collections::BTreeSet;
 
@@ -12,13 +13,15 @@ use std::collections::BTreeSet;
 #[must_use]
 pub fn covers(sealed: &BTreeSet<NodeName>, set: &BTreeSet<NodeName>, k: usize) -> bool {
     let have = set.intersection(sealed).count();
-    have + k > set.len()
+    have + k + usize::from(mutant::is(Mutant::OneSealTooFew)) > set.len()
+        || mutant::is(Mutant::SealsNotCounted)
 }
 
 /// Whether `sealed` covers every set that is in force.
 #[must_use]
 pub fn covers_all(sealed: &BTreeSet<NodeName>, sets: &SyncSets, k: usize) -> bool {
-    sets.in_force.iter().all(|set| covers(sealed, set, k))
+    let skipped = if mutant::is(Mutant::JointRuleDropped) { sets.in_force.len() - 1 } else { 0 };
+    sets.in_force.iter().skip(skipped).all(|set| covers(sealed, set, k))
 }
 
 /// How many sealed members `set` needs.

@@ -2,6 +2,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::handover::{Handover, Planned};
+use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +52,8 @@ impl Settings {
     #[must_use]
     pub fn lease_surely_over_ms(&self) -> Millis {
         let lease = self.lease_ms();
-        lease + (lease * 2 * self.drift_ppm).div_ceil(1_000_000)
+        let drift_ppm = if mutant::is(Mutant::DriftIgnored) { 0 } else { self.drift_ppm };
+        lease + (lease * 2 * drift_ppm).div_ceil(1_000_000)
     }
 
     /// Time between two heartbeats of a node.

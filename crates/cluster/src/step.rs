@@ -7,6 +7,7 @@
 use crate::basics::{Epoch, Lsn, Moment, NodeName};
 use crate::handover::Stage;
 use crate::lineage::{self, Relation};
+use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Seal, Server, Standby};
 use crate::state::{Appointment, Phase, Replication, State};
 use serde::{Deserialize, Serialize};
@@ -231,7 +232,7 @@ pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     if !state.members.contains_key(me) {
         return Step::Wait(Wait::NotRecorded);
     }
-    if state.epoch < local.promised {
+    if state.epoch < local.promised && !mutant::is(Mutant::PromiseForgotten) {
         return Step::Wait(Wait::StateIsOld { promised: local.promised });
     }
     if let Phase::Initialising { node } = &state.phase
@@ -242,6 +243,7 @@ pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     if let Some(mine) = system_identifier
         && state.system_identifier != Some(mine)
         && local.unfinished.is_none()
+        && !mutant::is(Mutant::ForeignDataUsed)
     {
         return Step::Wait(Wait::ForeignData { mine, cluster: state.system_identifier });
     }
@@ -259,7 +261,8 @@ pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
 }
 
 fn has_lease(state: &State, local: &Local, now: Moment) -> bool {
-    local.lease.is_some_and(|(epoch, until)| epoch == state.epoch && now < until)
+    mutant::is(Mutant::PromoteWithoutLease)
+        || local.lease.is_some_and(|(epoch, until)| epoch == state.epoch && now < until)
 }
 
 /// What the present state asks to configure.
@@ -303,6 +306,7 @@ fn as_sealed_standby<'a>(state: &State, local: &'a Local) -> Result<&'a Standby,
             return Err(Step::Fence { epoch: state.epoch });
         }
         Server::Unresponsive { .. } => return Err(Step::Wait(Wait::NoAnswer)),
+        Server::Primary { .. } if mutant::is(Mutant::NeverFenced) => return Err(Step::Wait(Wait::Primary)),
         Server::Primary { .. } => return Err(Step::Fence { epoch: state.epoch }),
         Server::Standby(standby) => standby,
     };
@@ -377,7 +381,7 @@ fn serving(state: &State, local: &Local) -> Step {
 fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> Step {
     let primary = &appointment.node;
     let line = &appointment.promotion_id;
-    let serves = matches!(state.phase, Phase::Serving { .. });
+    let serves = matches!(state.phase, Phase::Serving { .. }) || mutant::is(Mutant::CloneUnpublished);
     let follow = || Step::Follow { upstream: primary.clone(), epoch: state.epoch, line: line.clone() };
     let clone = || {
         if serves {
@@ -419,7 +423,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         let settled = settled_line(state, local, standby);
         let prefix = settled == appointment.parent.as_deref() && standby.lsn <= appointment.sealed_lsn;
         let wait = Step::Wait(Wait::Promotion { of: primary.clone() });
-        return if prefix { follow() } else { wait };
+        return if prefix || mutant::is(Mutant::FollowUnchecked) { follow() } else { wait };
     }
     if local.line.as_ref() == Some(line) {
         return follow();

@@ -4,6 +4,7 @@ use super::{Draft, Now, Outcome, Proposed};
 use crate::basics::NodeName;
 use crate::candidate;
 use crate::command::{Change, first_promotion_id};
+use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Observations};
 use crate::reason::Reason;
 use crate::state::{Settings, State};
@@ -43,7 +44,9 @@ pub(super) fn initialise(state: &State, seen: &Observations, proposed: &Proposed
         return Outcome::Wait(Reason::WaitNodes { missing });
     }
     for (node, heard) in &seen.nodes {
-        if let DataDir::Present { system_identifier } = heard.observation.data {
+        if let DataDir::Present { system_identifier } = heard.observation.data
+            && !mutant::is(Mutant::InitialiseOverData)
+        {
             return Outcome::Wait(Reason::RefuseInitialise { node: node.clone(), system_identifier });
         }
     }

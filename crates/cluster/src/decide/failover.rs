@@ -9,6 +9,7 @@ use crate::candidate;
 use crate::command::Change;
 use crate::detect::{self, Verdict};
 use crate::lineage;
+use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Observations, Seal, Server};
 use crate::quorum;
 use crate::reason::{Reason, Safe};
@@ -76,8 +77,8 @@ fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
 fn safe_in_quorum(state: &State, seals: &Seals, k: usize) -> Result<Safe, Reason> {
     // Only data that may be chosen counts: the one sealed node that has a commit must not be one that is passed over.
     let fits = |node: &NodeName, seal: &Seal| {
-        !candidate::tags(state, node).never_primary
-            && lineage::eligible(state, seal.line.as_deref(), seal.lsn)
+        let eligible = lineage::eligible(state, seal.line.as_deref(), seal.lsn);
+        !candidate::tags(state, node).never_primary && eligible || mutant::is(Mutant::IneligibleCounts)
     };
     let sealed: BTreeSet<NodeName> =
         seals.iter().filter(|(n, s)| fits(n, s)).map(|(n, _)| n.clone()).collect();
@@ -133,10 +134,11 @@ fn safe_in_async(
             "every standby that runs should seal, so that the best is known",
         ));
     }
-    let known = furthest_primary_lsn(seen).max(seen.last_primary_lsn(state));
+    let known = furthest_primary_lsn(seen)
+        .max(seen.last_primary_lsn(state).filter(|_| !mutant::is(Mutant::LastWordForgotten)));
     let missing_bytes = known.map(|p| p.bytes_after(best.1.lsn));
     match missing_bytes {
-        Some(missing_bytes) if missing_bytes <= max_loss_bytes => {
+        Some(missing_bytes) if missing_bytes <= max_loss_bytes || mutant::is(Mutant::MaxLossIgnored) => {
             Ok(Safe::WithinLoss { missing_bytes, max_loss_bytes })
         }
         _ => {
@@ -149,11 +151,12 @@ fn safe_in_async(
 
 /// How long the lease of the old primary may still be in force; `None`: it has surely ended.
 fn old_lease_left(settings: &Settings, seen: &Observations, lease: OldLease, now: &Now) -> Option<Millis> {
-    if lease == OldLease::Returned {
+    if lease == OldLease::Returned || mutant::is(Mutant::LeaseNotWaited) {
         return None;
     }
     // A lease that an earlier leader gave ends at most one lease after this leader's election (design: Leases).
     let by_others = seen.leading_since.plus(settings.lease_surely_over_ms());
+    let by_others = if mutant::is(Mutant::EarlierLeasesIgnored) { now.at } else { by_others };
     let until = seen.lease_given_until.map_or(by_others, |own| own.max(by_others));
     Some(until.since(now.at)).filter(|left| *left > 0)
 }

@@ -10,6 +10,7 @@ use super::{Draft, Now, Outcome};
 use crate::basics::{Moment, NodeName};
 use crate::candidate;
 use crate::command::Change;
+use crate::mutant::{self, Mutant};
 use crate::observe::{Observation, Observations};
 use crate::reason::Reason;
 use crate::state::{Replication, Settings, State};
@@ -31,7 +32,10 @@ pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, no
     }
     let target = state.sync.target();
     let wanted = wanted(state, settings, seen, report, &target, k, now.at);
-    let obeyed = report.sync_applied.as_ref().is_some_and(|applied| applied.members == target);
+    let obeyed = report
+        .sync_applied
+        .as_ref()
+        .is_some_and(|applied| applied.members == target || mutant::is(Mutant::NextSetUnobeyed));
     if obeyed && wanted != target && state.sync.in_force.len() < SETS_MAX {
         let why = why(state, &target, &wanted);
         return Outcome::Do(Draft {
@@ -54,9 +58,13 @@ pub(super) fn may_confirm(state: &State, node: &NodeName) -> bool {
 /// any covering seal of it then includes one of those.
 fn drop_old(state: &State, report: &Observation, k: usize) -> Option<Draft> {
     let target = state.sync.target();
-    let applied = report.sync_applied.as_ref().filter(|a| a.members == target)?;
+    let applied = report
+        .sync_applied
+        .as_ref()
+        .filter(|a| a.members == target || mutant::is(Mutant::DropSetUnobeyed))?;
     let caught_up = |n: &&NodeName| report.replicas.get(*n).is_some_and(|r| r.flush_lsn >= applied.since);
-    (target.len() >= k && target.iter().filter(caught_up).count() >= k).then(|| Draft {
+    let enough = target.iter().filter(caught_up).count() >= k || mutant::is(Mutant::DropSetNotCaughtUp);
+    (target.len() >= k && enough).then(|| Draft {
         change: Change::SyncSetDone { epoch: state.epoch, members: target.clone() },
         reasons: vec![Reason::SyncSetChanged { members: target.clone(), since: applied.since }],
     })

@@ -48,6 +48,8 @@ pub struct Agent {
 }
 
 const TICK: u64 = 25_000;
+/// A server that answers nothing for so long is called unresponsive.
+const NO_ANSWER_MS: u64 = 500;
 
 impl World {
     /// A new agent: what the last one had in memory is gone.
@@ -56,9 +58,11 @@ impl World {
             return;
         }
         let life = self.number();
+        self.forget_some(node);
         let elects_at = self.now + self.random.ms(150, 500);
         let host = &mut self.nodes[node];
         host.agent_process = Running::Yes;
+        host.notes.seal = None;
         host.agent = Some(Agent { life, elects_at, heard_round_at: 0, ..Agent::default() });
         let name = host.name.clone();
         self.say(|_| format!("{name}: agent starts"));
@@ -90,6 +94,7 @@ impl World {
         let idle = host.postgres.process != Process::Promoting;
         if idle && host.agent.as_ref().is_some_and(|a| a.busy.is_none()) {
             let next = step(&host.replica.state, &host.name, &local, now);
+            super::rules::count_step(&mut self.report.rules, &next);
             if !matches!(next, Step::Wait(_)) {
                 self.begin_step(node, next);
             }
@@ -129,7 +134,11 @@ impl World {
     fn server(&self, node: NodeId) -> Server {
         let postgres = &self.nodes[node].postgres;
         let timeline = postgres.data.as_ref().map_or(1, |d| d.timeline);
-        let lsn = postgres.lsn();
+        let lsn = postgres.shown_lsn(self.now);
+        let silent_ms = postgres.hung_since.map_or(0, |since| (self.now - since) / 1000);
+        if silent_ms >= NO_ANSWER_MS && postgres.process != Process::Stopped {
+            return Server::Unresponsive { silent_ms };
+        }
         match postgres.process {
             Process::Stopped => Server::Stopped,
             Process::Starting | Process::Recovering => Server::Starting,
@@ -206,7 +215,7 @@ impl World {
         let local = self.local(node);
         let follows = host.notes.following.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch);
         let age = |at: u64| -> Millis { (self.now - at) / 1000 };
-        observation.serial = (String::new(), self.now);
+        observation.serial = (agent.life.to_string(), self.now);
         observation.epoch = state.epoch;
         observation.member = Some(Member {
             agent: format!("{}:1", host.name),
@@ -313,7 +322,8 @@ fn digest(observation: &Observation) -> Observation {
     match &mut digest.server {
         Server::Standby(s) => (s.lsn, s.replay_lsn) = (Lsn(0), Lsn(0)),
         Server::Primary { lsn, .. } => *lsn = Lsn(0),
-        Server::Unknown | Server::Stopped | Server::Starting | Server::Unresponsive { .. } => {}
+        Server::Unresponsive { silent_ms } => *silent_ms = 0,
+        Server::Unknown | Server::Stopped | Server::Starting => {}
     }
     for replica in digest.replicas.values_mut() {
         (replica.flush_lsn, replica.replay_lsn) = (Lsn(0), Lsn(0));

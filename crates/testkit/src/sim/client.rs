@@ -10,7 +10,10 @@ impl World {
         let pause = self.random.ms(15, 90);
         self.after(pause, Event::Write { node });
         let host = &self.nodes[node];
-        if !host.server_runs() || host.postgres.process != Process::Primary {
+        if !host.server_runs()
+            || host.postgres.hung_since.is_some()
+            || host.postgres.process != Process::Primary
+        {
             return;
         }
         self.keep_deadline(node);

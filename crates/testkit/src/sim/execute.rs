@@ -4,6 +4,7 @@ use super::node::NodeId;
 use super::postgres::{Data, Process};
 use super::world::{Event, World};
 use cluster::command::first_promotion_id;
+use cluster::mutant::{self, Mutant};
 use cluster::observe::{RejoinWay, Rejoined, Seal};
 use cluster::step::{Step, SyncNames, Unfinished, sync_names};
 use cluster::{Epoch, Moment};
@@ -68,6 +69,7 @@ impl World {
     fn start_server(&mut self, node: NodeId) {
         let host = &mut self.nodes[node];
         host.postgres.kill();
+        host.notes.seal = None;
         host.postgres.process = Process::Starting;
         host.postgres.sync = sync_names(&host.replica.state);
         host.deadline = None;
@@ -99,7 +101,8 @@ impl World {
         if let Some((_, until)) = lease {
             self.set_deadline(node, until);
         }
-        let wait = self.random.ms(30, 250);
+        let from = if self.random.chance(50) { 1 } else { 30 };
+        let wait = self.random.ms(from, from * 10);
         self.after(wait, Event::Promoted { node, life });
     }
 
@@ -108,6 +111,12 @@ impl World {
         let postgres = &mut self.nodes[node].postgres;
         if postgres.life == life && postgres.process == Process::Starting {
             postgres.process = Process::Recovering;
+            // It opens at the last consistent point and replays the rest of its WAL afterwards.
+            let records = postgres.data.as_ref().map_or(&[][..], |d| &d.records);
+            let behind = records.len().saturating_sub(1 + self.random.index(40));
+            let shown = records.get(behind).map(|r| r.end);
+            let ends = self.now + self.random.ms(0, 900);
+            postgres.replaying = shown.filter(|_| self.random.chance(40)).map(|lsn| (ends, lsn));
             self.become_consistent(node);
         }
     }
@@ -142,6 +151,13 @@ impl World {
     pub fn step_done(&mut self, node: NodeId, life: u64, step: Step) {
         let host = &mut self.nodes[node];
         let Some(agent) = host.agent.as_mut().filter(|a| a.life == life) else { return };
+        let needs_answer = matches!(step, Step::Seal { .. } | Step::Follow { .. } | Step::SetSync { .. });
+        let replays = host.postgres.replaying.is_some_and(|(until, _)| self.now < until)
+            && !mutant::is(Mutant::SealBeforeReplayed);
+        if needs_answer && host.postgres.hung_since.is_some() || replays && matches!(step, Step::Seal { .. })
+        {
+            return self.after(50_000, Event::Done { node, life, step });
+        }
         agent.busy = None;
         match step {
             Step::Initialise | Step::StartPrimary => self.become_first_primary(node),
@@ -169,6 +185,9 @@ impl World {
     fn become_first_primary(&mut self, node: NodeId) {
         let id = self.number();
         let until = self.nodes[node].agent.as_ref().and_then(|a| a.lease).map(|(_, until)| until);
+        if self.nodes[node].postgres.data.is_none() {
+            super::invariants::initialised(self, node);
+        }
         let host = &mut self.nodes[node];
         if host.postgres.data.is_none() {
             host.postgres.data = Some(Data::new(1000 + id));
@@ -184,6 +203,11 @@ impl World {
 
     fn finish_copy(&mut self, node: NodeId, from: &cluster::NodeName, line: String) {
         let Some(source) = self.readable_source(node, from, &line) else { return };
+        if self.random.chance(15) {
+            self.nodes[node].notes.unfinished = Some(Unfinished::Clone);
+            return;
+        }
+        super::invariants::replaced(self, node, &line, source.system_identifier);
         let notes = &mut self.nodes[node].notes;
         *notes = super::node::Notes { line: Some(line), inconsistent: true, ..Default::default() };
         self.nodes[node].postgres.data = Some(source);
@@ -192,6 +216,10 @@ impl World {
 
     fn finish_rewind(&mut self, node: NodeId, from: &cluster::NodeName, epoch: Epoch, line: String) {
         let Some(mut source) = self.readable_source(node, from, &line) else { return };
+        if self.random.chance(15) {
+            return; // it failed half-way
+        }
+        super::invariants::replaced(self, node, &line, source.system_identifier);
         let host = &mut self.nodes[node];
         let Some(data) = &host.postgres.data else { return };
         let Some(point) = data.rewind_point(&source) else { return };
@@ -225,6 +253,7 @@ impl World {
     }
 
     fn finish_seal(&mut self, node: NodeId, epoch: Epoch) {
+        let now = self.now;
         let host = &mut self.nodes[node];
         if host.postgres.process != Process::Standby {
             return;
@@ -234,7 +263,8 @@ impl World {
         host.notes.promised = host.notes.promised.max(epoch);
         if let Some(data) = &host.postgres.data {
             let line = host.notes.line.clone();
-            host.notes.seal = Some(Seal { epoch, timeline: data.timeline, lsn: data.lsn(), line });
+            host.notes.seal =
+                Some(Seal { epoch, timeline: data.timeline, lsn: host.postgres.shown_lsn(now), line });
         }
     }
 
@@ -248,7 +278,9 @@ impl World {
             agent.sync_applied = None;
         }
         for (standby, connection) in senders {
-            let wait = self.random.ms(0, 80);
+            // One that is busy sending looks at its configuration late.
+            let slow = if self.random.chance(20) { 3000 } else { 80 };
+            let wait = self.random.ms(0, slow);
             self.after(wait, Event::Obeys { node, standby, connection });
         }
     }

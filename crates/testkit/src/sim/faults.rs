@@ -1,18 +1,58 @@
 //! What breaks, when, and for how long.
 
 use super::node::{NodeId, Running};
-use super::postgres::Process;
-use super::world::{Event, FAULTS_UNTIL, World};
+use super::postgres::{Data, Process};
+use super::random::Random;
+use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
+use cluster::command::Change;
+use cluster::state::Replication;
+
+/// Faults from this number on were planned for a certain moment.
+const AIMED: u64 = 1000;
+/// The system identifier of data that is not the cluster's.
+const FOREIGN: u64 = 7;
 
 impl World {
-    /// Breaks something, and plans the next fault.
-    pub fn make_fault(&mut self) {
-        let pause = self.random.ms(100, 3500);
-        if self.now + pause < FAULTS_UNTIL {
-            self.after(pause, Event::Fault);
+    /// Breaks something, and plans the next fault. Each fault draws from a sequence of its own, so that one can be left
+    /// out (`skip`) without changing the others.
+    pub fn make_fault(&mut self, index: u64) {
+        let own = Random::of_fault(self.seed, index);
+        let common = std::mem::replace(&mut self.random, own);
+        if index < AIMED {
+            let pause = self.random.ms(100, 3500);
+            if self.now + pause < FAULTS_UNTIL {
+                self.after(pause, Event::Fault { index: index + 1 });
+            }
         }
-        let node = self.victim();
-        let kind = match self.random.below(100) {
+        if !self.skip.contains(&index) && self.now < FAULTS_UNTIL {
+            self.report.made.push(index);
+            let node = self.victim(index);
+            let name = self.nodes[node].name.clone();
+            let kind = self.break_something(node);
+            *self.report.faults.entry(kind).or_default() += 1;
+            self.say(|_| format!("FAULT {index}: {kind} ({name})"));
+        }
+        self.random = common;
+    }
+
+    /// Plans a fault for the moment after a change that matters.
+    pub fn aim_fault(&mut self, change: &Change) {
+        let percent = match change {
+            Change::SyncSetNext { .. } | Change::SyncSetDone { .. } => 12,
+            Change::OpenEpoch { .. } | Change::Appoint { .. } | Change::Publish { .. } => 15,
+            _ => 0,
+        };
+        let index = AIMED + self.aimed;
+        self.aimed += 1;
+        let mut own = Random::of_fault(self.seed, !index);
+        if self.now > FAULTS_FROM && own.chance(percent) {
+            let wait = own.ms(0, 400);
+            self.after(wait, Event::Fault { index });
+        }
+    }
+
+    fn break_something(&mut self, node: NodeId) -> &'static str {
+        match self.random.below(140) {
             0..=19 => self.kill_postmaster(node),
             20..=31 => self.kill_agent(node),
             32..=45 => self.power_off(node),
@@ -21,19 +61,22 @@ impl World {
             62..=71 => self.cut_one_way(node),
             72..=83 => self.isolate(node),
             84..=93 => self.slow_link(node),
-            _ => self.restart_all(),
-        };
-        *self.report.faults.entry(kind).or_default() += 1;
-        let name = self.nodes[node].name.clone();
-        self.say(|_| format!("FAULT {kind} ({name})"));
+            94..=99 => self.restart_all(),
+            100..=107 => self.unreliable_network(),
+            108..=113 => self.slow_store(node),
+            114..=119 => self.change_speed(),
+            120..=125 => self.hang_server(node),
+            126..=129 => self.lose_data(node),
+            _ => self.part(node),
+        }
     }
 
     /// Mostly whoever is primary, sometimes the leader, sometimes anybody.
-    fn victim(&mut self) -> NodeId {
+    fn victim(&mut self, index: u64) -> NodeId {
         let anybody = self.random.index(self.nodes.len());
         let primary = self.nodes.iter().position(|n| n.postgres.process == Process::Primary);
         let leader = self.nodes.iter().position(|n| n.agent.as_ref().is_some_and(|a| a.leads.is_some()));
-        match self.random.below(10) {
+        match self.random.below(if index < AIMED { 10 } else { 6 }) {
             0..=3 => primary.unwrap_or(anybody),
             4..=5 => leader.unwrap_or(anybody),
             _ => anybody,
@@ -75,6 +118,7 @@ impl World {
         host.agent_process = Running::Yes;
         host.deadline = None;
         host.backlog.clear();
+        host.server_backlog.clear();
         host.postgres.kill();
         let boots = host.boots;
         self.after(back_after, Event::PowerOn { node, boots });
@@ -167,12 +211,124 @@ impl World {
         "node isolated"
     }
 
+    /// Two halves that cannot hear each other; the leader and the victim are in the same one.
+    fn part(&mut self, node: NodeId) -> &'static str {
+        let until = self.now + self.random.ms(1000, 12_000);
+        let leads = |n: &super::node::Node| n.agent.as_ref().is_some_and(|a| a.leads.is_some());
+        let mut here = vec![false; self.nodes.len()];
+        for (other, side) in here.iter_mut().enumerate() {
+            *side = other == node || leads(&self.nodes[other]) || self.random.chance(20);
+        }
+        for a in 0..here.len() {
+            for b in (0..here.len()).filter(|b| here[a] != here[*b]) {
+                self.network.cut(a, b, until);
+            }
+        }
+        "network parted"
+    }
+
     fn slow_link(&mut self, node: NodeId) -> &'static str {
         let other = self.random.index(self.nodes.len());
         let until = self.now + self.random.ms(1000, 9000);
         let extra = self.random.ms(10, 1500);
         self.network.slow(node, other, extra, until);
         "link slowed"
+    }
+
+    fn unreliable_network(&mut self) -> &'static str {
+        let (percent, until) = (self.random.between(5, 60), self.now + self.random.ms(1000, 9000));
+        self.network.unreliable(percent, until);
+        "messages lost, repeated, overtaken"
+    }
+
+    fn slow_store(&mut self, node: NodeId) -> &'static str {
+        let (extra, until) = (self.random.ms(20, 900), self.now + self.random.ms(1000, 9000));
+        self.network.slow_store(node, extra, until);
+        "store slowed"
+    }
+
+    /// Every clock goes on at another speed, within the allowance.
+    fn change_speed(&mut self) -> &'static str {
+        let most = self.proposed.settings.drift_ppm;
+        for node in 0..self.nodes.len() {
+            let error = i64::try_from(self.random.below(3) * most).unwrap_or(0);
+            let host = &mut self.nodes[node];
+            host.clock.change_speed(self.now, error - i64::try_from(most).unwrap_or(0));
+            if let Some(until) = host.deadline {
+                self.set_deadline(node, until);
+            }
+        }
+        "clocks change their speed"
+    }
+
+    fn hang_server(&mut self, node: NodeId) -> &'static str {
+        let wait = self.random.ms(300, 9000);
+        let (now, host) = (self.now, &mut self.nodes[node]);
+        if host.postgres.process != Process::Stopped && host.postgres.hung_since.is_none() {
+            host.postgres.hung_since = Some(now);
+            let life = host.postgres.life;
+            self.after(wait, Event::ServerThaws { node, life });
+        }
+        "server hung"
+    }
+
+    /// A hung server goes on.
+    pub fn thaw_server(&mut self, node: NodeId, life: u64) {
+        if self.nodes[node].postgres.life == life {
+            self.nodes[node].postgres.hung_since = None;
+            self.replay_server_backlog(node);
+        }
+    }
+
+    /// What waited for a hung server comes to it, or to the one that was started after it.
+    pub fn replay_server_backlog(&mut self, node: NodeId) {
+        for event in std::mem::take(&mut self.nodes[node].server_backlog) {
+            self.after(0, event);
+        }
+    }
+
+    /// A disk is lost, where the cluster promises to survive that without a person: the primary's in quorum mode, or that
+    /// of a standby that confirms nothing.
+    fn lose_data(&mut self, node: NodeId) -> &'static str {
+        let agreed = &self.checks.agreed;
+        let quorum = matches!(self.proposed.settings.replication, Replication::Quorum { .. });
+        let is_primary = agreed.primary() == Some(&self.nodes[node].name);
+        let serves = self
+            .nodes
+            .iter()
+            .any(|n| agreed.primary() == Some(&n.name) && n.postgres.process == Process::Primary);
+        // No other copy may be in doubt at the same time: two would be lost.
+        let line = agreed.appointment().map(|a| &a.promotion_id);
+        let all_have = self.nodes.iter().all(|n| {
+            let up = matches!(n.postgres.process, Process::Standby | Process::Primary);
+            n.witness || up && n.notes.line.as_ref() == line
+        });
+        if agreed.sync.contains(&self.nodes[node].name) || !serves || !all_have || is_primary && !quorum {
+            return "data kept";
+        }
+        let wait = self.random.ms(300, 12_000);
+        self.lose_power(node, wait);
+        self.nodes[node].postgres.data = None;
+        "data lost"
+    }
+
+    /// In some runs a node comes with data of another database, until a person moves it away.
+    pub fn plan_foreign_data(&mut self) {
+        let mut own = Random::of_fault(self.seed, u64::MAX);
+        let node = own.index(self.nodes.len());
+        if own.chance(5) && !self.nodes[node].witness {
+            self.nodes[node].postgres.data = Some(Data::new(FOREIGN));
+            let wait = own.ms(1000, 30_000);
+            self.after(wait, Event::Cleared { node });
+        }
+    }
+
+    /// A person moves the data of another database away, with its server stopped.
+    pub fn clear_foreign(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node];
+        if host.postgres.data.as_ref().is_some_and(|d| d.system_identifier == FOREIGN) {
+            host.postgres.data = None;
+        }
     }
 
     /// The world repairs what it broke; the rest is for the cluster to do.
@@ -188,6 +344,8 @@ impl World {
                 self.thaw_agent(node, life);
             }
             self.start_agent(node, boots);
+            let life = self.nodes[node].postgres.life;
+            self.thaw_server(node, life);
         }
         self.heal_orders();
         self.checks.healed(self.now);

@@ -1,11 +1,14 @@
 //! The invariants of ARCHITECTURE.md, one file each, checked after every event or where they could break.
 
 mod appointment;
+mod coverage;
 mod durability;
 mod knowledge;
 mod lease;
 mod liveness;
 mod max_loss;
+mod needless;
+mod only_copy;
 mod prefix;
 mod views;
 mod writer;
@@ -13,6 +16,7 @@ mod writer;
 use super::node::NodeId;
 use super::postgres::Waiting;
 use super::world::World;
+use cluster::command::Change;
 use cluster::state::State;
 use std::fmt;
 
@@ -90,6 +94,7 @@ pub fn spoiled(world: &mut World, from: NodeId, to: NodeId) {
 pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
     writer::acknowledged(world, node, commit);
     durability::acknowledged(world, commit);
+    coverage::acknowledged(world, node, commit.id);
     liveness::acknowledged(world, node);
 }
 
@@ -99,4 +104,25 @@ pub fn before_promotion(world: &mut World, node: NodeId) {
     prefix::check(world, node);
     durability::check(world, node);
     max_loss::check(world, node);
+}
+
+/// A leader proposes `change`.
+pub fn proposed(world: &mut World, leader: NodeId, change: &Change) {
+    needless::proposed(world, leader, change);
+}
+
+/// `change` was agreed and applied.
+pub fn agreed(world: &mut World, change: &Change) {
+    appointment::agreed(world);
+    coverage::changed(world, change);
+}
+
+/// `node` gives up its data for a copy, whole or in part.
+pub fn replaced(world: &mut World, node: NodeId, line: &str, system_identifier: u64) {
+    only_copy::replaced(world, node, line, system_identifier);
+}
+
+/// `node` makes the database.
+pub fn initialised(world: &mut World, node: NodeId) {
+    only_copy::initialised(world, node);
 }

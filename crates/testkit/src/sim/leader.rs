@@ -52,6 +52,9 @@ impl World {
                 leading.waits.clone_from(&decision.waits);
             }
         }
+        for reason in &decision.waits {
+            super::rules::count_reason(&mut self.report.rules, reason);
+        }
         if let Some(command) = decision.command {
             self.propose(node, command);
         }

@@ -13,6 +13,21 @@ pub struct Network {
     cut: BTreeMap<Way, u64>,
     slow: BTreeMap<Way, (u64, u64)>,
     last_in_stream: BTreeMap<Way, u64>,
+    unreliable: Option<(u64, u64)>,
+    slow_store: BTreeMap<NodeId, (u64, u64)>,
+}
+
+/// What becomes of a message between agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives.
+    Arrives,
+    /// It is lost.
+    Lost,
+    /// It arrives twice.
+    Twice,
+    /// It arrives after so many microseconds more, behind later ones.
+    Late(u64),
 }
 
 impl Network {
@@ -27,8 +42,41 @@ impl Network {
         self.slow.insert((from, to), (extra, until));
     }
 
+    /// Loses, repeats and overtakes `percent` of all messages between agents until `until`.
+    pub fn unreliable(&mut self, percent: u64, until: u64) {
+        self.unreliable = Some((percent, until));
+    }
+
+    /// What happens to a message sent now.
+    pub fn fate(&self, now: u64, random: &mut Random) -> Fate {
+        let Some((percent, _)) = self.unreliable.filter(|(_, until)| *until > now) else {
+            return Fate::Arrives;
+        };
+        if !random.chance(percent) {
+            return Fate::Arrives;
+        }
+        match random.below(3) {
+            0 => Fate::Lost,
+            1 => Fate::Twice,
+            _ => Fate::Late(random.ms(5, 600)),
+        }
+    }
+
+    /// Delays what the store of `node` says and hears by `extra` microseconds until `until`.
+    pub fn slow_store(&mut self, node: NodeId, extra: u64, until: u64) {
+        self.slow_store.insert(node, (extra, until));
+    }
+
+    /// The delay of a message of the store.
+    pub fn store_delay(&self, from: NodeId, to: NodeId, now: u64) -> u64 {
+        let extra = |node| self.slow_store.get(node).filter(|(_, until)| *until > now).map_or(0, |(e, _)| *e);
+        extra(&from) + extra(&to)
+    }
+
     /// All faults end.
     pub fn heal(&mut self) {
+        self.unreliable = None;
+        self.slow_store.clear();
         self.cut.clear();
         self.slow.clear();
     }

@@ -11,21 +11,33 @@ use cluster::{Epoch, Moment, NodeName};
 /// Index of a node.
 pub type NodeId = usize;
 
-/// CLOCK_BOOTTIME of a host: it began at another moment than the others and runs a little faster or slower.
+/// CLOCK_BOOTTIME of a host: it began at another moment than the others and runs a little faster or slower, not always
+/// by the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// What it showed when the simulation began, in microseconds.
-    pub offset: u64,
+    /// When its speed last changed, in microseconds of the simulation.
+    pub since: u64,
+    /// What it showed then, in microseconds.
+    pub shown: u64,
     /// Its error, in parts per million.
     pub ppm: i64,
 }
 
 impl Clock {
+    fn micros(self, now: u64) -> u64 {
+        let passed = i128::from(now - self.since);
+        let shown = i128::from(self.shown) + passed + passed * i128::from(self.ppm) / 1_000_000;
+        u64::try_from(shown).unwrap_or(0)
+    }
+
     /// What it shows at `now`.
     pub fn read(self, now: u64) -> Moment {
-        let error = i128::from(now) * i128::from(self.ppm) / 1_000_000;
-        let shown = i128::from(self.offset) + i128::from(now) + error;
-        Moment(u64::try_from(shown).unwrap_or(0) / 1000)
+        Moment(self.micros(now) / 1000)
+    }
+
+    /// Runs at another speed from `now` on.
+    pub fn change_speed(&mut self, now: u64, ppm: i64) {
+        *self = Clock { since: now, shown: self.micros(now), ppm };
     }
 
     /// When it will show at least `moment`, in microseconds of the simulation.
@@ -104,6 +116,8 @@ pub struct Node {
     pub deadline: Option<Moment>,
     /// What waits for the frozen host, and for the frozen agent.
     pub backlog: Vec<Event>,
+    /// What waits for the hung server.
+    pub server_backlog: Vec<Event>,
 }
 
 impl Node {

@@ -188,6 +188,10 @@ pub struct Postgres {
     pub waiting: VecDeque<Waiting>,
     /// The epoch for which it was last promoted.
     pub promoted_for: Epoch,
+    /// Since when it does nothing, microseconds of the simulation.
+    pub hung_since: Option<u64>,
+    /// A standby that was just started replays what it has on disk: until when, and what it shows meanwhile.
+    pub replaying: Option<(u64, Lsn)>,
 }
 
 impl Postgres {
@@ -203,6 +207,8 @@ impl Postgres {
             sync: SyncNames { k: 1, members: Default::default() },
             waiting: VecDeque::new(),
             promoted_for: 0,
+            hung_since: None,
+            replaying: None,
         }
     }
 
@@ -211,9 +217,16 @@ impl Postgres {
         self.data.as_ref().map_or(FIRST_LSN, Data::lsn)
     }
 
+    /// What a standby says of its position: what it has received, or replayed so far of what was there at its start.
+    pub fn shown_lsn(&self, now: u64) -> Lsn {
+        self.replaying.filter(|(until, _)| now < *until).map_or(self.lsn(), |(_, lsn)| lsn)
+    }
+
     /// Ends every process: what was in memory is gone, what was flushed stays.
     pub fn kill(&mut self) {
         self.life += 1;
+        self.hung_since = None;
+        self.replaying = None;
         self.process = Process::Stopped;
         self.receiver = None;
         self.senders.clear();

@@ -5,6 +5,7 @@
 //! each other; that a voter answers no older leader afterwards is what makes leases safe.
 
 use super::agent::Agent;
+use super::network::Fate;
 use super::node::NodeId;
 use super::world::{Event, World};
 use cluster::command::{Change, Command, apply};
@@ -47,6 +48,8 @@ pub struct Store {
     pub log: Vec<Command>,
     /// The term of the last election.
     pub term: u64,
+    /// The last command that was proposed and not agreed: a later leader may find it in its log.
+    pub left_over: Option<Command>,
 }
 
 /// A command that is not agreed yet.
@@ -68,6 +71,8 @@ pub struct Leading {
     rounds: BTreeMap<u64, (Moment, BTreeSet<NodeId>)>,
     next_round_at: u64,
     proposal: Option<Proposal>,
+    /// A command of an earlier leader that is agreed with this one's first round, unknown to it until then.
+    inherited: Option<Command>,
     /// What it waits for, to tell when that changes.
     pub waits: Vec<Reason>,
 }
@@ -142,6 +147,7 @@ impl World {
         }
         let (clock, name) = (self.clock(node), self.nodes[node].name.clone());
         self.say(|_| format!("{name} leads term {term}"));
+        let inherited = self.store.left_over.take().filter(|_| self.random.chance(60));
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.leader = Some(node);
             agent.leads = Some(Leading {
@@ -151,6 +157,7 @@ impl World {
                 rounds: BTreeMap::new(),
                 next_round_at: self.now,
                 proposal: None,
+                inherited,
                 waits: Vec::new(),
             });
         }
@@ -192,6 +199,11 @@ impl World {
     /// Asks the others to agree to `command`.
     pub fn propose(&mut self, node: NodeId, command: Command) {
         let in_round = self.last_number + 1;
+        super::invariants::proposed(self, node, &command.change);
+        let leads = self.nodes[node].agent.as_ref().and_then(|a| a.leads.as_ref());
+        if leads.is_some_and(|l| l.term == self.store.term) {
+            self.store.left_over = Some(command.clone());
+        }
         if let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) {
             leading.proposal = Some(Proposal { command, in_round });
             self.send_round(node);
@@ -246,9 +258,16 @@ impl World {
             return;
         }
         leading.confirmed = leading.confirmed.max(Some(*sent));
+        let inherited = leading.inherited.take();
+        if let Some(command) = inherited.filter(|_| self.store.term == term) {
+            self.append(command);
+            self.learn(to, self.store.log.len());
+        }
+        let Some(leading) = self.nodes[to].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
         let agreed = leading.proposal.take_if(|p| p.in_round <= number);
         if let Some(Proposal { command, .. }) = agreed {
             if self.store.term == term {
+                self.store.left_over = None;
                 self.append(command);
                 self.learn(to, self.store.log.len());
                 self.send_round(to);
@@ -271,14 +290,47 @@ impl World {
             let why: Vec<String> = command.reasons.iter().map(ToString::to_string).collect();
             format!("AGREED {} {applied:?}", why.join(" | "))
         });
+        if applied.is_ok() {
+            super::invariants::agreed(self, &command.change);
+            self.aim_fault(&command.change);
+        }
         self.store.log.push(command);
     }
 
     /// Sends a message between agents; lost when the link is cut.
     pub fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
-        if self.network.passes(from, to, self.now) {
-            let delay = self.network.delay(from, to, self.now, &mut self.random);
-            self.after(delay, Event::Message { from, to, message });
+        if !self.network.passes(from, to, self.now) {
+            return;
+        }
+        let mut delay = self.network.delay(from, to, self.now, &mut self.random);
+        if matches!(message, Message::Round { .. } | Message::RoundHeard { .. }) {
+            delay += self.network.store_delay(from, to, self.now);
+        }
+        let fate = if from == to { Fate::Arrives } else { self.network.fate(self.now, &mut self.random) };
+        match fate {
+            Fate::Lost => return,
+            Fate::Arrives => {}
+            Fate::Late(extra) => delay += extra,
+            Fate::Twice => {
+                let again = delay + self.random.ms(1, 400);
+                self.after(again, Event::Message { from, to, message: message.clone() });
+            }
+        }
+        self.after(delay, Event::Message { from, to, message });
+    }
+
+    /// The store of a node starts again: of what was agreed last it may know less than before, until it hears a leader.
+    pub fn forget_some(&mut self, node: NodeId) {
+        if !self.random.chance(40) {
+            return;
+        }
+        let back = self.random.index(6);
+        let replica = &mut self.nodes[node].replica;
+        replica.applied = replica.applied.saturating_sub(back);
+        replica.state = Default::default();
+        for command in self.store.log.iter().take(replica.applied) {
+            // What was refused then is refused now.
+            let _ = apply(&mut replica.state, command);
         }
     }
 }

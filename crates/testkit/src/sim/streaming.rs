@@ -177,6 +177,7 @@ impl World {
             postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
         ends.extend(postgres.receiver.map(|r| (r.upstream, r.connection)));
         self.nodes[node].postgres.kill();
+        self.replay_server_backlog(node);
         for (other, connection) in ends {
             self.send_stream(node, other, StreamMessage::Close { connection });
         }

@@ -12,7 +12,7 @@ use cluster::decide::Proposed;
 use cluster::state::{Replication, Settings, Tags};
 use cluster::step::Step;
 use cluster::{Moment, NodeName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Faults begin after this time, in microseconds.
 pub const FAULTS_FROM: u64 = 6_000_000;
@@ -48,8 +48,12 @@ pub enum Event {
     Write { node: NodeId },
     /// A person asks the cluster for something.
     Order,
-    /// Something breaks.
-    Fault,
+    /// Something breaks: the fault of this number.
+    Fault { index: u64 },
+    /// A hung server goes on.
+    ServerThaws { node: NodeId, life: u64 },
+    /// A person moves a foreign data directory away.
+    Cleared { node: NodeId },
     /// A frozen host goes on.
     HostThaws { node: NodeId, boots: u64 },
     /// A frozen agent goes on.
@@ -68,6 +72,18 @@ enum For {
 }
 
 impl Event {
+    /// Whether the server itself must do something about it.
+    fn needs_server(&self) -> bool {
+        matches!(
+            self,
+            Event::Started { .. }
+                | Event::Promoted { .. }
+                | Event::Obeys { .. }
+                | Event::Stream { .. }
+                | Event::ServerTick { .. }
+        )
+    }
+
     fn is_for(&self) -> For {
         match self {
             Event::Tick { node, .. } | Event::Message { to: node, .. } | Event::Done { node, .. } => {
@@ -82,7 +98,9 @@ impl Event {
             | Event::AgentStart { node, .. }
             | Event::Write { node } => For::Server(*node),
             Event::Order
-            | Event::Fault
+            | Event::Fault { .. }
+            | Event::ServerThaws { .. }
+            | Event::Cleared { .. }
             | Event::HostThaws { .. }
             | Event::AgentThaws { .. }
             | Event::PowerOn { .. }
@@ -107,12 +125,18 @@ pub struct World {
     pub report: Report,
     /// Numbers for records, connections and identities: never the same twice.
     pub last_number: u64,
+    /// The seed.
+    pub seed: u64,
+    /// Faults that are not made, by number.
+    pub skip: BTreeSet<u64>,
+    /// Faults planned for a moment that matters, so far.
+    pub aimed: u64,
     trace: Trace,
 }
 
 impl World {
     /// An empty cluster whose hosts have just got power.
-    pub fn new(seed: u64, trace: Trace) -> World {
+    pub fn new(seed: u64, trace: Trace, skip: &BTreeSet<u64>) -> World {
         let mut random = Random::new(seed);
         let count = random.between(3, 5);
         let witness = random.chance(30);
@@ -122,7 +146,9 @@ impl World {
         let ppm = i64::try_from(settings.drift_ppm).unwrap_or(0);
         let nodes = names.iter().enumerate().map(|(i, name)| {
             let error = i64::try_from(random.below(2 * settings.drift_ppm + 1)).unwrap_or(0) - ppm;
-            let clock = Clock { offset: random.ms(1_000_000, 9_000_000), ppm: error };
+            // The worst is the most instructive.
+            let error = if random.chance(50) { error.signum() * ppm } else { error };
+            let clock = Clock { since: 0, shown: random.ms(1_000_000, 9_000_000), ppm: error };
             empty_node(name.clone(), witness && i + 1 == names.len(), clock)
         });
         let nodes = nodes.collect();
@@ -140,6 +166,9 @@ impl World {
             checks: Checks::default(),
             report: Report::default(),
             last_number: 0,
+            seed,
+            skip: skip.clone(),
+            aimed: 0,
             trace,
         };
         world.say(|w| format!("seed {seed}: {count} nodes, witness {witness}, {:?}", w.proposed.settings));
@@ -148,8 +177,9 @@ impl World {
             world.after(after, Event::PowerOn { node, boots: 0 });
         }
         world.choose_tags(count - u64::from(witness));
-        world.at(FAULTS_FROM, Event::Fault);
         world.at(FAULTS_FROM, Event::Order);
+        world.plan_foreign_data();
+        world.at(FAULTS_FROM, Event::Fault { index: 0 });
         world.at(FAULTS_UNTIL, Event::Heal);
         world
     }
@@ -231,6 +261,8 @@ impl World {
         let frozen = host.host == Running::Frozen || agent && host.agent_process == Running::Frozen;
         if frozen && !matches!(event, Event::Write { .. }) {
             host.backlog.push(event);
+        } else if host.postgres.hung_since.is_some() && event.needs_server() {
+            host.server_backlog.push(event);
         } else {
             self.happen(event);
         }
@@ -250,7 +282,9 @@ impl World {
             Event::Guard { node, boots } => self.guard(node, boots),
             Event::Write { node } => self.client_writes(node),
             Event::Order => self.give_order(),
-            Event::Fault => self.make_fault(),
+            Event::Fault { index } => self.make_fault(index),
+            Event::ServerThaws { node, life } => self.thaw_server(node, life),
+            Event::Cleared { node } => self.clear_foreign(node),
             Event::HostThaws { node, boots } => self.thaw_host(node, boots),
             Event::AgentThaws { node, life } => self.thaw_agent(node, life),
             Event::PowerOn { node, boots } => self.power_on(node, boots),
@@ -283,5 +317,6 @@ fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
         postgres: Postgres::new(),
         deadline: None,
         backlog: Vec::new(),
+        server_backlog: Vec::new(),
     }
 }

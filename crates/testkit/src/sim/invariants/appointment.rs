@@ -45,3 +45,13 @@ fn wrong(world: &World, node: NodeId, epoch: Epoch, records: &[Record]) -> Optio
         format!("it holds WAL that {}, primary of epoch {}, never had", published.node, published.epoch)
     })
 }
+
+/// No epoch has two appointments.
+pub(super) fn agreed(world: &mut World) {
+    let promotions = &world.checks.agreed.promotions;
+    let twice = promotions.windows(2).find(|pair| matches!(pair, [a, b] if a.epoch >= b.epoch));
+    if let Some([a, b]) = twice {
+        let what = format!("{} was appointed for epoch {} after {} for {}", b.node, b.epoch, a.node, a.epoch);
+        world.checks.fail("appointment", what, world.now);
+    }
+}

@@ -11,6 +11,13 @@ pub(super) struct Acknowledged {
     ids: BTreeSet<u64>,
 }
 
+impl Acknowledged {
+    /// Every commit that a client was told of and that may not be lost.
+    pub(super) fn ids(&self) -> &BTreeSet<u64> {
+        &self.ids
+    }
+}
+
 pub(super) fn acknowledged(world: &mut World, commit: Waiting) {
     world.checks.acknowledged.ids.insert(commit.id);
 }

@@ -12,7 +12,7 @@ pub(super) fn check(world: &mut World) {
     let holds = |id: usize| {
         let node = &world.nodes[id];
         let writes = node.has_power() && node.postgres.process == Process::Primary;
-        writes && node.deadline.is_some_and(|deadline| world.clock(id) < deadline)
+        writes && node.deadline.is_none_or(|deadline| world.clock(id) < deadline)
     };
     let holders: Vec<usize> = (0..world.nodes.len()).filter(|id| holds(*id)).collect();
     if holders.len() > 1 {

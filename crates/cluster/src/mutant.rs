@@ -1,0 +1,98 @@
+//! Rules broken on purpose, to test the simulator: each must be caught by an invariant (`make mutants`).
+//!
+//! Only the feature `mutants` can switch one on, and nothing but `testkit` asks for that feature. Without it
+//! [`is`] is constantly false, and the compiler drops what it guards.
+
+macro_rules! mutants {
+    ($($name:ident: $what:literal,)+) => {
+        /// A rule that can be broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant {
+            $(#[doc = $what] $name,)+
+        }
+
+        #[cfg(feature = "mutants")]
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Mutant] = &[$(Mutant::$name,)+];
+
+            /// Its name.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Mutant::$name => stringify!($name),)+ }
+            }
+
+            /// Which rule it breaks.
+            #[must_use]
+            pub fn breaks(self) -> &'static str {
+                match self { $(Mutant::$name => $what,)+ }
+            }
+        }
+    };
+}
+
+mutants! {
+    LeaseNotWaited: "asynchronous: appoint without waiting for the old lease to end",
+    DriftIgnored: "a lease counts as over without the allowance for drifting clocks",
+    SilenceReturnsLease: "a silent primary counts as one that returned its lease",
+    HungReturnsLease: "a hung primary counts as one that returned its lease",
+    IsolatedLeaderRenews: "a leader without a quorum goes on giving leases",
+    OwnLeasesForgotten: "a leader forgets until when it gave leases",
+    EarlierLeasesIgnored: "a new leader does not wait for leases that earlier leaders gave",
+    MaxLossIgnored: "asynchronous: any loss is allowed",
+    LastWordForgotten: "asynchronous: what the last primary itself reported does not count",
+    SealsNotCounted: "quorum: the best sealed node is appointed, however few are sealed",
+    OneSealTooFew: "quorum: n - k seals are enough",
+    JointRuleDropped: "quorum: only the newest sync set must be covered",
+    IneligibleCounts: "quorum: seals of data that may not be chosen count",
+    UnsealedCounts: "any standby counts as sealed where it was last heard",
+    OldSealCounts: "a seal for an earlier epoch counts",
+    CandidateByName: "the first name is chosen, not the most advanced",
+    CandidateIgnoresLine: "positions are compared without regard to the line",
+    SettledSkipped: "a line counts as soon as it is noted, before its WAL is there",
+    AlwaysPrefix: "any data counts as a prefix of the primary's",
+    AlwaysEligible: "any data may become the cluster's",
+    StreamVetoDropped: "WAL that still arrives does not stop a failover",
+    OneConfirms: "one node that cannot hear the primary is enough for a failover",
+    PromoteWithoutLease: "a node promotes without a lease",
+    PromiseForgotten: "a node that sealed acts on an older state",
+    FollowUnchecked: "a node follows an appointed one without comparing their data",
+    CloneUnpublished: "a node gives its data up for that of a primary that is not published",
+    ForeignDataUsed: "data of another database system is treated as the cluster's",
+    NeverFenced: "a primary of an older epoch is left running",
+    OldCommandAccepted: "a command that was decided for another epoch is applied",
+    SecondAppointment: "two nodes can be appointed for one epoch",
+    OldSetsDropped: "an appointment replaces the sync sets instead of joining them",
+    UnpublishedForgotten: "an appointed node that was not published does not count as the last primary",
+    NextSetUnobeyed: "the sync set changes again before PostgreSQL obeys the last change",
+    DropSetUnobeyed: "the old sync set is dropped before PostgreSQL obeys the new one",
+    DropSetNotCaughtUp: "the old sync set is dropped before the new one has caught up",
+    LateReportAccepted: "a report that a later one has overtaken is believed",
+    InitialiseOverData: "a new database is made though a node has data",
+    SealBeforeReplayed: "a seal is read while a server that just started still replays its WAL",
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static PRESENT: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks this rule, and no other, in everything that this thread does from now on.
+#[cfg(feature = "mutants")]
+pub fn set(mutant: Option<Mutant>) {
+    PRESENT.set(mutant);
+}
+
+/// Whether this rule is broken.
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn is(mutant: Mutant) -> bool {
+    PRESENT.get() == Some(mutant)
+}
+
+/// Whether this rule is broken: never.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+pub const fn is(_: Mutant) -> bool {
+    false
+}

@@ -1,0 +1,49 @@
+//! A primary that works is left alone: no epoch is opened against a server that takes writes while its leader was just
+//! told by a standby that WAL of it arrives, or by so many nodes that they hear its agent that no majority can confirm
+//! its silence.
+
+use super::super::node::NodeId;
+use super::super::postgres::Process;
+use super::super::world::World;
+use cluster::command::Change;
+use cluster::observe::Server;
+
+/// What was heard this much before `detect` counts as surely heard in time, in milliseconds.
+const SLACK: u64 = 200;
+
+pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
+    let (Change::OpenEpoch { .. }, Some(primary)) = (change, world.nodes[leader].replica.state.primary())
+    else {
+        return;
+    };
+    let handed_over = world.checks.agreed.handover.is_some();
+    if handed_over || world.nodes[leader].replica.state.epoch != world.checks.agreed.epoch {
+        return; // somebody asked for it, or it was decided on what is history already, and will be refused
+    }
+    let primary = primary.clone();
+    let Some(id) = world.id(&primary) else { return };
+    let works = world.nodes[id].server_runs() && world.nodes[id].postgres.process == Process::Primary;
+    let Some(leading) = world.nodes[leader].agent.as_ref().and_then(|a| a.leads.as_ref()) else { return };
+    let settings = &world.proposed.settings;
+    let now = world.clock(leader);
+    let detect = settings.detect_ms - SLACK;
+    let told = leading.seen.nodes.iter().filter(|(n, heard)| **n != primary && now.since(heard.at) < detect);
+    let told: Vec<_> = told.map(|(_, heard)| (now.since(heard.at), &heard.observation)).collect();
+    let streams = told.iter().any(|(age, o)| o.wal_silent_ms.is_some_and(|ms| ms + age < detect));
+    let epoch = world.nodes[leader].replica.state.epoch;
+    let hear = told
+        .iter()
+        .filter(|(_, o)| o.epoch == epoch && o.primary_agent_silent_ms.is_some_and(|ms| ms < detect))
+        .count();
+    let others = world.nodes.len() - 1;
+    let heard_at = leading.seen.nodes.get(&primary).map(|h| h.at);
+    let unleased = now.since(heard_at.unwrap_or_default().max(leading.seen.leading_since));
+    let leased = unleased < settings.lease_ms();
+    let heard = leading.seen.nodes.get(&primary).map(|h| &h.observation.server);
+    let hung = matches!(heard, Some(Server::Unresponsive { .. }));
+    if works && !hung && (streams || leased && hear + others / 2 + 1 > others) {
+        let what =
+            format!("{primary} takes writes and is replaced; streams {streams}, {hear} nodes hear its agent");
+        world.checks.fail("needless", what, world.now);
+    }
+}
