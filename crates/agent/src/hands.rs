@@ -285,6 +285,7 @@ impl Hands {
             f.line = Some(line.to_owned());
             f.following = None;
             f.promised = f.promised.max(epoch);
+            f.promoted_for = epoch;
         })?;
         self.set_sync(sync).await?;
         promote::promote(&self.place).await?;

@@ -20,6 +20,9 @@ pub struct Facts {
     /// The latest epoch for which this node sealed or promoted.
     #[serde(default)]
     pub promised: Epoch,
+    /// The latest epoch for which this node was told to promote.
+    #[serde(default)]
+    pub promoted_for: Epoch,
     /// Work that was begun and not ended.
     pub unfinished: Option<Unfinished>,
     /// The data was rewound or copied and has not been seen consistent since.

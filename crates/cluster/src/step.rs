@@ -43,6 +43,8 @@ pub struct Local {
     pub lease: Option<(Epoch, Moment)>,
     /// The latest epoch for which it sealed or promoted: a promise that outlives a state that is older.
     pub promised: Epoch,
+    /// The latest epoch for which it was told to promote.
+    pub promoted_for: Epoch,
     /// Work that was cut short.
     pub unfinished: Option<Unfinished>,
     /// Its data was rewound or copied and has not been seen consistent since.
@@ -194,7 +196,10 @@ impl fmt::Display for Wait {
             Wait::Looking => f.write_str("looking at its server"),
             Wait::NotRecorded => f.write_str("not recorded in the store yet"),
             Wait::StateIsOld { promised } => {
-                write!(f, "waits for the store: it sealed for epoch {promised} and sees an older one")
+                write!(
+                    f,
+                    "waits for the store: it sealed or promoted for epoch {promised} and sees an older state"
+                )
             }
             Wait::Witness => f.write_str("votes"),
             Wait::NoDatabase => f.write_str("has no data, and there is no primary to copy it from yet"),
@@ -232,7 +237,10 @@ pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     if !state.members.contains_key(me) {
         return Step::Wait(Wait::NotRecorded);
     }
-    if state.epoch < local.promised && !mutant::is(Mutant::PromiseForgotten) {
+    // It has promoted in this epoch, and its state does not know of the appointment yet: what it sees is from before.
+    let unheard = local.line.as_ref().is_some_and(|l| !state.promotions.iter().any(|p| p.promotion_id == *l));
+    let before_promotion = state.epoch > 0 && state.epoch == local.promoted_for && unheard;
+    if (state.epoch < local.promised || before_promotion) && !mutant::is(Mutant::PromiseForgotten) {
         return Step::Wait(Wait::StateIsOld { promised: local.promised });
     }
     if let Phase::Initialising { node } = &state.phase

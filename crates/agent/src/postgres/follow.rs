@@ -8,25 +8,34 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Waits until the server obeys the empty `primary_conninfo` that was just configured: the setting is seen, and no WAL
-/// receiver is left.
+/// Waits until the server obeys the empty `primary_conninfo` that was just configured (the setting is seen, and no WAL
+/// receiver is left), and until it shows all that it holds.
+///
+/// A server that has received nothing since it started shows only what it has replayed, and takes questions long before
+/// it has replayed all of its own WAL. It has once its startup process waits for more (WaitForWALToBecomeAvailable,
+/// src/backend/access/transam/xlogrecovery.c). Sealed any earlier, it would seem to lack commits that it has.
 ///
 /// # Errors
-/// When the receiver is still there after ten seconds, or the setting is overridden elsewhere (ALTER SYSTEM).
+/// When this takes more than ten seconds, or the setting is overridden elsewhere (ALTER SYSTEM). It may be tried again.
 pub async fn wait_until_sealed(place: &Place) -> Result<(), PgError> {
     let client = connect(place, CONNECT_LIMIT).await?;
     let began = Instant::now();
     loop {
         // pg_stat_wal_receiver has no row before the receiver is ready: pg_stat_activity shows it from its start.
         let query = "select current_setting('primary_conninfo') = '',
-                            not exists (select from pg_stat_activity where backend_type = 'walreceiver')";
+                            not exists (select from pg_stat_activity where backend_type = 'walreceiver'),
+                            pg_last_wal_receive_lsn() is not null or exists (
+                              select from pg_stat_activity where backend_type = 'startup' and wait_event in
+                                ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))";
         let row = within("asking for the WAL receiver", CONNECT_LIMIT, client.query_one(query, &[])).await?;
-        let (empty, gone): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-        if empty && gone {
+        let (empty, gone, replayed): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        if empty && gone && replayed {
             return Ok(());
         }
         if began.elapsed() > GONE_LIMIT {
-            let what = if empty {
+            let what = if empty && gone {
+                "the server still replays the WAL that it holds"
+            } else if empty {
                 "the WAL receiver does not end"
             } else {
                 "primary_conninfo is not obeyed; was it set by ALTER SYSTEM? (ALTER SYSTEM RESET primary_conninfo)"

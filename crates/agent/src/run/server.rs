@@ -61,6 +61,7 @@ pub(super) fn recall(local: &mut Local, facts: &Facts) {
         _ => true,
     };
     local.promised = facts.promised;
+    local.promoted_for = facts.promoted_for;
     local.unfinished = facts.unfinished;
     local.line = facts.line.clone().filter(|_| same);
     local.following = facts.following.clone().filter(|_| same);

@@ -79,7 +79,16 @@ fn wanted(
     k: usize,
     now: Moment,
 ) -> BTreeSet<NodeName> {
-    let streams = |n: &NodeName| report.replicas.get(n).is_some_and(|r| r.streaming);
+    // A newcomer must itself know whom it follows: one whose agent has not heard of this epoch yet may still find that its
+    // data went another way, and give up what it has confirmed.
+    let follows = |n: &NodeName| {
+        let own = seen.fresh(n, now, settings.detect_ms).filter(|o| o.epoch == state.epoch);
+        own.is_some_and(|o| o.wal_silent_ms.is_some())
+    };
+    let streams = |n: &NodeName| {
+        let streams = report.replicas.get(n).is_some_and(|r| r.streaming);
+        streams && (target.contains(n) || follows(n))
+    };
     let lately = |n: &NodeName| {
         let last = seen.streamed_at.get(n).copied().unwrap_or(seen.leading_since).max(seen.leading_since);
         now.since(last) < settings.detect_ms

@@ -89,7 +89,10 @@ fn random_seed() -> u64 {
 }
 
 /// Runs one seed after another on every core until it is enough or one fails; of several that fail, the first counts.
-fn many(asked: &Asked, from: u64, began: Instant) -> (u64, Report, Option<(u64, Report)>) {
+/// Runs, what they came to together, and the first seed that broke something.
+type Sum = (u64, Report, Option<(u64, Report)>);
+
+fn many(asked: &Asked, from: u64, began: Instant) -> Sum {
     let max = match (asked.runs, asked.time) {
         (Some(max), _) => max,
         (None, Some(_)) => u64::MAX,
@@ -98,7 +101,7 @@ fn many(asked: &Asked, from: u64, began: Instant) -> (u64, Report, Option<(u64, 
     let late = || asked.runs.is_none() && asked.time.is_some_and(|limit| began.elapsed() >= limit);
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
-    let all: Mutex<(u64, Report, Option<(u64, Report)>)> = Mutex::default();
+    let all: Mutex<Sum> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let work = || {
         let (mut runs, mut sum, mut broken) = (0, Report::default(), None);

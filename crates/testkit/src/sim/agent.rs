@@ -114,6 +114,7 @@ impl World {
             following: notes.following.clone(),
             lease: agent.and_then(|a| a.lease),
             promised: notes.promised,
+            promoted_for: notes.promoted_for,
             unfinished: notes.unfinished,
             inconsistent: notes.inconsistent,
             rewound_for: notes.rewound_for,

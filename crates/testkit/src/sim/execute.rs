@@ -83,6 +83,7 @@ impl World {
         let host = &mut self.nodes[node];
         host.notes.line = Some(line);
         host.notes.promised = host.notes.promised.max(epoch);
+        host.notes.promoted_for = epoch;
         host.notes.following = None;
         host.notes.seal = None;
         host.postgres.upstream = None;

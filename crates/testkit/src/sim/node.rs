@@ -59,6 +59,8 @@ pub struct Notes {
     pub following: Option<(Epoch, NodeName)>,
     /// The latest epoch for which the node sealed or promoted.
     pub promised: Epoch,
+    /// The latest epoch for which the node was told to promote.
+    pub promoted_for: Epoch,
     /// Work that was begun and not ended.
     pub unfinished: Option<Unfinished>,
     /// Rewound or copied, and not seen consistent since.
