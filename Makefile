@@ -4,8 +4,9 @@ ARGS ?=
 TIME ?= 60
 SEED ?=
 SKIP ?=
+FROM ?=
 SIM_TIME_IN_TEST ?= 20
-SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP))
+SIM = cargo run --quiet -p testkit --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP)) $(if $(FROM),--from $(FROM))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test check sim model mutants lab lab-long bench bless bootstrap
@@ -29,7 +30,7 @@ test: bootstrap ## all tests: units and transcripts, the lab of real servers, a 
 		cargo test --quiet --workspace --exclude testkit && cargo test --quiet -p testkit --lib; \
 	fi
 	@$(MAKE) --no-print-directory lab
-	@$(MAKE) --no-print-directory sim TIME=$(SIM_TIME_IN_TEST)
+	@$(MAKE) --no-print-directory sim TIME=$(SIM_TIME_IN_TEST) FROM=1
 
 check: bootstrap ## format, lints with warnings denied, the rules of tests/tidy.rs
 	cargo fmt --all --check

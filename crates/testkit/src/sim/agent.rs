@@ -188,7 +188,7 @@ impl World {
 
     fn heartbeat(&mut self, node: NodeId) {
         let now = self.clock(node);
-        let observation = self.observe(node);
+        let mut observation = self.observe(node);
         let every = self.proposed.settings.heartbeat_ms();
         let Some(agent) = &mut self.nodes[node].agent else { return };
         let urgent = agent.told.as_ref() != Some(&digest(&observation));
@@ -199,6 +199,8 @@ impl World {
         agent.next_heartbeat = now.plus(every);
         let (leader, asks) = (agent.leader, agent.asks.clone());
         if let Some(leader) = leader {
+            // Two heartbeats of one moment, of a host that was frozen, are still one after the other.
+            observation.serial.1 = self.number();
             let message = Message::Heartbeat { observation: Box::new(observation), sent: now };
             self.send(node, leader, message);
         }
