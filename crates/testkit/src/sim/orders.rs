@@ -28,6 +28,9 @@ impl World {
 
     /// Somebody asks whoever leads for something.
     pub fn give_order(&mut self) {
+        if self.now >= FAULTS_UNTIL {
+            return self.heal_orders();
+        }
         let pause = self.random.ms(500, 12_000);
         // What is asked for at the very end could be recorded after the repair.
         if self.now + pause < FAULTS_UNTIL - 5_000_000 {
@@ -44,13 +47,12 @@ impl World {
         self.ask_leader(&asked);
     }
 
-    /// The world leaves nothing paused.
+    /// The world leaves nothing paused, also what a slow store records only now.
     pub fn heal_orders(&mut self) {
         if self.checks.agreed.paused.is_some() {
-            // Asked again until somebody leads and records it.
             self.ask_leader(&Order::Resume);
-            self.after(500_000, Event::Heal);
         }
+        self.after(500_000, Event::Order);
     }
 
     fn ask_leader(&mut self, asked: &Order) {
