@@ -65,6 +65,11 @@ impl Picture {
         observation.server = self.server(node);
         observation.seal = self.seal(node).filter(|s| s.epoch == state.epoch);
         observation.promoted = self.promoted(node);
+        // That it follows the primary of this epoch is told; how long ago it last received is any time, so it never vetoes.
+        let follows =
+            host.stream.is_some() && host.notes.following.is_some_and(|(epoch, _)| epoch == state.epoch);
+        let detect_ms = state.settings.as_ref().map_or(0, |s| s.detect_ms);
+        observation.wal_silent_ms = follows.then_some(detect_ms);
         if host.process == Process::Primary {
             let streams = self.nodes.iter().enumerate().filter_map(|(id, n)| Some((id, n.stream.as_ref()?)));
             observation.replicas = streams

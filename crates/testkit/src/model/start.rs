@@ -58,6 +58,8 @@ fn well(state: &State, node: NodeId) -> Observation {
             (1..NODES).map(|n| (name(n), replica.clone())).collect::<BTreeMap<NodeName, Replica>>();
         let members = sync_names(state).members;
         observation.sync_applied = Some(SyncApplied { members, since: lsn(1) });
+    } else {
+        observation.wal_silent_ms = Some(0);
     }
     observation
 }

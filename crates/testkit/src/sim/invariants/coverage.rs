@@ -1,5 +1,6 @@
 //! Invariant 3, before anything is lost: in quorum mode each acknowledged commit is on k members of one of the recorded
-//! sync sets, so whichever nodes seal, they cannot cover that set without one that has it.
+//! sync sets, so whichever nodes seal, they cannot cover that set without one that has it. A member whose disk was lost
+//! cannot seal: it may stay uncounted.
 
 use super::super::node::NodeId;
 use super::super::world::World;
@@ -13,7 +14,7 @@ pub(super) fn acknowledged(world: &mut World, node: NodeId, id: u64) {
     let Replication::Quorum { k } = world.proposed.settings.replication else { return };
     let has = |name: &NodeName| {
         let data = world.id(name).and_then(|n| world.nodes[n].postgres.data.as_ref());
-        data.is_some_and(|d| d.records.iter().rev().any(|r| r.id == id))
+        data.is_none_or(|d| d.records.iter().rev().any(|r| r.id == id))
     };
     let sets = &world.checks.agreed.sync.in_force;
     if !sets.iter().any(|set| set.iter().filter(|n| has(n)).count() >= k) {
@@ -42,12 +43,15 @@ pub(super) fn changed(world: &mut World, change: &Change) {
     let mut covered = BTreeSet::new();
     for set in sets {
         let mut on: std::collections::BTreeMap<u64, usize> = Default::default();
-        for data in set.iter().filter_map(|n| world.nodes[world.id(n)?].postgres.data.as_ref()) {
+        let held: Vec<_> =
+            set.iter().filter_map(|n| world.nodes[world.id(n)?].postgres.data.as_ref()).collect();
+        let lost = set.len() - held.len();
+        for data in held {
             for record in &data.records {
                 *on.entry(record.id).or_default() += 1;
             }
         }
-        covered.extend(on.into_iter().filter(|(_, count)| *count >= k).map(|(id, _)| id));
+        covered.extend(on.into_iter().filter(|(_, count)| *count + lost >= k).map(|(id, _)| id));
     }
     if let Some(id) = acknowledged.iter().find(|id| !covered.contains(id)) {
         let what = format!("acknowledged record {id} is not on {k} members of any set in force: {sets:?}");
