@@ -215,7 +215,12 @@ fn obstacles(
     match standby(settings, seen, to, now) {
         None if heard(settings, seen, to, now).is_none() => found.push(Obstacle::Silent { node }),
         None => found.push(Obstacle::NotStreaming { node }),
-        Some(s) if !s.streaming || s.upstream.as_ref() != Some(from) => {
+        // Streaming is not enough: it must itself know that it follows the primary of this epoch.
+        Some(s)
+            if !s.streaming
+                || s.upstream.as_ref() != Some(from)
+                || !follows(state, settings, seen, to, now) =>
+        {
             found.push(Obstacle::NotStreaming { node });
         }
         Some(s) => {
@@ -235,6 +240,10 @@ fn obstacles(
         );
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn follows(state: &State, settings: &Settings, seen: &Observations, node: &NodeName, now: &Now) -> bool {
+    heard(settings, seen, node, now).is_some_and(|o| o.epoch == state.epoch && o.wal_silent_ms.is_some())
 }
 
 fn heard<'a>(
@@ -397,7 +406,9 @@ fn change_primary(
         });
     };
     let Some(Stopped::InOrder { at }) = how else { return Outcome::Nothing };
-    let Some(next) = standby(settings, seen, &handover.to, now).filter(|s| s.replay_lsn > at) else {
+    let informed = heard(settings, seen, &handover.to, now).is_some_and(|o| o.epoch == state.epoch);
+    let next = standby(settings, seen, &handover.to, now).filter(|s| informed && s.replay_lsn > at);
+    let Some(next) = next else {
         return Outcome::Nothing; // too late for it: the stopped primary is replaced like any other
     };
     let Some(current) = state.appointment() else { return Outcome::Nothing };

@@ -49,7 +49,8 @@ async fn refuse_and_pause(lab: &mut Lab) -> Result<()> {
     let name = lab.node(standby)?.place.name.clone();
     let port = lab.node(standby)?.place.postgres_port.to_string();
     psql(&port, "select pg_wal_replay_pause()")?;
-    let paused = async |lab: &Lab| refused(lab, &["switchover", "--to", &name, "--yes"], "replay is paused");
+    // Without --yes it only checks: the leader hears of the pause a moment later.
+    let paused = async |lab: &Lab| refused(lab, &["switchover", "--to", &name], "replay is paused");
     let began = std::time::Instant::now();
     while let Err(e) = paused(lab).await {
         ensure!(began.elapsed() < SHORT_LIMIT, "{e:#}");
