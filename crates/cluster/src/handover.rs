@@ -175,8 +175,6 @@ pub enum Obstacle {
         /// By so much.
         late_ms: Millis,
     },
-    /// A failover came first.
-    Overtaken,
 }
 
 impl fmt::Display for Stage {
@@ -237,7 +235,6 @@ impl fmt::Display for Obstacle {
                 "its time has passed {} s ago while nobody could decide; plan it again",
                 late_ms / 1000
             ),
-            Obstacle::Overtaken => f.write_str("a failover came first"),
         }
     }
 }

@@ -95,14 +95,8 @@ pub fn order(
         Order::Switchover { to, at: None } => {
             let (from, to) = candidate_for(state, seen, to.as_ref(), now)?;
             let ordered = Ordered::Recorded { id: id.clone(), to: Some(to.clone()) };
-            let reason = Reason::SwitchoverBegun {
-                id: id.clone(),
-                from: from.clone(),
-                to: to.clone(),
-                by: by.clone(),
-            };
-            let handover = Handover { id, from, to, by, stage: Stage::Preparing };
-            (Change::HandOver { epoch: state.epoch, handover }, reason, ordered)
+            let (change, reason) = begin(state, Handover { id, from, to, by, stage: Stage::Preparing });
+            (change, reason, ordered)
         }
         Order::Cancel { id } => {
             let reason = Reason::SwitchoverCancelled { id: id.clone(), by };
@@ -302,6 +296,11 @@ pub(super) fn conduct(state: &State, settings: &Settings, seen: &Observations, n
     }
 }
 
+fn begin(state: &State, handover: Handover) -> (Change, Reason) {
+    let Handover { id, from, to, by, .. } = handover.clone();
+    (Change::HandOver { epoch: state.epoch, handover }, Reason::SwitchoverBegun { id, from, to, by })
+}
+
 fn begin_due(state: &State, seen: &Observations, now: &Now) -> Outcome {
     let Some(planned) = state.planned.iter().filter(|p| p.at <= now.wall).min_by_key(|p| p.at) else {
         return Outcome::Nothing;
@@ -314,17 +313,8 @@ fn begin_due(state: &State, seen: &Observations, now: &Now) -> Outcome {
     };
     match found {
         Ok((from, to)) => {
-            let reason = Reason::SwitchoverBegun {
-                id: id.clone(),
-                from: from.clone(),
-                to: to.clone(),
-                by: by.clone(),
-            };
-            let handover = Handover { id, from, to, by, stage: Stage::Preparing };
-            Outcome::Do(Draft {
-                change: Change::HandOver { epoch: state.epoch, handover },
-                reasons: vec![reason],
-            })
+            let (change, reason) = begin(state, Handover { id, from, to, by, stage: Stage::Preparing });
+            Outcome::Do(Draft { change, reasons: vec![reason] })
         }
         Err(because) => Outcome::Do(Draft {
             change: Change::Unplan { id: id.clone() },
