@@ -53,7 +53,7 @@ lab: bootstrap ## failovers of real servers on this machine
 lab-long: bootstrap ## the same, with what is repeated repeated more often
 	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab
 
-bench: bootstrap ## measure failover times and what an idle node costs
+bench: bootstrap ## measure failovers, switchovers and what an idle node costs
 	cargo build --release -p pgkeel
 	cargo run --release --quiet -p testkit --bin bench -- $(ARGS)
 

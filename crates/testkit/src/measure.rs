@@ -1,11 +1,24 @@
 //! What the benchmark counts, as numbers and as text.
 
+mod change;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
+pub use change::{Change, Steps};
 use pgkeel::cli::text::columns;
 use pgkeel::demo::failover::Split;
 use serde::Serialize;
+
+/// One measured change of primary: a row of a [`Series`].
+pub trait Row: Serialize {
+    /// What one is called.
+    const NAME: &'static str;
+    /// Titles of the columns, all in milliseconds; the first is the pause that [`Target`] speaks of.
+    const TITLES: &'static [&'static str];
+    /// The columns.
+    fn cells(&self) -> Vec<u64>;
+}
 
 /// One kill: how long the client waited, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,24 +52,33 @@ impl Kill {
     }
 }
 
+impl Row for Kill {
+    const NAME: &'static str = "kill";
+    const TITLES: &'static [&'static str] = &["gap", "detect", "seal", "choose", "promote", "publish"];
+
+    fn cells(&self) -> Vec<u64> {
+        vec![self.gap_ms, self.detect_ms, self.seal_ms, self.choose_ms, self.promote_ms, self.publish_ms]
+    }
+}
+
 /// The longest gaps that are promised, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// Of the median.
     pub median_ms: u64,
-    /// Of the worst.
-    pub worst_ms: u64,
+    /// Of the worst, where that is promised.
+    pub worst_ms: Option<u64>,
 }
 
-/// All kills of one kind.
+/// All changes of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Series {
-    /// What was killed, and the replication.
+pub struct Series<R> {
+    /// What was done, and the replication.
     pub name: String,
     /// What is promised; `None` when nothing is.
     pub target: Option<Target>,
-    /// Each kill.
-    pub kills: Vec<Kill>,
+    /// Each of them.
+    pub rows: Vec<R>,
 }
 
 /// What a node costs that does nothing.
@@ -81,7 +103,9 @@ pub const IDLE_CPU_PERCENT_MAX: f64 = 2.0;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Failovers.
-    pub series: Vec<Series>,
+    pub failovers: Vec<Series<Kill>>,
+    /// Switchovers.
+    pub switchovers: Vec<Series<Change>>,
     /// Idle nodes.
     pub idle: Vec<Idle>,
 }
@@ -94,46 +118,43 @@ pub fn median(values: &[u64]) -> u64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
 
-impl Series {
-    /// One line for each kill, then the median and the worst of each column.
+impl<R: Row> Series<R> {
+    /// One line for each, then the median and the worst of each column.
     #[must_use]
     pub fn table(&self) -> String {
-        let cells = |kill: &Kill| {
-            [kill.gap_ms, kill.detect_ms, kill.seal_ms, kill.choose_ms, kill.promote_ms, kill.publish_ms]
+        let line = |name: &str, cells: Vec<u64>| {
+            let numbers = cells.iter().zip(R::TITLES).map(|(ms, title)| {
+                let width = title.len().max(7);
+                format!("{ms:>width$}")
+            });
+            std::iter::once(name.to_owned()).chain(numbers).collect::<Vec<String>>()
         };
-        let row = |name: &str, cells: [u64; 6]| {
-            let cells = cells.iter().map(|ms| format!("{ms:>7}"));
-            std::iter::once(name.to_owned()).chain(cells).collect::<Vec<String>>()
+        let titles = R::TITLES.iter().map(|title| format!("{title:>7}"));
+        let mut lines = vec![std::iter::once("ms".to_owned()).chain(titles).collect()];
+        let numbered = self.rows.iter().zip(1..);
+        lines.extend(numbered.map(|(row, number)| line(&format!("{} {number}", R::NAME), row.cells())));
+        let column = |index: usize| {
+            self.rows.iter().filter_map(|row| row.cells().get(index).copied()).collect::<Vec<u64>>()
         };
-        let head =
-            ["ms", "    gap", " detect", "   seal", " choose", "promote", "publish"].map(str::to_owned);
-        let mut rows = vec![head.to_vec()];
-        rows.extend(
-            self.kills.iter().zip(1..).map(|(kill, number)| row(&format!("kill {number}"), cells(kill))),
-        );
-        let column = |index: usize| self.kills.iter().map(|kill| cells(kill)[index]).collect::<Vec<u64>>();
-        let all: [Vec<u64>; 6] = std::array::from_fn(column);
-        rows.push(row("median", all.each_ref().map(|values| median(values))));
-        rows.push(row("worst", all.each_ref().map(|values| values.iter().copied().max().unwrap_or(0))));
+        let all: Vec<Vec<u64>> = (0..R::TITLES.len()).map(column).collect();
+        lines.push(line("median", all.iter().map(|values| median(values)).collect()));
+        lines.push(line("worst", all.iter().map(|v| v.iter().copied().max().unwrap_or(0)).collect()));
         let mut text = format!("{}\n", self.name);
-        for line in columns(&rows) {
+        for line in columns(&lines) {
             let _ = writeln!(text, "  {line}");
         }
         if let Some(target) = self.target {
-            let _ = writeln!(
-                text,
-                "  target   median {} ms, worst {} ms: {}",
-                target.median_ms,
-                target.worst_ms,
-                { if self.reached(target) { "reached" } else { "MISSED" } }
-            );
+            let worst = target.worst_ms.map(|ms| format!(", worst {ms} ms")).unwrap_or_default();
+            let verdict = if self.reached(target) { "reached" } else { "MISSED" };
+            let _ = writeln!(text, "  target   median {} ms{worst}: {verdict}", target.median_ms);
         }
         text
     }
 
     fn reached(&self, target: Target) -> bool {
-        let gaps: Vec<u64> = self.kills.iter().map(|kill| kill.gap_ms).collect();
-        median(&gaps) <= target.median_ms && gaps.iter().all(|gap| *gap <= target.worst_ms)
+        let gaps: Vec<u64> = self.rows.iter().filter_map(|row| row.cells().first().copied()).collect();
+        median(&gaps) <= target.median_ms
+            && target.worst_ms.is_none_or(|worst| gaps.iter().all(|g| *g <= worst))
     }
 }
 
@@ -163,11 +184,11 @@ mod tests {
 
     #[test]
     fn a_series_is_judged_by_its_median_and_its_worst() {
-        let target = Some(Target { median_ms: 300, worst_ms: 800 });
+        let target = Some(Target { median_ms: 300, worst_ms: Some(800) });
         let series = |gaps: &[u64]| Series {
             name: "(a) postmaster killed, quorum".to_owned(),
             target,
-            kills: gaps.iter().copied().map(kill).collect(),
+            rows: gaps.iter().copied().map(kill).collect(),
         };
         assert_eq!(median(&[5, 1, 9]), 5);
         assert_eq!(median(&[]), 0);
