@@ -13,7 +13,8 @@ use crate::postgres::{PgError, Place, basebackup, control, follow, initialise, p
 use crate::store::Store;
 use cluster::command::first_promotion_id;
 use cluster::observe::{RejoinWay, Seal, Server};
-use cluster::step::{Step, SyncNames, Unfinished, sync_names};
+use cluster::state::SyncSet;
+use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,11 +37,11 @@ pub enum Done {
     /// Sealed.
     Sealed(Seal),
     /// The synchronous standbys are configured.
-    Configured(SyncNames),
+    Configured(SyncSet),
     /// The checkpoint for this switchover is made.
     Checkpointed(String),
     /// Promoted: what the server is now, and which synchronous standbys it has.
-    Promoted(Server, SyncNames),
+    Promoted(Server, SyncSet),
     /// The node was told to follow, after this preparation.
     Following(RejoinWay),
     /// The directory was replaced or changed: look at it again.
@@ -155,7 +156,10 @@ impl Hands {
             Step::Seal { epoch } => self.seal(*epoch).await,
             Step::Follow { upstream, epoch, line } => self.follow(upstream, *epoch, line).await,
             Step::Promote { epoch, line, sync } => self.promote(*epoch, line, sync).await,
-            Step::SetSync { sync } => self.set_sync(sync).await,
+            Step::SetSync { sync, revision } => {
+                self.remember(|f| f.sync_revision = f.sync_revision.max(*revision))?;
+                self.set_sync(sync).await
+            }
             Step::Clone { from, line } => self.clone_from(from, line).await,
             Step::Rewind { from, epoch, line } => self.rewind(from, *epoch, line).await,
             Step::Checkpoint { id } => self.checkpoint(id).await,
@@ -182,7 +186,7 @@ impl Hands {
         Err(PgError::Unexpected(format!("given up: it was for epoch {epoch}, the cluster is at {present}")))
     }
 
-    fn configure(&self, upstream: Option<Upstream>, sync: SyncNames) -> Result<(), PgError> {
+    fn configure(&self, upstream: Option<Upstream>, sync: SyncSet) -> Result<(), PgError> {
         let managed = Managed { upstream, sync: Some(sync) };
         configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)
     }
@@ -198,7 +202,12 @@ impl Hands {
     async fn start(&self, kind: Kind) -> Result<Done, PgError> {
         process::end_orphan(&self.place).await?;
         self.remember(|f| f.following = None)?;
-        let managed = Managed { upstream: None, sync: Some(sync_names(&self.store.state())) };
+        let state = self.store.state();
+        let sync = match kind {
+            Kind::Primary => state.sync_target(),
+            Kind::Standby => sync_of_standby(&state),
+        };
+        let managed = Managed { upstream: None, sync: Some(sync) };
         configuration::write_all(&self.place, self.place.data(), &self.me, &managed)?;
         process::mark_standby(&self.place, kind)?;
         let deadline = match kind {
@@ -240,7 +249,7 @@ impl Hands {
 
     async fn seal(&self, epoch: Epoch) -> Result<Done, PgError> {
         self.still_in(epoch)?;
-        self.configure(None, sync_names(&self.store.state()))?;
+        self.configure(None, sync_of_standby(&self.store.state()))?;
         self.reload().await?;
         follow::wait_until_sealed(&self.place).await?;
         self.remember(|f| {
@@ -268,18 +277,18 @@ impl Hands {
             f.line = Some(line.to_owned());
             f.following = Some((epoch, node.clone()));
         })?;
-        self.configure(Some(upstream), sync_names(&self.store.state()))?;
+        self.configure(Some(upstream), sync_of_standby(&self.store.state()))?;
         self.reload().await?;
         Ok(Done::Following(RejoinWay::Follow))
     }
 
-    async fn set_sync(&self, sync: &SyncNames) -> Result<Done, PgError> {
+    async fn set_sync(&self, sync: &SyncSet) -> Result<Done, PgError> {
         self.configure(None, sync.clone())?;
         self.reload().await?;
         Ok(Done::Configured(sync.clone()))
     }
 
-    async fn promote(&self, epoch: Epoch, line: &str, sync: &SyncNames) -> Result<Done, PgError> {
+    async fn promote(&self, epoch: Epoch, line: &str, sync: &SyncSet) -> Result<Done, PgError> {
         self.still_in(epoch)?;
         self.remember(|f| {
             f.line = Some(line.to_owned());
@@ -294,9 +303,17 @@ impl Hands {
     }
 
     async fn checkpoint(&self, id: &str) -> Result<Done, PgError> {
-        let client = connect(&self.place, PROBE_LIMIT).await?;
-        within("a checkpoint", CHECKPOINT_LIMIT, client.batch_execute("checkpoint")).await?;
+        self.make_checkpoint().await?;
         Ok(Done::Checkpointed(id.to_owned()))
+    }
+
+    /// Makes a checkpoint, asked for over a new connection.
+    ///
+    /// # Errors
+    /// When the server does not make it in time.
+    pub async fn make_checkpoint(&self) -> Result<(), PgError> {
+        let client = connect(&self.place, PROBE_LIMIT).await?;
+        within("a checkpoint", CHECKPOINT_LIMIT, client.batch_execute("checkpoint")).await
     }
 
     /// Where the shutdown checkpoint begins, when the server has stopped in order.

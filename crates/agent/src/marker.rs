@@ -29,6 +29,9 @@ pub struct Facts {
     pub inconsistent: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
+    /// The revision of the state whose sync set the server was last told.
+    #[serde(default)]
+    pub sync_revision: u64,
     /// WAL that was kept because the cluster lost it, until that is recorded in the history.
     #[serde(default)]
     pub lost: Option<Lost>,

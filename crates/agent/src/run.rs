@@ -72,6 +72,8 @@ pub enum Event {
     Transferred,
     /// Replication slots were kept.
     SlotsKept(Result<(), String>),
+    /// The checkpoint after which commits surely wait for the sync set of this number, or why it was not made.
+    CommitsWait(u64, Result<(), String>),
     /// The data directory of a server that was stopped for this switchover was looked at.
     StoppedFor(String, Stopped),
     /// A person's order; answered if this agent leads.
@@ -240,6 +242,7 @@ impl Run {
             Event::Proposed(outcome) => self.on_proposed(outcome),
             Event::Transferred => self.lead.transferring = false,
             Event::SlotsKept(outcome) => self.on_slots_kept(outcome),
+            Event::CommitsWait(number, outcome) => self.on_commits_wait(number, &outcome),
             Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
             Event::AskPing(reply) => drop(reply.send(self.pong())),

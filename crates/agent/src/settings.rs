@@ -6,7 +6,7 @@
 mod host;
 mod programs;
 
-use cluster::state::Tags;
+use cluster::state::{Degrade, Tags};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -85,10 +85,14 @@ pub enum Replication {
     Async {
         /// A standby that lacks more than this many bytes of WAL is not promoted without a person's word.
         max_loss_bytes: u64,
+        /// New commits wait while no standby is this near; at most `max_loss_bytes`.
+        loss_bound_bytes: Option<u64>,
     },
     /// Commits wait for this many standbys, whichever they are.
     Quorum {
         /// How many confirmations a commit needs, at least 1.
         sync_standbys: u32,
+        /// What happens when too few standbys are there.
+        degrade: Degrade,
     },
 }

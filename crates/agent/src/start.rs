@@ -221,8 +221,12 @@ fn parts(
         .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
     let postgres = settings.postgres.as_ref().map(|pg| PgAddress { host: pg.host.clone(), port: pg.port });
     let replication = match settings.replication {
-        Replication::Async { max_loss_bytes } => state::Replication::Async { max_loss_bytes },
-        Replication::Quorum { sync_standbys } => state::Replication::Quorum { k: sync_standbys as usize },
+        Replication::Async { max_loss_bytes, loss_bound_bytes } => {
+            state::Replication::Async { max_loss_bytes, loss_bound_bytes }
+        }
+        Replication::Quorum { sync_standbys, degrade } => {
+            state::Replication::Quorum { k: sync_standbys as usize, degrade }
+        }
     };
     let proposed = Proposed {
         cluster: settings.cluster.clone(),

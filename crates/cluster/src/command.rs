@@ -7,7 +7,7 @@ use crate::observe::Promoted;
 use crate::reason::Reason;
 use crate::state::{
     Appointment, Entry, HISTORY_MAX, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX, Paused, Phase, Promotion,
-    Published, Replication, Settings, State,
+    Published, Settings, State, SyncSet,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -80,14 +80,14 @@ pub enum Change {
         /// The epoch.
         epoch: Epoch,
         /// The new set.
-        next: BTreeSet<NodeName>,
+        next: SyncSet,
     },
     /// PostgreSQL obeys the new set and its members have caught up: drop all others.
     SyncSetDone {
         /// The epoch.
         epoch: Epoch,
         /// The set that is now alone in force.
-        members: BTreeSet<NodeName>,
+        set: SyncSet,
     },
     /// Remember a switchover for later.
     Plan {
@@ -200,16 +200,15 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         Change::Publish { epoch, promoted, promotion_id } => publish(state, *epoch, promoted, promotion_id),
         Change::SyncSetNext { epoch, next } => {
             same_epoch(state, *epoch)?;
-            let k = confirmations(state);
-            state.sync.add(next.clone(), k);
+            state.sync.add(next.clone());
             Ok(())
         }
-        Change::SyncSetDone { epoch, members } => {
+        Change::SyncSetDone { epoch, set } => {
             same_epoch(state, *epoch)?;
-            if state.sync.target() != *members {
+            if state.sync_target() != *set {
                 return Err(Refusal::OutOfPlace("the sync set is being changed to another one".into()));
             }
-            state.sync.in_force = vec![members.clone()];
+            state.sync.in_force = vec![set.clone()];
             Ok(())
         }
         Change::Plan { .. }
@@ -275,14 +274,6 @@ fn same_epoch(state: &State, decided: Epoch) -> Result<(), Refusal> {
         Ok(())
     } else {
         Err(Refusal::OtherEpoch { decided, present: state.epoch })
-    }
-}
-
-/// How many standbys must confirm a commit; 0 in asynchronous mode.
-fn confirmations(state: &State) -> usize {
-    match state.settings.as_ref().map(|s| s.replication) {
-        Some(Replication::Quorum { k }) => k,
-        Some(Replication::Async { .. }) | None => 0,
     }
 }
 
@@ -357,8 +348,10 @@ fn appoint(
     if mutant::is(Mutant::OldSetsDropped) {
         state.sync.in_force.clear();
     }
-    let k = confirmations(state);
-    state.sync.add(sync.clone(), k);
+    // An epoch begins with the full number: a reduced one is recorded anew, should it be needed.
+    if let Some(k) = state.confirmations() {
+        state.sync.add(SyncSet { k, members: sync.clone() });
+    }
     state.phase = Phase::Promoting { appointment: appointment.clone() };
     Ok(())
 }

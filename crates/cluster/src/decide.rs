@@ -112,8 +112,11 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             Outcome::Nothing => {}
         }
     }
-    if decision.waits.is_empty() {
+    // A reduced set may last, and hinders nothing.
+    if decision.waits.iter().all(|reason| matches!(reason, Reason::SyncReduced { .. })) {
         decision.transfer = leadership::transfer(state, settings, seen, now.at);
+    }
+    if decision.waits.is_empty() {
         decision.waits.push(Reason::Steady);
     }
     decision

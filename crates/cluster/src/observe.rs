@@ -6,9 +6,9 @@
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::mutant::{self, Mutant};
-use crate::state::{Fork, Member, Phase, State};
+use crate::state::{Fork, Member, Phase, State, SyncSet};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The data directory of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,8 +99,8 @@ pub struct Replica {
 /// The synchronous set that the primary's PostgreSQL obeys, every WAL sender of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncApplied {
-    /// The members in `synchronous_standby_names`.
-    pub members: BTreeSet<NodeName>,
+    /// What `synchronous_standby_names` says.
+    pub set: SyncSet,
     /// A position that the primary had flushed when every WAL sender obeyed it: commits after it need these members.
     pub since: Lsn,
 }
@@ -260,6 +260,8 @@ pub struct Observations {
     pub nodes: BTreeMap<NodeName, Heard>,
     /// The epoch that this leader found open, and when it first did.
     pub open_since: Option<(Epoch, Moment)>,
+    /// The epoch that this leader found served, and when it first did.
+    pub serving_since: Option<(Epoch, Moment)>,
     /// The stage of the switchover that this leader found, and when it first did.
     pub stage_since: Option<(String, Stage, Moment)>,
     /// The latest moment at which a lease given by this leader may still be in force.
@@ -279,6 +281,7 @@ impl Observations {
             leading_since: now,
             nodes: BTreeMap::new(),
             open_since: None,
+            serving_since: None,
             stage_since: None,
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
@@ -319,6 +322,10 @@ impl Observations {
             Some((epoch, _)) if open && epoch == state.epoch => {}
             _ if open => self.open_since = Some((state.epoch, now)),
             _ => self.open_since = None,
+        }
+        let serving = matches!(state.phase, Phase::Serving { .. });
+        if self.serving_since.is_none_or(|(epoch, _)| !serving || epoch != state.epoch) {
+            self.serving_since = serving.then_some((state.epoch, now));
         }
         let stage = state.handover.as_ref().map(|h| (h.id.clone(), h.stage));
         let known = self.stage_since.as_ref().map(|(id, stage, _)| (id.clone(), *stage));

@@ -4,7 +4,7 @@
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::handover::{Obstacle, Stage};
 use crate::observe::{Lost, RejoinWay, Rejoined};
-use crate::state::OldLease;
+use crate::state::{OldLease, SyncSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -146,12 +146,12 @@ pub enum Reason {
         timeline: Timeline,
     },
     SyncSetChanging {
-        from: BTreeSet<NodeName>,
-        to: BTreeSet<NodeName>,
+        from: SyncSet,
+        to: SyncSet,
         why: String,
     },
     SyncSetChanged {
-        members: BTreeSet<NodeName>,
+        set: SyncSet,
         since: Lsn,
     },
     Rejoined {
@@ -238,6 +238,12 @@ pub enum Reason {
     SyncShort {
         have: usize,
         k: usize,
+    },
+    SyncReduced {
+        primary: NodeName,
+        set: SyncSet,
+        full_k: usize,
+        alone: bool,
     },
     Steady,
 }
@@ -341,6 +347,7 @@ impl fmt::Display for Reason {
             R::SyncSetChanging { .. }
             | R::SyncSetChanged { .. }
             | R::SyncShort { .. }
+            | R::SyncReduced { .. }
             | R::Rejoined { .. } => self.said_upkeep(f),
             R::SwitchoverPlanned { .. }
             | R::SwitchoverCancelled { .. }
@@ -436,11 +443,35 @@ impl Reason {
     fn said_upkeep(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::SyncSetChanging { from, to, why } => {
-                write!(f, "sync set changes from {} to {}: {why}", names(from), names(to))
+                write!(f, "sync set changes from {} to {}: {why}", names(&from.members), names(&to.members))?;
+                match to.k {
+                    k if k == from.k => Ok(()),
+                    0 => f.write_str("; commits stop waiting for standbys (degrade = available)"),
+                    k => write!(f, "; each commit needs {k} of them, not {}", from.k),
+                }
             }
-            Reason::SyncSetChanged { members, since } => {
-                write!(f, "sync set is now {}: every WAL sender obeys it since {since}", names(members))
+            Reason::SyncSetChanged { set, since } => {
+                let members = names(&set.members);
+                write!(f, "sync set is now {members}: every WAL sender obeys it since {since}")
             }
+            Reason::SyncReduced { primary, set, full_k, alone: false } => write!(
+                f,
+                "each commit of {primary} is confirmed by {} of {}, not by {full_k}: no others stream (degrade = available)",
+                set.k,
+                names(&set.members)
+            ),
+            Reason::SyncReduced { primary, set, alone: true, .. } if set.is_open() => write!(
+                f,
+                "commits do not wait: no standby streams (degrade = available); while that lasts, only {primary} itself can \
+                 be primary after it fails"
+            ),
+            Reason::SyncReduced { primary, set, alone: true, .. } => write!(
+                f,
+                "commits wait for {} again; until {} of them has all before, only {primary} itself can be primary after it \
+                 fails",
+                names(&set.members),
+                set.k
+            ),
             Reason::SyncShort { have, k } => {
                 write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
             }

@@ -22,12 +22,29 @@ pub enum Replication {
     Async {
         /// Bound on what an automatic failover may lose, in bytes of WAL.
         max_loss_bytes: u64,
+        /// New commits wait while no standby is this near to the primary, in bytes of WAL; `None`: they never do.
+        #[serde(default)]
+        loss_bound_bytes: Option<u64>,
     },
     /// A commit is acknowledged when any `k` of the sync set have flushed it. A failover loses nothing.
     Quorum {
         /// How many standbys of the sync set must confirm.
         k: usize,
+        /// What happens when fewer than `k` can.
+        #[serde(default)]
+        degrade: Degrade,
     },
+}
+
+/// Quorum mode: what happens when too few standbys are there to confirm a commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Degrade {
+    /// Commits wait until enough are there again.
+    #[default]
+    Strict,
+    /// The sync set shrinks, down to nobody: first in the store, then in PostgreSQL. Commits go on.
+    Available,
 }
 
 /// What all nodes must agree on; taken from the first leader's configuration file.
@@ -189,32 +206,55 @@ pub struct Published {
     pub forks: Vec<Fork>,
 }
 
-/// The standbys of which any k must confirm a commit, while one set replaces another.
+/// Standbys of which any `k` must confirm a commit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SyncSet {
+    /// How many must confirm; 0: commits do not wait.
+    pub k: usize,
+    /// Who may.
+    pub members: BTreeSet<NodeName>,
+}
+
+impl SyncSet {
+    /// A commit under it waits for nobody: only the primary surely has it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.k == 0
+    }
+
+    /// Whether it can ever be satisfied; while it is not, no commit is confirmed under it.
+    #[must_use]
+    pub fn can_confirm(&self) -> bool {
+        self.members.len() >= self.k
+    }
+}
+
+/// The sets of standbys that confirm commits, while one replaces another (quorum mode; none in asynchronous mode).
 ///
 /// A failover must satisfy every set in force: commits were acknowledged under each of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncSets {
     /// Oldest first; PostgreSQL is told the last. Only one when no change is under way.
-    pub in_force: Vec<BTreeSet<NodeName>>,
+    pub in_force: Vec<SyncSet>,
 }
 
 impl SyncSets {
-    /// The set that PostgreSQL is told.
-    #[must_use]
-    pub fn target(&self) -> BTreeSet<NodeName> {
-        self.in_force.last().cloned().unwrap_or_default()
-    }
-
     /// Whether `node` is in a set in force.
     #[must_use]
     pub fn contains(&self, node: &NodeName) -> bool {
-        self.in_force.iter().any(|set| set.contains(node))
+        self.in_force.iter().any(|set| set.members.contains(node))
     }
 
-    /// Puts `next` in force beside the others and makes it the target. Sets of fewer than `k` members go: under such a
-    /// one no commit was ever confirmed.
-    pub fn add(&mut self, next: BTreeSet<NodeName>, k: usize) {
-        self.in_force.retain(|set| *set != next && set.len() >= k);
+    /// Whether commits may have been acknowledged that only the primary has.
+    #[must_use]
+    pub fn any_open(&self) -> bool {
+        self.in_force.iter().any(SyncSet::is_open)
+    }
+
+    /// Puts `next` in force beside the others and makes it the target. Sets that cannot confirm go: under such a one no
+    /// commit was ever acknowledged.
+    pub fn add(&mut self, next: SyncSet) {
+        self.in_force.retain(|set| *set != next && set.can_confirm());
         self.in_force.push(next);
     }
 }
@@ -280,6 +320,22 @@ pub struct State {
 }
 
 impl State {
+    /// How many standbys must confirm a commit, when all goes well; `None` in asynchronous mode.
+    #[must_use]
+    pub fn confirmations(&self) -> Option<usize> {
+        match self.settings.as_ref().map(|s| s.replication) {
+            Some(Replication::Quorum { k, .. }) => Some(k),
+            Some(Replication::Async { .. }) | None => None,
+        }
+    }
+
+    /// The set that PostgreSQL is told: before there is one nobody can confirm, so in quorum mode commits wait.
+    #[must_use]
+    pub fn sync_target(&self) -> SyncSet {
+        let none = || SyncSet { k: self.confirmations().unwrap_or(0), members: BTreeSet::new() };
+        self.sync.in_force.last().cloned().unwrap_or_else(none)
+    }
+
     /// The appointment of the present epoch, published or not.
     #[must_use]
     pub fn appointment(&self) -> Option<&Appointment> {

@@ -173,8 +173,8 @@ fn phase_word(phase: &Phase) -> &'static str {
 fn replication_words(state: &State) -> String {
     match state.settings.as_ref().map(|s| s.replication) {
         None => "not known yet".to_owned(),
-        Some(Replication::Async { max_loss_bytes }) => format!("async, max_loss {max_loss_bytes} bytes"),
-        Some(Replication::Quorum { k }) => format!("quorum, {k} standby(s) confirm each commit"),
+        Some(Replication::Async { max_loss_bytes, .. }) => format!("async, max_loss {max_loss_bytes} bytes"),
+        Some(Replication::Quorum { k, .. }) => format!("quorum, {k} standby(s) confirm each commit"),
     }
 }
 

@@ -9,9 +9,8 @@ use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Seal, Server, Standby};
-use crate::state::{Appointment, Phase, Replication, State};
+use crate::state::{Appointment, Phase, State, SyncSet};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt;
 
 /// Work on the data directory that a crash may have cut short; recorded outside of it.
@@ -54,7 +53,9 @@ pub struct Local {
     /// The switchover for which it has made a checkpoint.
     pub checkpointed: Option<String>,
     /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
-    pub sync_configured: Option<BTreeSet<NodeName>>,
+    pub sync_configured: Option<SyncSet>,
+    /// The revision of the state whose sync set its server was last told: a promise that outlives a state that is older.
+    pub sync_revision: u64,
 }
 
 /// The next thing to do.
@@ -105,12 +106,14 @@ pub enum Step {
         /// The identity of this promotion: the line from now on.
         line: String,
         /// The synchronous standbys, configured before.
-        sync: SyncNames,
+        sync: SyncSet,
     },
     /// Tell the server which standbys confirm commits.
     SetSync {
         /// The standbys.
-        sync: SyncNames,
+        sync: SyncSet,
+        /// The revision of the state that asks for it, to be noted before.
+        revision: u64,
     },
     /// Make a checkpoint, so that the stop that follows is short.
     Checkpoint {
@@ -127,15 +130,6 @@ pub enum Step {
         /// The present epoch.
         epoch: Epoch,
     },
-}
-
-/// The synchronous standbys to configure.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncNames {
-    /// How many must confirm; 0: asynchronous.
-    pub k: usize,
-    /// Who may.
-    pub members: BTreeSet<NodeName>,
 }
 
 /// Why a node does nothing.
@@ -273,13 +267,18 @@ fn has_lease(state: &State, local: &Local, now: Moment) -> bool {
         || local.lease.is_some_and(|(epoch, until)| epoch == state.epoch && now < until)
 }
 
-/// What the present state asks to configure.
+/// What a server that is no primary is told of the synchronous standbys.
+///
+/// In quorum mode never that commits need not wait: whether they do is a flag that PostgreSQL's checkpointer sets when it
+/// gets round to it (SyncRepUpdateSyncStandbysDefined, src/backend/replication/syncrep.c), and on a standby that is
+/// promoted it must be set already.
 #[must_use]
-pub fn sync_names(state: &State) -> SyncNames {
-    match state.settings.as_ref().map(|s| s.replication) {
-        Some(Replication::Quorum { k }) => SyncNames { k, members: state.sync.target() },
-        Some(Replication::Async { .. }) | None => SyncNames { k: 0, members: BTreeSet::new() },
+pub fn sync_of_standby(state: &State) -> SyncSet {
+    let mut sync = state.sync_target();
+    if state.confirmations().is_some() {
+        sync.k = sync.k.max(1);
     }
+    sync
 }
 
 fn initialising(state: &State, local: &Local, now: Moment) -> Step {
@@ -296,9 +295,12 @@ fn initialising(state: &State, local: &Local, now: Moment) -> Step {
     }
 }
 
+/// A server that was told a later set goes on obeying that one: the sets before it may not be in force any more.
 fn set_sync(state: &State, local: &Local) -> Option<Step> {
-    let sync = sync_names(state);
-    (local.sync_configured.as_ref() != Some(&sync.members)).then_some(Step::SetSync { sync })
+    let sync = state.sync_target();
+    let old = state.revision < local.sync_revision && !mutant::is(Mutant::OldSetObeyed);
+    let told = local.sync_configured.as_ref() == Some(&sync);
+    (!told && !old).then_some(Step::SetSync { sync, revision: state.revision })
 }
 
 /// Common to every phase in which this node is not the primary: the server as a sealed standby, or a reason why not.
@@ -355,7 +357,7 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
                 || local.line.as_ref() == Some(&appointment.promotion_id);
             if as_sealed && line_fits {
                 let line = appointment.promotion_id.clone();
-                Step::Promote { epoch: state.epoch, line, sync: sync_names(state) }
+                Step::Promote { epoch: state.epoch, line, sync: state.sync_target() }
             } else {
                 Step::Seal { epoch: state.epoch }
             }

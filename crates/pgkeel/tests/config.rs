@@ -91,7 +91,11 @@ fn a_full_file_is_read_to_the_last_key() {
         (config.cluster.as_str(), agent.node.as_str(), agent.listen.as_str()),
         ("shop", "n1", "10.0.0.1:7400")
     );
-    assert_eq!(agent.replication, agent::settings::Replication::Quorum { sync_standbys: 1 });
+    let quorum = agent::settings::Replication::Quorum {
+        sync_standbys: 1,
+        degrade: cluster::state::Degrade::Available,
+    };
+    assert_eq!(agent.replication, quorum);
     assert_eq!((agent.detect.as_millis(), agent.drift_ppm), (1_500, 20_000));
     let postgres = agent.postgres.expect("a server");
     assert_eq!(

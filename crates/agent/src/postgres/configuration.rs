@@ -7,8 +7,7 @@
 use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER, files};
 use crate::os_user;
 use cluster::NodeName;
-use cluster::state::PgAddress;
-use cluster::step::SyncNames;
+use cluster::state::{PgAddress, SyncSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -31,7 +30,7 @@ pub struct Managed {
     /// `None`: sealed.
     pub upstream: Option<Upstream>,
     /// The synchronous standbys.
-    pub sync: Option<SyncNames>,
+    pub sync: Option<SyncSet>,
 }
 
 /// Writes all files into the data directory `data`.
@@ -117,7 +116,7 @@ fn wal_level(place: &Place) -> String {
 /// The value of `synchronous_standby_names`. With fewer members than must confirm, commits must wait: a name that no
 /// standby has keeps the list from being empty.
 #[must_use]
-pub fn sync_setting(sync: &SyncNames) -> String {
+pub fn sync_setting(sync: &SyncSet) -> String {
     if sync.k == 0 {
         return String::new();
     }
@@ -187,11 +186,11 @@ mod tests {
 
     #[test]
     fn an_empty_sync_set_makes_commits_wait() {
-        let sync = SyncNames { k: 1, members: Default::default() };
+        let sync = SyncSet { k: 1, members: Default::default() };
         assert_eq!(sync_setting(&sync), "ANY 1 (\"pgkeel nobody 0\")");
         let members = ["n2", "n3"].iter().filter_map(|n| n.parse().ok()).collect();
-        assert_eq!(sync_setting(&SyncNames { k: 1, members }), "ANY 1 (\"n2\", \"n3\")");
-        assert_eq!(sync_setting(&SyncNames { k: 0, members: Default::default() }), "");
+        assert_eq!(sync_setting(&SyncSet { k: 1, members }), "ANY 1 (\"n2\", \"n3\")");
+        assert_eq!(sync_setting(&SyncSet { k: 0, members: Default::default() }), "");
     }
 
     #[test]

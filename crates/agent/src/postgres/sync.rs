@@ -5,10 +5,18 @@
 //! re-reads the configuration before it handles replies. So once a session shows the new value, the signals are out, and
 //! once two further replies of a WAL sender were handled, it has re-read the configuration. This is pure: the probes
 //! are fed in.
+//!
+//! Whether sessions wait at all is a flag in shared memory. It follows an empty setting, and one that is not empty any
+//! more, only when the checkpointer handles its SIGHUP (SyncRepUpdateSyncStandbysDefined, called from
+//! UpdateSharedMemoryConfig, src/backend/postmaster/checkpointer.c), and a busy checkpointer may take minutes. So after
+//! an empty setting commits surely wait only once a CHECKPOINT has ended that was asked for after the signals: the
+//! checkpointer handles them before it begins one. It is asked for over a new connection, which the postmaster accepts
+//! only when it has sent all signals.
 
+use cluster::Lsn;
 use cluster::observe::SyncApplied;
-use cluster::{Lsn, NodeName};
-use std::collections::{BTreeMap, BTreeSet};
+use cluster::state::SyncSet;
+use std::collections::BTreeMap;
 
 /// A WAL sender, as far as needed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +27,34 @@ pub struct WalSender {
     pub reply_time: Option<String>,
 }
 
+/// Whether sessions waited for standbys before a set was configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// They did, or the policy never lets them stop.
+    Wait,
+    /// Perhaps they did not.
+    MayNotWait,
+}
+
+/// The checkpoint after which sessions surely wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Checkpoint {
+    #[default]
+    Needless,
+    Due,
+    Running,
+}
+
 /// Follows one primary.
 #[derive(Clone, Debug, Default)]
 pub struct SyncWatch {
-    wanted: Option<(BTreeSet<NodeName>, String)>,
+    /// Counts the sets configured.
+    number: u64,
+    wanted: Option<(SyncSet, String)>,
+    shown: bool,
+    checkpoint: Checkpoint,
+    /// Whether sessions surely wait for standbys.
+    sessions_wait: bool,
     /// For each WAL sender: the last reply time seen, and how many newer ones since the value was shown.
     replies: Option<BTreeMap<i32, (Option<String>, u32)>>,
     applied: Option<SyncApplied>,
@@ -30,16 +62,47 @@ pub struct SyncWatch {
 
 impl SyncWatch {
     /// A new set was configured; `setting` is its text as the server will show it.
-    pub fn configured(&mut self, members: BTreeSet<NodeName>, setting: String) {
-        *self = SyncWatch { wanted: Some((members, setting)), replies: None, applied: None };
+    pub fn configured(&mut self, set: SyncSet, setting: String, before: Sessions) {
+        let sessions_wait = !set.is_open() && (self.sessions_wait || before == Sessions::Wait);
+        let checkpoint = if set.is_open() || sessions_wait { Checkpoint::Needless } else { Checkpoint::Due };
+        *self = SyncWatch {
+            number: self.number + 1,
+            wanted: Some((set, setting)),
+            checkpoint,
+            sessions_wait,
+            ..SyncWatch::default()
+        };
+    }
+
+    /// Whether a checkpoint must be made now, and for which set; the caller makes it.
+    pub fn begin_checkpoint(&mut self) -> Option<u64> {
+        let due = self.shown && self.checkpoint == Checkpoint::Due;
+        due.then(|| {
+            self.checkpoint = Checkpoint::Running;
+            self.number
+        })
+    }
+
+    /// The checkpoint for the set of this number has ended, or could not be made.
+    pub fn checkpoint_ended(&mut self, number: u64, made: bool) {
+        if number == self.number && self.checkpoint == Checkpoint::Running {
+            self.checkpoint = if made { Checkpoint::Needless } else { Checkpoint::Due };
+            self.sessions_wait |= made;
+        }
+    }
+
+    /// The server has ended: nothing is known of the next one.
+    pub fn server_ended(&mut self) {
+        *self = SyncWatch { number: self.number, ..SyncWatch::default() };
     }
 
     /// Takes in a probe of the primary, which had flushed up to `flushed`.
     pub fn see(&mut self, setting: &str, senders: &[WalSender], flushed: Lsn) {
-        let Some((members, wanted)) = &self.wanted else { return };
+        let Some((set, wanted)) = &self.wanted else { return };
         if self.applied.is_some() || setting != wanted {
             return;
         }
+        self.shown = true;
         let before = self.replies.take();
         let mut all_obey = true;
         let mut replies = BTreeMap::new();
@@ -54,8 +117,8 @@ impl SyncWatch {
             replies.insert(sender.pid, (sender.reply_time.clone(), count));
         }
         self.replies = Some(replies);
-        if all_obey {
-            self.applied = Some(SyncApplied { members: members.clone(), since: flushed });
+        if all_obey && self.checkpoint == Checkpoint::Needless {
+            self.applied = Some(SyncApplied { set: set.clone(), since: flushed });
         }
     }
 
@@ -69,6 +132,11 @@ impl SyncWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    fn any(k: usize) -> SyncSet {
+        SyncSet { k, members: BTreeSet::new() }
+    }
 
     fn sender(pid: i32, reply: &str) -> WalSender {
         WalSender { pid, reply_time: Some(reply.to_owned()) }
@@ -77,7 +145,7 @@ mod tests {
     #[test]
     fn two_replies_of_every_wal_sender_are_needed() {
         let mut watch = SyncWatch::default();
-        watch.configured(BTreeSet::new(), "new".into());
+        watch.configured(any(1), "new".into(), Sessions::Wait);
         for reply in ["1", "2", "3"] {
             watch.see("old", &[sender(7, reply)], Lsn(1));
         }
@@ -93,8 +161,45 @@ mod tests {
     #[test]
     fn a_primary_without_standbys_obeys_at_once() {
         let mut watch = SyncWatch::default();
-        watch.configured(BTreeSet::new(), "x".into());
+        watch.configured(any(1), "x".into(), Sessions::Wait);
         watch.see("x", &[], Lsn(9));
         assert!(watch.applied().is_some());
+    }
+
+    #[test]
+    fn after_an_empty_setting_a_checkpoint_is_needed() {
+        let mut watch = SyncWatch::default();
+        watch.configured(any(0), String::new(), Sessions::Wait);
+        watch.see("", &[], Lsn(1));
+        assert!(watch.applied().is_some_and(|a| a.set.is_open()), "waiting for nobody needs none");
+        watch.configured(any(1), "x".into(), Sessions::MayNotWait);
+        assert_eq!(watch.begin_checkpoint(), None, "the signals may not be out");
+        watch.see("x", &[], Lsn(2));
+        assert_eq!(watch.applied(), None);
+        let number = watch.begin_checkpoint().expect("due");
+        assert_eq!(watch.begin_checkpoint(), None, "one at a time");
+        watch.checkpoint_ended(number, false);
+        assert_eq!(watch.begin_checkpoint(), Some(number), "tried again");
+        watch.checkpoint_ended(number, true);
+        watch.see("x", &[], Lsn(3));
+        assert_eq!(watch.applied().map(|a| a.since), Some(Lsn(3)));
+        watch.configured(any(1), "y".into(), Sessions::MayNotWait);
+        watch.see("y", &[], Lsn(4));
+        assert!(watch.applied().is_some(), "they still wait");
+    }
+
+    #[test]
+    fn a_late_checkpoint_is_not_for_the_next_set() {
+        let mut watch = SyncWatch::default();
+        watch.configured(any(1), "x".into(), Sessions::MayNotWait);
+        watch.see("x", &[], Lsn(1));
+        let late = watch.begin_checkpoint().expect("due");
+        watch.configured(any(0), String::new(), Sessions::MayNotWait);
+        watch.configured(any(1), "x".into(), Sessions::MayNotWait);
+        watch.see("x", &[], Lsn(2));
+        assert!(watch.begin_checkpoint().is_some());
+        watch.checkpoint_ended(late, true);
+        watch.see("x", &[], Lsn(3));
+        assert_eq!(watch.applied(), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Event, Run, now};
 use crate::hands::{Done, Hands};
+use crate::postgres::sync::Sessions;
 use crate::postgres::{aside, configuration, slots};
 use cluster::handover::Stopped;
 use cluster::observe::{RejoinWay, Rejoined, Server};
@@ -130,9 +131,12 @@ impl Run {
     fn begin(&mut self, hands: Arc<Hands>, wanted: Step) {
         tracing::info!("{}", describe_step(&wanted));
         self.note_rejoin_begin(&wanted);
-        if let Step::SetSync { sync } | Step::Promote { sync, .. } = &wanted {
+        if let Step::SetSync { sync, .. } | Step::Promote { sync, .. } = &wanted {
             let setting = configuration::sync_setting(sync);
-            self.server.sync.configured(sync.members.clone(), setting);
+            // On a standby sessions are made to wait from its start on (`step::sync_of_standby`).
+            let promotes = matches!(wanted, Step::Promote { .. });
+            let before = if promotes { Sessions::Wait } else { self.sessions() };
+            self.server.sync.configured(sync.clone(), setting, before);
         }
         let events = self.events.clone();
         let step = wanted.clone();
@@ -188,11 +192,11 @@ impl Run {
                 self.server.wal_silent_ms = None;
                 self.local.seal = Some(seal);
             }
-            Done::Configured(sync) => self.local.sync_configured = Some(sync.members),
+            Done::Configured(sync) => self.local.sync_configured = Some(sync),
             Done::Checkpointed(id) => self.local.checkpointed = Some(id),
             Done::Promoted(server, sync) => {
                 self.local.server = server;
-                self.local.sync_configured = Some(sync.members);
+                self.local.sync_configured = Some(sync);
                 // The standbys need their slots here before they can stream.
                 self.acting.slots_kept_at = None;
             }

@@ -4,10 +4,11 @@ use super::{Event, Run, now};
 use crate::guard::{GuardEvent, GuardHandle};
 use crate::marker::Facts;
 use crate::postgres::probe::Probe;
-use crate::postgres::sync::SyncWatch;
+use crate::postgres::sync::{Sessions, SyncWatch};
 use crate::probing;
 use cluster::handover::Hindrance;
 use cluster::observe::{DataDir, Replica, Server};
+use cluster::state::{Degrade, Replication};
 use cluster::step::Local;
 use cluster::{Moment, NodeName};
 use std::collections::BTreeMap;
@@ -67,6 +68,7 @@ pub(super) fn recall(local: &mut Local, facts: &Facts) {
     local.following = facts.following.clone().filter(|_| same);
     local.inconsistent = facts.inconsistent;
     local.rewound_for = facts.rewound_for;
+    local.sync_revision = facts.sync_revision;
 }
 
 impl Run {
@@ -149,7 +151,7 @@ impl Run {
         self.note_orderly_stop();
         self.server.replicas.clear();
         self.server.wal_silent_ms = None;
-        self.server.sync = SyncWatch::default();
+        self.server.sync.server_ended();
         self.local.server = Server::Stopped;
         self.local.seal = None;
         self.local.lease = None;
@@ -189,6 +191,32 @@ impl Run {
         self.aim_probe();
     }
 
+    /// Whether sessions of the primary wait for standbys, before the next set is configured.
+    pub(super) fn sessions(&self) -> Sessions {
+        match self.state.settings.as_ref().map(|s| s.replication) {
+            Some(Replication::Quorum { degrade: Degrade::Available, .. }) => Sessions::MayNotWait,
+            _ => Sessions::Wait,
+        }
+    }
+
+    fn make_commits_wait(&mut self) {
+        let Some(hands) = self.parts.hands.clone() else { return };
+        let Some(number) = self.server.sync.begin_checkpoint() else { return };
+        tracing::info!("makes a checkpoint, after which commits surely wait for standbys again");
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let outcome = hands.make_checkpoint().await.map_err(|e| e.to_string());
+            let _ = events.send(Event::CommitsWait(number, outcome)).await;
+        });
+    }
+
+    pub(super) fn on_commits_wait(&mut self, number: u64, outcome: &Result<(), String>) {
+        if let Err(said) = outcome {
+            tracing::warn!("no checkpoint, so commits may still not wait for standbys: {said}");
+        }
+        self.server.sync.checkpoint_ended(number, outcome.is_ok());
+    }
+
     fn on_answer_of_server(&mut self, probe: Probe) {
         self.server.was_up = true;
         self.server.answered_at = now();
@@ -199,6 +227,7 @@ impl Run {
         self.drain.see(self.state.handover.as_ref(), probe.clients, now());
         if let Server::Primary { lsn, .. } = &probe.server {
             self.server.sync.see(&probe.sync_names, &probe.senders, *lsn);
+            self.make_commits_wait();
         }
         if let Server::Standby(_) = &probe.server
             && self.local.inconsistent

@@ -13,7 +13,7 @@ use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Observations, Seal, Server};
 use crate::quorum;
 use crate::reason::{Reason, Safe};
-use crate::state::{Appointment, OldLease, Replication, Settings, State};
+use crate::state::{Appointment, OldLease, Replication, Settings, State, SyncSet};
 use crate::status::furthest_primary_lsn;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,8 +48,8 @@ pub(super) fn choose(
         return Outcome::Wait(wait_seals(state, &seals, "an eligible node must seal"));
     };
     let safe = match settings.replication {
-        Replication::Quorum { k } => safe_in_quorum(state, &seals, k),
-        Replication::Async { max_loss_bytes } => {
+        Replication::Quorum { .. } => safe_in_quorum(state, &seals),
+        Replication::Async { max_loss_bytes, .. } => {
             safe_in_async(state, settings, seen, &seals, (&node, seal), max_loss_bytes, lease, now)
         }
     };
@@ -74,7 +74,7 @@ fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
     (promoted || not_yet).then(|| last.node.clone())
 }
 
-fn safe_in_quorum(state: &State, seals: &Seals, k: usize) -> Result<Safe, Reason> {
+fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
     // Only data that may be chosen counts: the one sealed node that has a commit must not be one that is passed over.
     let fits = |node: &NodeName, seal: &Seal| {
         let eligible = lineage::eligible(state, seal.line.as_deref(), seal.lsn);
@@ -83,28 +83,38 @@ fn safe_in_quorum(state: &State, seals: &Seals, k: usize) -> Result<Safe, Reason
     let sealed: BTreeSet<NodeName> =
         seals.iter().filter(|(n, s)| fits(n, s)).map(|(n, _)| n.clone()).collect();
     let in_force = !state.sync.in_force.is_empty();
-    if in_force && quorum::covers_all(&sealed, &state.sync, k) {
-        let of = state.sync.target();
+    if in_force && quorum::covers_all(&sealed, &state.sync) {
+        let SyncSet { k, members: of } = state.sync_target();
         return Ok(Safe::Quorum { sealed: sealed.intersection(&of).cloned().collect(), of, k });
     }
     if let Some(node) = last_primary_sealed(state, seals) {
         return Ok(Safe::LastPrimary { node });
+    }
+    Err(wait_seals(state, seals, &needed_seals(state)))
+}
+
+/// The seals that would be enough, in words.
+fn needed_seals(state: &State) -> String {
+    let last = state.last_appointed.as_ref().map_or("the last primary", |a| a.node.as_str());
+    if state.sync.any_open() {
+        return format!(
+            "only {last} itself surely has every acknowledged commit: commits were not waiting for standbys \
+             (degrade = available)"
+        );
     }
     let sets: Vec<String> = state
         .sync
         .in_force
         .iter()
         .map(|set| {
-            let list: Vec<&str> = set.iter().map(NodeName::as_str).collect();
-            format!("{} of {{{}}}", quorum::needed(set, k), list.join(", "))
+            let list: Vec<&str> = set.members.iter().map(NodeName::as_str).collect();
+            format!("{} of {{{}}}", quorum::needed(set), list.join(", "))
         })
         .collect();
-    let last = state.last_appointed.as_ref().map_or("the last primary", |a| a.node.as_str());
-    let rule = format!(
+    format!(
         "needed so that no acknowledged commit is missing: {}, or {last} itself",
         if sets.is_empty() { "no set is recorded".to_owned() } else { sets.join(" and ") }
-    );
-    Err(wait_seals(state, seals, &rule))
+    )
 }
 
 #[allow(clippy::too_many_arguments, reason = "the evidence of one rule")]

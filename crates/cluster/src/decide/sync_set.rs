@@ -1,10 +1,31 @@
-//! Which standbys confirm commits (quorum mode).
+//! Which standbys confirm commits, and how many of them (quorum mode).
 //!
-//! A standby that streams joins the set; one that has not streamed for `detect` leaves it, but never below k members:
-//! then commits wait. A change is joint: the new set is recorded beside the old, PostgreSQL is seen to obey it, k of its
-//! members are seen to have flushed everything before, and only then the old set is dropped. The next change begins only
-//! when PostgreSQL was seen to obey the last: otherwise, after a change there and back, a report from before both would
-//! look like the end of the second, while PostgreSQL may still obey the first.
+//! A standby that streams joins the set; one that has not streamed for `detect` leaves it. A change is joint: the new set
+//! is recorded beside the old, PostgreSQL is seen to obey it, k of its members are seen to have flushed everything before,
+//! and only then the old set is dropped. The next change begins only when PostgreSQL was seen to obey the last: otherwise,
+//! after a change there and back, a report from before both would look like the end of the second, while PostgreSQL may
+//! still obey the first. A report names the number k besides the members, for the same reason.
+//!
+//! When fewer than k standbys stream, the policy `degrade` decides. `strict`: the set keeps k members, and commits wait.
+//! `available`: the set shrinks to those that are left and its k with it, at last to nobody: an *open* set, under which
+//! commits do not wait. An epoch always begins with the full k.
+//!
+//! Why nothing acknowledged is lost by it. Let P be the primary in whose time an open set was recorded.
+//! - *P hears of the set only from the store*, so no commit goes unconfirmed before the set is in force. Should P be cut
+//!   off at that moment, it goes on waiting (or not, if it heard it): either is allowed while the set is in force.
+//! - *While it is in force, no number of seals covers it* (`quorum::covers`). The only node that may be appointed without
+//!   cover is the last appointed one, sealed, or one that has as much as it (`failover`: `LastPrimary`), and in a switchover
+//!   one that has replayed its shutdown checkpoint. P has every commit: what was acknowledged before it, since it was
+//!   appointed, and what it acknowledged itself. So whoever is appointed after it has them too, and is the last appointed
+//!   from then on: what was true of P is true of it. A seal is given by a server that was started again as a standby,
+//!   so P acknowledges nothing after it.
+//! - *An appointment joins a set, it drops none*: the open set outlives the epoch, and with it what is said above.
+//! - *It is dropped as any set is*: the next one, with k > 0, is obeyed by PostgreSQL, and k of its members have flushed what
+//!   was written before that. Every commit acknowledged without standbys is then on k members, and every later one is
+//!   confirmed by them. Obeyed means more here than that the WAL senders know: sessions must wait again, see
+//!   `agent::postgres::sync`.
+//! - *P cannot fall back to an open set that is not in force any more*: a late report of it names another set than the
+//!   recorded one, and an agent that comes back with an older state changes nothing (`Local::sync_revision`).
 
 use super::{Draft, Now, Outcome};
 use crate::basics::{Moment, NodeName};
@@ -13,7 +34,7 @@ use crate::command::Change;
 use crate::mutant::{self, Mutant};
 use crate::observe::{Observation, Observations};
 use crate::reason::Reason;
-use crate::state::{Replication, Settings, State};
+use crate::state::{Degrade, Replication, Settings, State, SyncSet};
 use std::collections::BTreeSet;
 
 /// Sets in force at one time at most; beyond it no new change begins until one has caught up. Each change of primary
@@ -21,30 +42,38 @@ use std::collections::BTreeSet;
 const SETS_MAX: usize = 64;
 
 pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
-    let Replication::Quorum { k } = settings.replication else { return Outcome::Nothing };
+    let Replication::Quorum { k, degrade } = settings.replication else { return Outcome::Nothing };
     let Some(primary) = state.primary() else { return Outcome::Nothing };
     let report = seen.fresh(primary, now.at, settings.detect_ms).filter(|o| o.epoch == state.epoch);
     let Some(report) = report else { return Outcome::Nothing };
     if state.sync.in_force.len() > 1
-        && let Some(draft) = drop_old(state, report, k)
+        && let Some(draft) = drop_old(state, report)
     {
         return Outcome::Do(draft);
     }
-    let target = state.sync.target();
-    let wanted = wanted(state, settings, seen, report, &target, k, now.at);
+    let target = state.sync_target();
+    let wanted = wanted(state, settings, seen, report, &target, (k, degrade), now.at);
     let obeyed = report
         .sync_applied
         .as_ref()
-        .is_some_and(|applied| applied.members == target || mutant::is(Mutant::NextSetUnobeyed));
+        .is_some_and(|applied| applied.set == target || mutant::is(Mutant::NextSetUnobeyed));
     if obeyed && wanted != target && state.sync.in_force.len() < SETS_MAX {
-        let why = why(state, &target, &wanted);
+        let why = why(state, &target.members, &wanted.members);
         return Outcome::Do(Draft {
             change: Change::SyncSetNext { epoch: state.epoch, next: wanted.clone() },
             reasons: vec![Reason::SyncSetChanging { from: target, to: wanted, why }],
         });
     }
-    let have = target.iter().filter(|n| report.replicas.get(*n).is_some_and(|r| r.streaming)).count();
-    if have < k { Outcome::Wait(Reason::SyncShort { have, k }) } else { Outcome::Nothing }
+    let streams = |n: &&NodeName| report.replicas.get(*n).is_some_and(|r| r.streaming);
+    let have = target.members.iter().filter(streams).count();
+    let alone = state.sync.any_open();
+    if have < target.k {
+        Outcome::Wait(Reason::SyncShort { have, k: target.k })
+    } else if target.k < k || alone {
+        Outcome::Wait(Reason::SyncReduced { primary: primary.clone(), set: target, full_k: k, alone })
+    } else {
+        Outcome::Nothing
+    }
 }
 
 /// Whether a node may confirm commits. One that is never to be primary must not: it could be the only one to have what it
@@ -56,17 +85,17 @@ pub(super) fn may_confirm(state: &State, node: &NodeName) -> bool {
 
 /// The target alone may stay in force once PostgreSQL obeys it and k of its members have all that was written before:
 /// any covering seal of it then includes one of those.
-fn drop_old(state: &State, report: &Observation, k: usize) -> Option<Draft> {
-    let target = state.sync.target();
-    let applied = report
-        .sync_applied
-        .as_ref()
-        .filter(|a| a.members == target || mutant::is(Mutant::DropSetUnobeyed))?;
+fn drop_old(state: &State, report: &Observation) -> Option<Draft> {
+    let target = state.sync_target();
+    let applied =
+        report.sync_applied.as_ref().filter(|a| a.set == target || mutant::is(Mutant::DropSetUnobeyed))?;
     let caught_up = |n: &&NodeName| report.replicas.get(*n).is_some_and(|r| r.flush_lsn >= applied.since);
-    let enough = target.iter().filter(caught_up).count() >= k || mutant::is(Mutant::DropSetNotCaughtUp);
-    (target.len() >= k && enough).then(|| Draft {
-        change: Change::SyncSetDone { epoch: state.epoch, members: target.clone() },
-        reasons: vec![Reason::SyncSetChanged { members: target.clone(), since: applied.since }],
+    let enough = target.members.iter().filter(caught_up).count() >= target.k
+        || mutant::is(Mutant::DropSetNotCaughtUp)
+        || mutant::is(Mutant::OpenSetDroppedEarly) && state.sync.any_open();
+    (target.can_confirm() && enough).then(|| Draft {
+        change: Change::SyncSetDone { epoch: state.epoch, set: target.clone() },
+        reasons: vec![Reason::SyncSetChanged { set: target, since: applied.since }],
     })
 }
 
@@ -75,10 +104,10 @@ fn wanted(
     settings: &Settings,
     seen: &Observations,
     report: &Observation,
-    target: &BTreeSet<NodeName>,
-    k: usize,
+    target: &SyncSet,
+    (k, degrade): (usize, Degrade),
     now: Moment,
-) -> BTreeSet<NodeName> {
+) -> SyncSet {
     // A newcomer must itself know whom it follows: one whose agent has not heard of this epoch yet may still find that its
     // data went another way, and give up what it has confirmed.
     let follows = |n: &NodeName| {
@@ -87,28 +116,37 @@ fn wanted(
     };
     let streams = |n: &NodeName| {
         let streams = report.replicas.get(n).is_some_and(|r| r.streaming);
-        streams && (target.contains(n) || follows(n))
+        streams && (target.members.contains(n) || follows(n))
     };
     let lately = |n: &NodeName| {
         let last = seen.streamed_at.get(n).copied().unwrap_or(seen.leading_since).max(seen.leading_since);
         now.since(last) < settings.detect_ms
     };
-    let mut wanted: BTreeSet<NodeName> = state
+    let mut members: BTreeSet<NodeName> = state
         .data_nodes()
         .map(|(n, _)| n.clone())
         .filter(|n| {
-            *n != report.node && may_confirm(state, n) && (streams(n) || target.contains(n) && lately(n))
+            *n != report.node
+                && may_confirm(state, n)
+                && (streams(n) || target.members.contains(n) && lately(n))
         })
         .collect();
+    // The standbys of a new primary need a moment to turn to it.
+    let serving_since = seen.serving_since.map_or(seen.leading_since, |(_, since)| since);
+    let patient = now.since(serving_since) < settings.detect_ms;
+    if degrade == Degrade::Available && !patient {
+        return SyncSet { k: k.min(members.len()), members };
+    }
     // Never below k: those that left last stay, and commits wait for them or for another.
-    for member in target {
-        if wanted.len() >= k {
+    let k = if degrade == Degrade::Available { k.min(target.k.max(members.len())) } else { k };
+    for member in &target.members {
+        if members.len() >= k {
             break;
         }
-        wanted.insert(member.clone());
+        members.insert(member.clone());
     }
-    wanted.remove(&report.node);
-    wanted
+    members.remove(&report.node);
+    SyncSet { k, members }
 }
 
 fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> String {
@@ -121,8 +159,9 @@ fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> Str
         return format!("{barred} may not confirm commits (never_sync or never_primary)");
     }
     match (came.is_empty(), left.is_empty()) {
+        (true, true) => "no standby streams".to_owned(),
         (false, true) => format!("{came} streams"),
         (true, false) => format!("{left} does not stream"),
-        _ => format!("{came} streams, {left} does not"),
+        (false, false) => format!("{came} streams, {left} does not"),
     }
 }

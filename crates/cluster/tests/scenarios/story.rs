@@ -1,7 +1,8 @@
 //! The little language of the transcripts.
 //!
 //! ```text
-//! cluster quorum 1: n1 n2 n3 w+        w+ is a witness; `cluster async 1000: ...` allows to lose 1000 bytes
+//! cluster quorum 1: n1 n2 n3 w+        w+ is a witness; `cluster async 1000: ...` allows to lose 1000 bytes;
+//!                                      `cluster available 1: ...` is quorum with degrade = available
 //! n1 leads                             a new leader, who has heard nothing yet
 //! n1 has served up to 1/500            skips the beginning: n1 is primary, the others follow and are its sync set
 //! 500 ms                               time passes; every node that is not silent sends its heartbeats
@@ -13,7 +14,7 @@
 //! n1 done                              it has done the step it was told
 //! n1 line p2 | unfinished | inconsistent | lags
 //! n1 streams to n2 2/500, n3 2/400     pg_stat_replication of n1; nobody: `n1 streams to -`
-//! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then
+//! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then; `obeys any 2 of n2 n3 since ...`
 //! n1 priority 5 | never primary | never sync    its tags
 //! n1 drained                           no client of it is in a transaction any more
 //! order switchover [n2] | cancel ID | pause | resume    what a person asks the leader for
@@ -29,7 +30,7 @@ use cluster::handover::{Progress, Stopped};
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Server, Standby, SyncApplied,
 };
-use cluster::state::{Fork, Member, PgAddress, Phase, Replication, Settings, State, Tags};
+use cluster::state::{Degrade, Fork, Member, PgAddress, Phase, Replication, Settings, State, SyncSet, Tags};
 use cluster::step::{Local, Step, Unfinished, step};
 use cluster::{Lsn, Moment, NodeName, Timeline, lease, status};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,8 +113,9 @@ impl Story {
     fn form(&mut self, mode: &str, amount: &str, nodes: &[&str]) {
         let amount: u64 = amount.parse().unwrap();
         let replication = match mode {
-            "async" => Replication::Async { max_loss_bytes: amount },
-            _ => Replication::Quorum { k: amount as usize },
+            "async" => Replication::Async { max_loss_bytes: amount, loss_bound_bytes: None },
+            "available" => Replication::Quorum { k: amount as usize, degrade: Degrade::Available },
+            _ => Replication::Quorum { k: amount as usize, degrade: Degrade::Strict },
         };
         self.now = Moment(100_000);
         for text in nodes {
@@ -152,8 +154,7 @@ impl Story {
             .filter(|(who, node)| *who != primary && node.local.data != DataDir::Witness)
             .map(|(who, _)| who.clone())
             .collect();
-        let quorum = matches!(proposed.settings.replication, Replication::Quorum { .. });
-        let sync = if quorum { others.clone() } else { BTreeSet::new() };
+        let proposed_mode = proposed.settings.replication;
         let mut changes = vec![Change::Configure { cluster: proposed.cluster, settings: proposed.settings }];
         for (who, node) in &self.nodes {
             let member = self.observe(who, node).member.unwrap();
@@ -162,7 +163,14 @@ impl Story {
         let promoted = Promoted { epoch: 1, timeline, forks: Vec::new(), system_identifier: 7 };
         changes.push(Change::Initialise { node: primary.clone(), replication_password: String::new() });
         changes.push(Change::Publish { epoch: 1, promoted, promotion_id: line.clone() });
-        changes.push(Change::SyncSetNext { epoch: 1, next: sync.clone() });
+        let k = match proposed_mode {
+            Replication::Quorum { k, .. } => k,
+            Replication::Async { .. } => 0,
+        };
+        let sync = SyncSet { k, members: if k > 0 { others.clone() } else { BTreeSet::new() } };
+        if k > 0 {
+            changes.push(Change::SyncSetNext { epoch: 1, next: sync.clone() });
+        }
         for change in changes {
             apply(&mut self.state, &Command { by: primary.clone(), at: 0, change, reasons: Vec::new() })
                 .unwrap();
@@ -176,7 +184,7 @@ impl Story {
                 let replica = Replica { streaming: true, flush_lsn: lsn, replay_lsn: lsn };
                 node.local.server = Server::Primary { timeline, lsn };
                 node.replicas = others.iter().map(|other| (other.clone(), replica.clone())).collect();
-                node.sync_applied = Some(SyncApplied { members: sync.clone(), since: lsn });
+                node.sync_applied = Some(SyncApplied { set: sync.clone(), since: lsn });
             } else {
                 node.local.following = Some((1, primary.clone()));
                 node.local.server = standby(timeline, lsn, Some(primary.clone()));
@@ -233,8 +241,14 @@ impl Story {
             ["drained"] => node.drained = true,
             ["streams", "to", list @ ..] => node.replicas = replicas(list),
             ["obeys", members @ .., "since", at] => {
+                let full_k = state.confirmations().unwrap_or(0);
+                let (k, members) = match members {
+                    ["any", k, "of", members @ ..] => (k.parse().unwrap(), members),
+                    members => (full_k, members),
+                };
                 let members = members.iter().filter(|m| **m != "-").map(|m| name(m)).collect();
-                node.sync_applied = Some(SyncApplied { members, since: position(at).1 });
+                let set = SyncSet { k, members };
+                node.sync_applied = Some(SyncApplied { set, since: position(at).1 });
             }
             ["done"] => self.finish_step(who),
             other => panic!("{other:?}: not a word of this language"),
@@ -303,13 +317,15 @@ impl Story {
             Step::Promote { line, sync, .. } => {
                 let (timeline, lsn) = at.unwrap();
                 node.local.line = Some(line);
-                node.local.sync_configured = Some(sync.members);
+                node.local.sync_configured = Some(sync);
                 node.forks = state.last_published().map(|(_, p)| p.forks.clone()).unwrap_or_default();
                 node.forks.push(Fork { timeline, at: lsn });
                 node.local.server = Server::Primary { timeline: timeline + 1, lsn: Lsn(lsn.0 + 0x10) };
                 node.primary_lsn = Some(Lsn(lsn.0 + 0x10));
             }
-            Step::SetSync { sync } => node.local.sync_configured = Some(sync.members),
+            Step::SetSync { sync, revision } => {
+                (node.local.sync_configured, node.local.sync_revision) = (Some(sync), revision);
+            }
             Step::Checkpoint { id } => node.local.checkpointed = Some(id),
             Step::StopInOrder { .. } => {
                 node.stopped_at = node.primary_lsn;
@@ -404,8 +420,10 @@ impl Story {
             ));
         }
         for set in &self.state.sync.in_force {
-            let names: Vec<&str> = set.iter().map(NodeName::as_str).collect();
-            self.out.push(format!("in force: {{{}}}", names.join(", ")));
+            let names: Vec<&str> = set.members.iter().map(NodeName::as_str).collect();
+            let full = Some(set.k) == self.state.confirmations();
+            let k = if full { String::new() } else { format!("{} of ", set.k) };
+            self.out.push(format!("in force: {k}{{{}}}", names.join(", ")));
         }
     }
 

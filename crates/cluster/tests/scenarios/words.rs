@@ -1,7 +1,8 @@
 //! What the code returns, in words.
 
 use cluster::NodeName;
-use cluster::step::{Step, SyncNames};
+use cluster::state::SyncSet;
+use cluster::step::Step;
 use cluster::view::View;
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ fn list(names: &BTreeSet<NodeName>) -> String {
     if names.is_empty() { "nobody".into() } else { names.join(", ") }
 }
 
-fn sync(names: &SyncNames) -> String {
+fn sync(names: &SyncSet) -> String {
     match names.k {
         0 => "no standby confirms commits".into(),
         k => format!("{k} of {} confirm commits", list(&names.members)),
@@ -30,7 +31,7 @@ pub fn step(step: &Step) -> String {
         Step::Promote { epoch, line, sync: s } => {
             format!("promote for epoch {epoch} (line {line}); {}", sync(s))
         }
-        Step::SetSync { sync: s } => format!("configure: {}", sync(s)),
+        Step::SetSync { sync: s, .. } => format!("configure: {}", sync(s)),
         Step::Checkpoint { id } => format!("make a checkpoint for switchover {id}"),
         Step::StopInOrder { id } => format!("stop in order for switchover {id}"),
         Step::Fence { epoch } => format!("end the server at once, it is not the primary of epoch {epoch}"),

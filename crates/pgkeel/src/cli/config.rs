@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agent::settings::{Replication, Settings, check_host};
+use cluster::state::Degrade;
 
 use crate::config::{self, Config, LoadError};
 
@@ -89,17 +90,23 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
         )),
     }
     lines.push(match agent.replication {
-        Replication::Async { max_loss_bytes } => {
+        Replication::Async { max_loss_bytes, loss_bound_bytes } => {
+            let lost = size_text(max_loss_bytes);
+            let bound = loss_bound_bytes.map(|bound| {
+                format!("; commits wait while no standby is within {} of the primary", size_text(bound))
+            });
             format!(
-                "asynchronous replication: a failover may lose up to {} of WAL",
-                size_text(max_loss_bytes)
+                "asynchronous replication: a failover may lose up to {lost} of WAL{}",
+                bound.unwrap_or_default()
             )
         }
-        Replication::Quorum { sync_standbys: 1 } => {
-            "quorum replication: every commit is confirmed by 1 standby".to_owned()
-        }
-        Replication::Quorum { sync_standbys } => {
-            format!("quorum replication: every commit is confirmed by {sync_standbys} standbys")
+        Replication::Quorum { sync_standbys, degrade } => {
+            let standbys = if sync_standbys == 1 { "standby" } else { "standbys" };
+            let degraded = match degrade {
+                Degrade::Strict => "",
+                Degrade::Available => "; with fewer, commits go on (degrade = available)",
+            };
+            format!("quorum replication: every commit is confirmed by {sync_standbys} {standbys}{degraded}")
         }
     });
     lines.push(format!(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent::settings::Replication;
+use cluster::state::Degrade;
 
 use super::members::Members;
 use super::report::Report;
@@ -36,28 +37,46 @@ pub(super) fn read_replication(
     members: Option<&Members>,
 ) -> Option<Replication> {
     let section = root.open_or_empty(report, "replication")?;
-    section.refuse_unknown(report, &["mode", "sync_standbys", "max_loss"]);
+    section.refuse_unknown(report, &["mode", "sync_standbys", "degrade", "max_loss", "loss_bound"]);
     let mode = section.parsed_or(report, "mode", Mode::Async, mode)?;
     let (needless, why) = match mode {
-        Mode::Async => {
-            ("sync_standbys", "only mode = \"quorum\" waits for standbys; set that mode or remove this key")
-        }
-        Mode::Quorum => {
-            ("max_loss", "mode = \"quorum\" loses nothing that was acknowledged; remove this key")
-        }
+        Mode::Async => (
+            ["sync_standbys", "degrade"],
+            "only mode = \"quorum\" waits for standbys; set that mode or remove this key",
+        ),
+        Mode::Quorum => (
+            ["max_loss", "loss_bound"],
+            "mode = \"quorum\" loses nothing that was acknowledged; remove this key",
+        ),
     };
-    if section.has(needless) {
+    if let Some(needless) = needless.into_iter().find(|key| section.has(key)) {
         report.error(section.line_of(report, needless), &section.path(needless), why.to_owned());
         return None;
     }
     match mode {
-        Mode::Async => {
-            let max_loss_bytes =
-                section.parsed_or(report, "max_loss", MAX_LOSS_BYTES_DEFAULT, units::size)?;
-            Some(Replication::Async { max_loss_bytes })
-        }
+        Mode::Async => read_async(&section, report),
         Mode::Quorum => read_quorum(&section, report, members),
     }
+}
+
+fn read_async(section: &Section<'_>, report: &mut Report<'_>) -> Option<Replication> {
+    let max_loss_bytes = section.parsed_or(report, "max_loss", MAX_LOSS_BYTES_DEFAULT, units::size)?;
+    if !section.has("loss_bound") {
+        return Some(Replication::Async { max_loss_bytes, loss_bound_bytes: None });
+    }
+    let bound = section.parsed_or(report, "loss_bound", 0, units::size)?;
+    let problem = if bound == 0 {
+        "must be more than 0: for commits that always wait for a standby use mode = \"quorum\"".to_owned()
+    } else if bound > max_loss_bytes {
+        format!(
+            "must not be greater than max_loss ({max_loss_bytes} bytes): a standby that lacks more than max_loss is not \
+             promoted without a person's word; lower loss_bound or raise max_loss"
+        )
+    } else {
+        return Some(Replication::Async { max_loss_bytes, loss_bound_bytes: Some(bound) });
+    };
+    report.error(section.line_of(report, "loss_bound"), &section.path("loss_bound"), problem);
+    None
 }
 
 fn read_quorum(
@@ -66,7 +85,8 @@ fn read_quorum(
     members: Option<&Members>,
 ) -> Option<Replication> {
     let sync_standbys = section.integer_or(report, "sync_standbys", SYNC_STANDBYS_DEFAULT, 1..=100)?;
-    let Some(members) = members else { return Some(Replication::Quorum { sync_standbys }) };
+    let degrade = section.parsed_or(report, "degrade", Degrade::Strict, degrade)?;
+    let Some(members) = members else { return Some(Replication::Quorum { sync_standbys, degrade }) };
     let standbys = members.names.len().saturating_sub(1);
     let wanted = sync_standbys as usize;
     if wanted > standbys {
@@ -80,13 +100,13 @@ fn read_quorum(
         report.error(section.line_of(report, key), &section.path(key), problem);
         return None;
     }
-    if wanted == standbys {
+    if wanted == standbys && degrade == Degrade::Strict {
         report.warning(format!(
             "replication: all {standbys} possible standbys must confirm every commit, so losing any one of them stops \
              commits; add a member, or lower sync_standbys"
         ));
     }
-    Some(Replication::Quorum { sync_standbys })
+    Some(Replication::Quorum { sync_standbys, degrade })
 }
 
 /// `None` goes with a reported error.
@@ -103,6 +123,14 @@ fn mode(text: &str) -> Result<Mode, String> {
         "async" => Ok(Mode::Async),
         "quorum" => Ok(Mode::Quorum),
         other => Err(format!("{other:?} is no mode; write \"async\" or \"quorum\"")),
+    }
+}
+
+fn degrade(text: &str) -> Result<Degrade, String> {
+    match text {
+        "strict" => Ok(Degrade::Strict),
+        "available" => Ok(Degrade::Available),
+        other => Err(format!("{other:?} is no policy; write \"strict\" or \"available\"")),
     }
 }
 

@@ -22,7 +22,8 @@ impl Picture {
             promised: host.notes.promised,
             inconsistent: !host.is_readable(),
             rewound_for: host.notes.rewound_for,
-            sync_configured: host.agent.sync_configured.as_ref().map(|s| s.members.clone()),
+            sync_configured: host.agent.sync_configured.clone(),
+            sync_revision: 0,
             ..Local::default()
         }
     }
@@ -95,8 +96,12 @@ impl Picture {
         let set = configured.members.iter().filter_map(id).collect::<std::collections::BTreeSet<_>>();
         let mut senders = self.nodes.iter().filter_map(|n| n.stream.as_ref()).filter(|s| s.from == node);
         let obeyed = planted == Planted::SendersNotAwaited || senders.all(|s| s.obeys == host.sync);
-        if host.agent.sync_applied.is_none() && set == host.sync.members && obeyed {
-            let applied = SyncApplied { members: configured.members.clone(), since: lsn(host.wal.len()) };
+        if host.agent.sync_applied.is_none()
+            && set == host.sync.members
+            && configured.k == host.sync.k
+            && obeyed
+        {
+            let applied = SyncApplied { set: configured.clone(), since: lsn(host.wal.len()) };
             self.nodes[node].agent.sync_applied = Some(applied);
         }
     }

@@ -2,8 +2,7 @@
 
 use super::wal::Record;
 use cluster::observe::{Observation, SyncApplied};
-use cluster::state::State;
-use cluster::step::SyncNames;
+use cluster::state::{State, SyncSet};
 use cluster::{Epoch, NodeName};
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +68,7 @@ pub struct Names {
 
 impl Names {
     /// From what the rules ask to configure.
-    pub fn of(asked: &SyncNames) -> Names {
+    pub fn of(asked: &SyncSet) -> Names {
         Names { k: asked.k, members: asked.members.iter().filter_map(id).collect() }
     }
 }
@@ -134,7 +133,7 @@ pub struct Agent {
     /// The epoch it has a lease for. It never ends: in quorum mode nothing may rest on that.
     pub lease: Option<Epoch>,
     /// The synchronous standbys it configured.
-    pub sync_configured: Option<SyncNames>,
+    pub sync_configured: Option<SyncSet>,
     /// Since when the server obeys them.
     pub sync_applied: Option<SyncApplied>,
 }
@@ -144,12 +143,8 @@ impl Hash for Agent {
         self.busy.hash(hasher);
         self.lease.hash(hasher);
         self.sync_configured.as_ref().map(Names::of).hash(hasher);
-        self.sync_applied.as_ref().map(|a| (a.since.0, &a.members)).map(hashable).hash(hasher);
+        self.sync_applied.as_ref().map(|a| (a.since.0, Names::of(&a.set))).hash(hasher);
     }
-}
-
-fn hashable((since, members): (u64, &BTreeSet<NodeName>)) -> (u64, Vec<&str>) {
-    (since, members.iter().map(NodeName::as_str).collect())
 }
 
 /// A node.

@@ -8,8 +8,7 @@ use super::wal::{Record, lsn};
 use cluster::command::{apply, first_promotion_id};
 use cluster::decide::{Now, Proposed, decide};
 use cluster::observe::{DataDir, Observation, Observations, Promoted, Replica, Server, SyncApplied};
-use cluster::state::{Member, PgAddress, Phase, Replication, Settings, State};
-use cluster::step::sync_names;
+use cluster::state::{Degrade, Member, PgAddress, Phase, Replication, Settings, State};
 use cluster::{Moment, NodeName};
 use std::collections::BTreeMap;
 
@@ -18,7 +17,11 @@ pub const SYSTEM_IDENTIFIER: u64 = 7;
 
 /// The record as `decide` itself makes it, from nothing, while all goes well.
 fn served() -> State {
-    let settings = Settings { replication: Replication::Quorum { k: 1 }, detect_ms: 2000, drift_ppm: 1000 };
+    let settings = Settings {
+        replication: Replication::Quorum { k: 1, degrade: Degrade::Strict },
+        detect_ms: 2000,
+        drift_ppm: 1000,
+    };
     let names = (0..NODES).map(name).collect();
     let proposed = Proposed { cluster: "model".to_owned(), settings, names };
     let now = Now { at: LATE, wall: 0, nonce: "secret".to_owned() };
@@ -56,8 +59,8 @@ fn well(state: &State, node: NodeId) -> Observation {
         let replica = Replica { streaming: true, flush_lsn: lsn(1), replay_lsn: lsn(1) };
         observation.replicas =
             (1..NODES).map(|n| (name(n), replica.clone())).collect::<BTreeMap<NodeName, Replica>>();
-        let members = sync_names(state).members;
-        observation.sync_applied = Some(SyncApplied { members, since: lsn(1) });
+        let set = state.sync_target();
+        observation.sync_applied = Some(SyncApplied { set, since: lsn(1) });
     } else {
         observation.wal_silent_ms = Some(0);
     }
@@ -67,7 +70,7 @@ fn well(state: &State, node: NodeId) -> Observation {
 /// The first state of the model.
 pub fn picture() -> Picture {
     let state = served();
-    let asked = sync_names(&state);
+    let asked = state.sync_target();
     let sync = Names::of(&asked);
     let nodes = (0..NODES).map(|node| {
         let primary = node == 0;
@@ -122,6 +125,6 @@ mod tests {
         let state = picture.agreed();
         assert!(matches!(state.phase, Phase::Serving { .. }), "{state:?}");
         assert_eq!((state.epoch, state.primary().and_then(id), state.sync.in_force.len()), (1, Some(0), 1));
-        assert_eq!(sync_names(&state).members, [name(1), name(2)].into_iter().collect());
+        assert_eq!(state.sync_target().members, [name(1), name(2)].into_iter().collect());
     }
 }

@@ -3,7 +3,7 @@
 use super::picture::{Broken, Busy, Names, NodeId, Notes, Picture, Process, SealNote, id, name};
 use super::wal::{Record, rewind_point, timeline};
 use super::{Cluster, Planted};
-use cluster::step::{Step, step, sync_names};
+use cluster::step::{Step, step, sync_of_standby};
 use cluster::{Epoch, Moment, NodeName};
 
 impl Picture {
@@ -51,7 +51,7 @@ impl Picture {
             Step::StartSealed => {
                 host.notes.following = None;
                 host.upstream = None;
-                host.sync = Names::of(&sync_names(&state));
+                host.sync = Names::of(&sync_of_standby(&state));
                 host.process = Process::Standby;
             }
             Step::Seal { epoch } => {
@@ -82,7 +82,7 @@ impl Picture {
                 self.break_stream(node);
                 self.all_obey(node);
             }
-            Step::SetSync { sync } => {
+            Step::SetSync { sync, .. } => {
                 host.sync = Names::of(&sync);
                 host.agent.sync_configured = Some(sync);
                 host.agent.sync_applied = None;

@@ -6,11 +6,11 @@ use super::store::{Leading, Message};
 use super::streaming::streams_well;
 use super::world::{Event, World};
 use cluster::command::first_promotion_id;
+use cluster::mutant::{self, Mutant};
 use cluster::observe::{DataDir, Observation, Promoted, Rejoined, Replica, Server, Standby, SyncApplied};
-use cluster::state::{Member, PgAddress, Phase};
+use cluster::state::{Member, PgAddress, Phase, SyncSet};
 use cluster::step::{Local, Step, step};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName};
-use std::collections::BTreeSet;
 
 /// What an agent has in memory.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,7 @@ pub struct Agent {
     /// The furthest position of the primary it has heard of.
     pub primary_lsn: Option<Lsn>,
     /// The synchronous standbys it configured.
-    pub sync_configured: Option<BTreeSet<NodeName>>,
+    pub sync_configured: Option<SyncSet>,
     /// The switchover for which a checkpoint was made.
     pub checkpointed: Option<String>,
     /// The switchover for which the server stopped in order, and where.
@@ -120,6 +120,7 @@ impl World {
             rewound_for: notes.rewound_for,
             checkpointed: agent.and_then(|a| a.checkpointed.clone()),
             sync_configured: agent.and_then(|a| a.sync_configured.clone()),
+            sync_revision: notes.sync_revision,
         }
     }
 
@@ -178,11 +179,13 @@ impl World {
             agent.sync_applied = None;
             return;
         }
-        let set = agent.sync_configured.as_ref() == Some(&postgres.sync.members);
-        let obeyed = postgres.senders.values().all(|s| s.obeys == postgres.sync);
+        let set = agent.sync_configured.as_ref() == Some(&postgres.sync);
+        // The agent has a checkpoint made and sees it end: then the flag is set.
+        let seen_to = postgres.sync.is_open() || postgres.commits_wait;
+        let obeyed = postgres.senders.values().all(|s| s.obeys == postgres.sync)
+            && (seen_to || mutant::is(Mutant::CheckpointerNotAwaited));
         if set && obeyed && agent.sync_applied.is_none() {
-            agent.sync_applied =
-                Some(SyncApplied { members: postgres.sync.members.clone(), since: postgres.lsn() });
+            agent.sync_applied = Some(SyncApplied { set: postgres.sync.clone(), since: postgres.lsn() });
         }
     }
 

@@ -26,10 +26,10 @@ impl World {
         data.write(id, bytes);
         let lsn = data.lsn();
         postgres.waiting.push_back(Waiting { id, lsn });
-        let sync = postgres.sync.clone();
+        let commits_wait = postgres.commits_wait;
         self.push_wal(node);
-        if sync.k == 0 {
-            self.release(node, &sync);
+        if !commits_wait {
+            self.release_all(node);
         }
     }
 }

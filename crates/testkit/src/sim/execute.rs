@@ -6,7 +6,8 @@ use super::world::{Event, World};
 use cluster::command::first_promotion_id;
 use cluster::mutant::{self, Mutant};
 use cluster::observe::{RejoinWay, Rejoined, Seal};
-use cluster::step::{Step, SyncNames, Unfinished, sync_names};
+use cluster::state::SyncSet;
+use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Moment};
 
 impl World {
@@ -53,7 +54,10 @@ impl World {
             Step::Promote { epoch, line, sync } => {
                 return self.begin_promotion(node, *epoch, line.clone(), sync.clone());
             }
-            Step::SetSync { .. } => (2, 15),
+            Step::SetSync { revision, .. } => {
+                notes.sync_revision = notes.sync_revision.max(*revision);
+                (2, 15)
+            }
             Step::Checkpoint { .. } => (20, 200),
             Step::StopInOrder { .. } => (10, 120),
             Step::Fence { .. } => (1, 10),
@@ -71,14 +75,14 @@ impl World {
         host.postgres.kill();
         host.notes.seal = None;
         host.postgres.process = Process::Starting;
-        host.postgres.sync = sync_names(&host.replica.state);
+        host.postgres.configure_stopped(sync_of_standby(&host.replica.state));
         host.deadline = None;
         let life = host.postgres.life;
         let wait = self.random.ms(80, 700);
         self.after(wait, Event::Started { node, life });
     }
 
-    fn begin_promotion(&mut self, node: NodeId, epoch: Epoch, line: String, sync: SyncNames) {
+    fn begin_promotion(&mut self, node: NodeId, epoch: Epoch, line: String, sync: SyncSet) {
         let lease = self.nodes[node].agent.as_ref().and_then(|a| a.lease);
         let host = &mut self.nodes[node];
         host.notes.line = Some(line);
@@ -96,9 +100,10 @@ impl World {
         }
         let life = host.postgres.life;
         if let Some(agent) = &mut host.agent {
-            agent.sync_configured = Some(sync.members);
+            agent.sync_configured = Some(sync);
             agent.sync_applied = None;
         }
+        self.wake_checkpointer(node);
         if let Some((_, until)) = lease {
             self.set_deadline(node, until);
         }
@@ -170,7 +175,7 @@ impl World {
                 self.nodes[node].postgres.upstream = upstream;
                 self.note_rejoin(node, RejoinWay::Follow);
             }
-            Step::SetSync { sync } => self.finish_set_sync(node, sync),
+            Step::SetSync { sync, .. } => self.finish_set_sync(node, sync),
             Step::Checkpoint { id } => {
                 if let Some(agent) = &mut self.nodes[node].agent {
                     agent.checkpointed = Some(id);
@@ -196,7 +201,7 @@ impl World {
         }
         host.notes.unfinished = None;
         host.postgres.kill();
-        host.postgres.sync = sync_names(&host.replica.state);
+        host.postgres.configure_stopped(host.replica.state.sync_target());
         host.postgres.process = Process::Primary;
         host.postgres.promoted_for = host.replica.state.epoch;
         self.set_deadline(node, until.unwrap_or_default());
@@ -269,21 +274,46 @@ impl World {
         }
     }
 
-    fn finish_set_sync(&mut self, node: NodeId, sync: SyncNames) {
+    fn finish_set_sync(&mut self, node: NodeId, sync: SyncSet) {
         let postgres = &mut self.nodes[node].postgres;
         postgres.sync = sync.clone();
         let senders: Vec<(NodeId, u64)> =
             postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
         if let Some(agent) = &mut self.nodes[node].agent {
-            agent.sync_configured = Some(sync.members);
+            agent.sync_configured = Some(sync);
             agent.sync_applied = None;
         }
+        self.wake_checkpointer(node);
         for (standby, connection) in senders {
             // One that is busy sending looks at its configuration late.
             let slow = if self.random.chance(20) { 3000 } else { 80 };
             let wait = self.random.ms(0, slow);
             self.after(wait, Event::Obeys { node, standby, connection });
         }
+    }
+
+    /// The checkpointer will see whether sessions must wait for standbys; one that is busy does so late.
+    fn wake_checkpointer(&mut self, node: NodeId) {
+        let postgres = &self.nodes[node].postgres;
+        if postgres.commits_wait == postgres.sync.is_open() {
+            let life = postgres.life;
+            let slow = if self.random.chance(30) { 3000 } else { 40 };
+            let wait = self.random.ms(0, slow);
+            self.after(wait, Event::Checkpointer { node, life });
+        }
+    }
+
+    /// The checkpointer re-reads the configuration. If sessions need not wait any more, it wakes those that do.
+    pub fn checkpointer_reads(&mut self, node: NodeId, life: u64) {
+        let postgres = &mut self.nodes[node].postgres;
+        if postgres.life != life {
+            return;
+        }
+        postgres.commits_wait = !postgres.sync.is_open();
+        if !postgres.commits_wait {
+            self.release_all(node);
+        }
+        self.look(node);
     }
 
     /// A WAL sender re-reads the configuration.

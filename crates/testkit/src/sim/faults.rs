@@ -5,7 +5,7 @@ use super::postgres::{Data, Process};
 use super::random::Random;
 use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
 use cluster::command::Change;
-use cluster::state::Replication;
+use cluster::state::{Degrade, Replication};
 
 /// Faults from this number on were planned for a certain moment.
 const AIMED: u64 = 1000;
@@ -291,7 +291,11 @@ impl World {
     /// of a standby that confirms nothing.
     fn lose_data(&mut self, node: NodeId) -> &'static str {
         let agreed = &self.checks.agreed;
-        let quorum = matches!(self.proposed.settings.replication, Replication::Quorum { .. });
+        // With degrade = available the primary may be the only one that has a commit.
+        let quorum = matches!(
+            self.proposed.settings.replication,
+            Replication::Quorum { degrade: Degrade::Strict, .. }
+        );
         let is_primary = agreed.primary() == Some(&self.nodes[node].name);
         let serves = self
             .nodes

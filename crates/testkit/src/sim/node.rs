@@ -67,6 +67,8 @@ pub struct Notes {
     pub inconsistent: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
+    /// The revision of the state whose sync set the server was last told.
+    pub sync_revision: u64,
 }
 
 /// The node's part of the store, on disk.

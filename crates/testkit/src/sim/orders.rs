@@ -12,7 +12,7 @@ impl World {
     /// Gives the nodes priorities, and to one of them sometimes a place in which it never acts.
     pub fn choose_tags(&mut self, data_nodes: u64) {
         let k = match self.proposed.settings.replication {
-            Replication::Quorum { k } => k as u64,
+            Replication::Quorum { k, .. } => k as u64,
             Replication::Async { .. } => 0,
         };
         for node in 0..self.nodes.len() {

@@ -5,8 +5,7 @@
 //! positions only, and so do the checks here that stand for PostgreSQL's own (`may_stream`, `rewind_point`).
 
 use super::node::NodeId;
-use cluster::state::Fork;
-use cluster::step::SyncNames;
+use cluster::state::{Fork, SyncSet};
 use cluster::{Epoch, Lsn, Timeline};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -144,7 +143,7 @@ pub struct Sender {
     /// When its standby was last heard, microseconds of the simulation.
     pub heard_at: u64,
     /// The configuration it obeys.
-    pub obeys: SyncNames,
+    pub obeys: SyncSet,
 }
 
 /// The receiving end of a stream.
@@ -183,7 +182,9 @@ pub struct Postgres {
     /// Its WAL senders.
     pub senders: BTreeMap<NodeId, Sender>,
     /// `synchronous_standby_names`, as in the configuration file.
-    pub sync: SyncNames,
+    pub sync: SyncSet,
+    /// Whether sessions wait for standbys: a flag that follows `sync` when the checkpointer gets round to it.
+    pub commits_wait: bool,
     /// Commits that wait for confirmation.
     pub waiting: VecDeque<Waiting>,
     /// The epoch for which it was last promoted.
@@ -204,7 +205,8 @@ impl Postgres {
             upstream: None,
             receiver: None,
             senders: BTreeMap::new(),
-            sync: SyncNames { k: 1, members: Default::default() },
+            sync: SyncSet { k: 1, members: Default::default() },
+            commits_wait: true,
             waiting: VecDeque::new(),
             promoted_for: 0,
             hung_since: None,
@@ -220,6 +222,12 @@ impl Postgres {
     /// What a standby says of its position: what it has received, or replayed so far of what was there at its start.
     pub fn shown_lsn(&self, now: u64) -> Lsn {
         self.replaying.filter(|(until, _)| now < *until).map_or(self.lsn(), |(_, lsn)| lsn)
+    }
+
+    /// A server starts with this configuration: its checkpointer reads it first.
+    pub fn configure_stopped(&mut self, sync: SyncSet) {
+        self.commits_wait = !sync.is_open();
+        self.sync = sync;
     }
 
     /// Ends every process: what was in memory is gone, what was flushed stays.

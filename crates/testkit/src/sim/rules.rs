@@ -49,6 +49,7 @@ names!(
         WaitLoss,
         WaitPromotion,
         SyncShort,
+        SyncReduced,
         Steady,
         SwitchoverPlanned,
         SwitchoverCancelled,

@@ -4,8 +4,7 @@ use super::node::NodeId;
 use super::postgres::{Postgres, Process, Receiver, Record, Sender};
 use super::world::{Event, World};
 use cluster::Lsn;
-use cluster::state::Fork;
-use cluster::step::SyncNames;
+use cluster::state::{Fork, SyncSet};
 
 /// Both ends give up a silent stream after this time (wal_sender_timeout, wal_receiver_timeout), in microseconds.
 const STREAM_TIMEOUT: u64 = 2_000_000;
@@ -146,8 +145,12 @@ impl World {
     }
 
     /// Tells the clients of commits that are confirmed well enough, as a process with the configuration `sync` sees it.
-    pub fn release(&mut self, node: NodeId, sync: &SyncNames) {
-        let postgres = &mut self.nodes[node].postgres;
+    pub fn release(&mut self, node: NodeId, sync: &SyncSet) {
+        // A WAL sender that waits for nobody leaves it to others to tell the clients.
+        if sync.is_open() {
+            return;
+        }
+        let postgres = &self.nodes[node].postgres;
         let mut flushed: Vec<Lsn> = postgres
             .senders
             .iter()
@@ -155,10 +158,17 @@ impl World {
             .map(|(_, s)| s.flush_lsn)
             .collect();
         flushed.sort_unstable_by(|a, b| b.cmp(a));
-        let upto = match sync.k {
-            0 => Lsn(u64::MAX),
-            k => flushed.get(k - 1).copied().unwrap_or(Lsn(0)),
-        };
+        let upto = flushed.get(sync.k - 1).copied().unwrap_or(Lsn(0));
+        self.release_up_to(node, upto);
+    }
+
+    /// Tells all clients: nothing is waited for.
+    pub fn release_all(&mut self, node: NodeId) {
+        self.release_up_to(node, Lsn(u64::MAX));
+    }
+
+    fn release_up_to(&mut self, node: NodeId, upto: Lsn) {
+        let postgres = &mut self.nodes[node].postgres;
         let mut released = Vec::new();
         while let Some(waiting) = postgres.waiting.front().filter(|w| w.lsn <= upto) {
             released.push(*waiting);

@@ -9,7 +9,7 @@ use super::store::{Message, Store};
 use super::streaming::StreamMessage;
 use super::{Report, Trace};
 use cluster::decide::Proposed;
-use cluster::state::{Replication, Settings, Tags};
+use cluster::state::{Degrade, Replication, Settings, Tags};
 use cluster::step::Step;
 use cluster::{Moment, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,9 @@ pub const FAULTS_FROM: u64 = 6_000_000;
 pub const FAULTS_UNTIL: u64 = 40_000_000;
 /// A cluster that has not recovered by this time is stuck.
 pub const STUCK_AT: u64 = 100_000_000;
+
+/// The number of the random sequence that `vary` draws from.
+const MODE: u64 = u64::MAX - 1;
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -36,6 +39,8 @@ pub enum Event {
     Started { node: NodeId, life: u64 },
     /// The server has left recovery.
     Promoted { node: NodeId, life: u64 },
+    /// The checkpointer re-reads the configuration.
+    Checkpointer { node: NodeId, life: u64 },
     /// A WAL sender has re-read the configuration.
     Obeys { node: NodeId, standby: NodeId, connection: u64 },
     /// A message of a WAL stream.
@@ -78,6 +83,7 @@ impl Event {
             self,
             Event::Started { .. }
                 | Event::Promoted { .. }
+                | Event::Checkpointer { .. }
                 | Event::Obeys { .. }
                 | Event::Stream { .. }
                 | Event::ServerTick { .. }
@@ -91,6 +97,7 @@ impl Event {
             }
             Event::Started { node, .. }
             | Event::Promoted { node, .. }
+            | Event::Checkpointer { node, .. }
             | Event::Obeys { node, .. }
             | Event::Stream { to: node, .. }
             | Event::ServerTick { node, .. }
@@ -140,7 +147,7 @@ impl World {
         let mut random = Random::new(seed);
         let count = random.between(3, 5);
         let witness = random.chance(30);
-        let settings = settings(&mut random, count - u64::from(witness));
+        let settings = vary(seed, settings(&mut random, count - u64::from(witness)));
         let names: Vec<NodeName> =
             (1..=count).filter_map(|i| NodeName::try_from(format!("n{i}")).ok()).collect();
         let ppm = i64::try_from(settings.drift_ppm).unwrap_or(0);
@@ -276,6 +283,7 @@ impl World {
             Event::AgentStart { node, boots } => self.start_agent(node, boots),
             Event::Started { node, life } => self.server_started(node, life),
             Event::Promoted { node, life } => self.server_promoted(node, life),
+            Event::Checkpointer { node, life } => self.checkpointer_reads(node, life),
             Event::Obeys { node, standby, connection } => self.obey(node, standby, connection),
             Event::Stream { from, to, message } => self.hear_stream(from, to, message),
             Event::ServerTick { node, boots } => self.server_tick(node, boots),
@@ -295,11 +303,24 @@ impl World {
 
 fn settings(random: &mut Random, data_nodes: u64) -> Settings {
     let replication = match random.below(4) {
-        0 => Replication::Async { max_loss_bytes: random.below(4) * 500 },
-        1 if data_nodes > 2 => Replication::Quorum { k: 2 },
-        _ => Replication::Quorum { k: 1 },
+        0 => Replication::Async { max_loss_bytes: random.below(4) * 500, loss_bound_bytes: None },
+        1 if data_nodes > 2 => Replication::Quorum { k: 2, degrade: Degrade::Strict },
+        _ => Replication::Quorum { k: 1, degrade: Degrade::Strict },
     };
     Settings { replication, detect_ms: 1500, drift_ppm: 20_000 }
+}
+
+/// What commits do when standbys are missing, drawn from a sequence of its own.
+fn vary(seed: u64, mut settings: Settings) -> Settings {
+    let mut own = Random::of_fault(seed, MODE);
+    match &mut settings.replication {
+        Replication::Quorum { degrade, .. } if own.chance(40) => *degrade = Degrade::Available,
+        Replication::Async { max_loss_bytes, loss_bound_bytes } if own.chance(40) => {
+            *loss_bound_bytes = Some(own.between(100, 500).min(*max_loss_bytes)).filter(|bound| *bound > 0);
+        }
+        Replication::Quorum { .. } | Replication::Async { .. } => {}
+    }
+    settings
 }
 
 fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {

@@ -1,34 +1,49 @@
 //! Invariant 3, before anything is lost: in quorum mode each acknowledged commit is on k members of one of the recorded
-//! sync sets, so whichever nodes seal, they cannot cover that set without one that has it. A member whose disk was lost
-//! cannot seal: it may stay uncounted.
+//! sync sets, each with its own k, so whichever nodes seal, they cannot cover that set without one that has it. A member
+//! whose disk was lost cannot seal: it may stay uncounted. Under a set of nobody (k = 0) a commit is on the node that was
+//! appointed last, which alone can be primary without seals of standbys.
 
 use super::super::node::NodeId;
 use super::super::world::World;
 use cluster::NodeName;
 use cluster::command::Change;
-use cluster::state::Replication;
-use std::collections::BTreeSet;
+use cluster::state::{Replication, SyncSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A commit was acknowledged just now.
 pub(super) fn acknowledged(world: &mut World, node: NodeId, id: u64) {
-    let Replication::Quorum { k } = world.proposed.settings.replication else { return };
+    let Replication::Quorum { .. } = world.proposed.settings.replication else { return };
     let has = |name: &NodeName| {
         let data = world.id(name).and_then(|n| world.nodes[n].postgres.data.as_ref());
         data.is_none_or(|d| d.records.iter().rev().any(|r| r.id == id))
     };
+    let last = last_appointed(world);
+    let covered = |set: &SyncSet| {
+        if set.is_open() {
+            last.as_ref().is_some_and(has)
+        } else {
+            set.members.iter().filter(|n| has(n)).count() >= set.k
+        }
+    };
     let sets = &world.checks.agreed.sync.in_force;
-    if !sets.iter().any(|set| set.iter().filter(|n| has(n)).count() >= k) {
+    if !sets.iter().any(covered) {
         let what = format!(
-            "{} acknowledged record {id}, which is not on {k} members of any set in force: {sets:?}",
+            "{} acknowledged record {id}, which is not on k members of any set in force: {sets:?}",
             world.nodes[node].name
         );
         world.checks.fail("coverage", what, world.now);
     }
 }
 
+/// The node whose return makes the seals of others needless.
+fn last_appointed(world: &World) -> Option<NodeName> {
+    let agreed = &world.checks.agreed;
+    agreed.appointment().or(agreed.last_appointed.as_ref()).map(|a| a.node.clone())
+}
+
 /// The recorded sets have just changed: every commit acknowledged before must be on k members of one of them.
 pub(super) fn changed(world: &mut World, change: &Change) {
-    let Replication::Quorum { k } = world.proposed.settings.replication else { return };
+    let Replication::Quorum { .. } = world.proposed.settings.replication else { return };
     if !matches!(
         change,
         Change::SyncSetDone { .. }
@@ -38,14 +53,17 @@ pub(super) fn changed(world: &mut World, change: &Change) {
     ) {
         return;
     }
+    let last = last_appointed(world);
     let acknowledged = world.checks.acknowledged.ids();
     let sets = &world.checks.agreed.sync.in_force;
     let mut covered = BTreeSet::new();
     for set in sets {
-        let mut on: std::collections::BTreeMap<u64, usize> = Default::default();
+        let (members, k): (Vec<&NodeName>, usize) =
+            if set.is_open() { (last.iter().collect(), 1) } else { (set.members.iter().collect(), set.k) };
+        let mut on: BTreeMap<u64, usize> = BTreeMap::new();
         let held: Vec<_> =
-            set.iter().filter_map(|n| world.nodes[world.id(n)?].postgres.data.as_ref()).collect();
-        let lost = set.len() - held.len();
+            members.iter().filter_map(|n| world.nodes[world.id(n)?].postgres.data.as_ref()).collect();
+        let lost = members.len() - held.len();
         for data in held {
             for record in &data.records {
                 *on.entry(record.id).or_default() += 1;
@@ -54,7 +72,7 @@ pub(super) fn changed(world: &mut World, change: &Change) {
         covered.extend(on.into_iter().filter(|(_, count)| *count + lost >= k).map(|(id, _)| id));
     }
     if let Some(id) = acknowledged.iter().find(|id| !covered.contains(id)) {
-        let what = format!("acknowledged record {id} is not on {k} members of any set in force: {sets:?}");
+        let what = format!("acknowledged record {id} is not on k members of any set in force: {sets:?}");
         world.checks.fail("coverage", what, world.now);
     }
 }

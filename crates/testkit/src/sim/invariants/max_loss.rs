@@ -6,7 +6,7 @@ use super::super::world::World;
 use cluster::state::Replication;
 
 pub(super) fn check(world: &mut World, node: NodeId) {
-    let Replication::Async { max_loss_bytes } = world.proposed.settings.replication else { return };
+    let Replication::Async { max_loss_bytes, .. } = world.proposed.settings.replication else { return };
     let host = &world.nodes[node];
     let Some(known) = world.checks.knowledge.furthest_before(host.postgres.promoted_for) else { return };
     let missing = known.bytes_after(host.postgres.lsn());
