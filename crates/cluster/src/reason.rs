@@ -4,7 +4,8 @@
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::handover::{Obstacle, Stage};
 use crate::observe::{Lost, RejoinWay, Rejoined};
-use crate::state::OldLease;
+use crate::state::{Fencing, OldLease};
+use crate::word::Word;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -56,6 +57,11 @@ pub enum Safe {
         /// The bound.
         max_loss_bytes: u64,
     },
+    /// Neither: a person has accepted what is lost.
+    Accepted {
+        /// Who, from where.
+        by: String,
+    },
 }
 
 /// Why a node was not chosen.
@@ -84,8 +90,15 @@ pub enum NotChosen {
         /// What is known of it instead.
         seen: String,
     },
+    /// It has more WAL, but a person chose otherwise.
+    Ahead {
+        /// Where it stands.
+        at: Position,
+    },
     /// It holds no data.
     Witness,
+    /// It is under maintenance.
+    Maintained,
     /// Its configuration says that it is never appointed.
     NeverPrimary,
 }
@@ -185,9 +198,14 @@ pub enum Reason {
     },
     Paused {
         by: String,
+        #[serde(default)]
+        fencing: Fencing,
     },
     Resumed {
         by: String,
+    },
+    Word {
+        word: Word,
     },
     // Waits and refusals: shown while they last.
     SwitchoverWaits {
@@ -304,6 +322,7 @@ impl fmt::Display for Safe {
             Safe::WithinLoss { missing_bytes, max_loss_bytes } => {
                 write!(f, "{missing_bytes} bytes of WAL may be lost, {max_loss_bytes} are allowed (max_loss)")
             }
+            Safe::Accepted { by } => write!(f, "{by} has accepted what is lost by it"),
         }
     }
 }
@@ -319,6 +338,8 @@ impl fmt::Display for NotChosen {
                 write!(f, "stands at {at}, which does not descend from the last primary")
             }
             NotChosen::NotSealed { seen } => write!(f, "has not sealed ({seen})"),
+            NotChosen::Ahead { at } => write!(f, "stands at {at}, but a person chose otherwise"),
+            NotChosen::Maintained => f.write_str("is under maintenance"),
             NotChosen::Witness => f.write_str("is a witness"),
             NotChosen::NeverPrimary => f.write_str("is never to be primary, its configuration says"),
         }
@@ -359,6 +380,7 @@ impl fmt::Display for Reason {
             | R::WaitLoss { .. }
             | R::WaitPromotion { .. }
             | R::Steady => self.said_wait(f),
+            R::Word { word } => word.fmt(f),
         }
     }
 }
@@ -426,7 +448,9 @@ impl Reason {
             }
             Reason::Sealed { seals } => write!(f, "sealed: {}", pairs(seals, |p| format!("at {p}"))),
             Reason::Chosen { node, at, safe, others } => {
-                write!(f, "{node} chosen, the most advanced at {at}: {safe}")?;
+                let how =
+                    if matches!(safe, Safe::Accepted { .. }) { "which stands" } else { "the most advanced" };
+                write!(f, "{node} chosen, {how} at {at}: {safe}")?;
                 others.iter().try_for_each(|(other, why)| write!(f, "; not {other}: it {why}"))
             }
             _ => Ok(()),
@@ -484,9 +508,16 @@ impl Reason {
             Reason::SwitchoverWaits { from, to, stage, .. } => {
                 write!(f, "{from} hands over to {to}: {from} {stage}")
             }
-            Reason::Paused { by } => {
-                write!(f, "paused by {by}: nothing is decided, no failover happens; pgkeel resume ends it")
-            }
+            Reason::Paused { by, fencing: Fencing::Kept } => write!(
+                f,
+                "paused by {by}: nothing is decided, no failover happens, and a primary that cannot renew its lease ends; \
+                 pgkeel resume ends it"
+            ),
+            Reason::Paused { by, fencing: Fencing::Suspended } => write!(
+                f,
+                "paused by {by}: nothing is decided, no failover happens, and the primary serves on without a lease; \
+                 pgkeel resume ends it"
+            ),
             Reason::Resumed { by } => write!(f, "resumed by {by}"),
             _ => Ok(()),
         }
