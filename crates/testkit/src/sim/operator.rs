@@ -28,6 +28,17 @@ pub struct Operator {
     doubtful: Option<NodeName>,
 }
 
+fn needs_a_person(wait: &Reason) -> bool {
+    matches!(
+        wait,
+        Reason::WaitLoss { .. }
+            | Reason::WaitSeals { .. }
+            | Reason::WaitPromotion { .. }
+            | Reason::NotConfirmed { .. }
+            | Reason::Word { word: Word::WaitLeased { .. } }
+    )
+}
+
 impl World {
     /// In some runs nobody is there.
     pub fn plan_operator(&mut self) {
@@ -40,26 +51,16 @@ impl World {
     pub fn operate(&mut self) {
         self.operator.deeds += 1;
         let mut own = Random::of_fault(self.seed, SEQUENCE + self.operator.deeds);
-        let pause = own.ms(200, 4000);
+        let leaders = self.nodes.iter().filter_map(|n| n.agent.as_ref()?.leads.as_ref());
+        let trouble = leaders.flat_map(|l| &l.waits).any(needs_a_person);
+        let pause = if trouble { own.ms(100, 900) } else { own.ms(200, 4000) };
         if self.now + pause >= FAULTS_UNTIL - 5_000_000 {
             return; // what is asked for at the very end could be recorded after the repair
         }
         self.after(pause, Event::Operator);
-        let waits = |w: &Reason| {
-            matches!(
-                w,
-                Reason::WaitLoss { .. }
-                    | Reason::WaitSeals { .. }
-                    | Reason::WaitPromotion { .. }
-                    | Reason::NotConfirmed { .. }
-                    | Reason::Word { word: Word::WaitLeased { .. } }
-            )
-        };
-        let leaders = self.nodes.iter().filter_map(|n| n.agent.as_ref()?.leads.as_ref());
-        let trouble = leaders.flat_map(|l| &l.waits).any(waits);
-        if trouble && own.chance(70) || own.chance(5) {
+        if trouble && own.chance(80) || own.chance(5) {
             self.force(&mut own);
-        } else if self.checks.agreed.paused.is_some() && own.chance(60) {
+        } else if self.checks.agreed.paused.is_some() && own.chance(40) {
             self.ask_leader(&Order::Resume);
         } else {
             self.service(&mut own);
@@ -67,7 +68,12 @@ impl World {
     }
 
     fn force(&mut self, own: &mut Random) {
-        let node = own.index(self.nodes.len());
+        let sealed = |n: &NodeId| self.nodes[*n].notes.seal.is_some();
+        let sealed: Vec<NodeId> = (0..self.nodes.len()).filter(sealed).collect();
+        let node = match sealed.get(own.index(sealed.len().max(1))) {
+            Some(node) if own.chance(85) => *node,
+            _ => own.index(self.nodes.len()),
+        };
         let shown = self.operator.shown.take().filter(|_| own.chance(80));
         let (to, accept) = match shown {
             Some((to, token)) => (to, Some(token)),
@@ -98,12 +104,12 @@ impl World {
         let name = self.nodes[node].name.clone();
         let maintained = self.checks.agreed.maintenance.contains_key(&name);
         match own.below(10) {
-            0..=2 => {
+            0..=1 => {
                 let fencing = if own.chance(75) { Fencing::Suspended } else { Fencing::Kept };
                 self.ask_leader(&Order::Pause { fencing });
             }
-            3..=4 if maintained => drop(self.ask_leader(&Order::Unmaintain { node: name })),
-            5..=6 if maintained && self.nodes[node].postgres.process == Process::Standby => {
+            2 if maintained => drop(self.ask_leader(&Order::Unmaintain { node: name })),
+            3..=6 if maintained && self.nodes[node].postgres.process == Process::Standby => {
                 self.say(|_| format!("{name}: its server is stopped by hand"));
                 self.kill_server(node);
                 self.look(node);

@@ -70,6 +70,9 @@ impl World {
         }
         let (kind, because) = match order(&host.replica.state, &leading.seen, asked, "operator", &now) {
             Ok((command, _)) => {
+                for reason in &command.reasons {
+                    super::rules::count_reason(&mut self.report.rules, reason);
+                }
                 self.propose(node, command);
                 let kind = match asked {
                     Order::Switchover { .. } => "switchover ordered",
