@@ -371,9 +371,9 @@ impl Hands {
         self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
         basebackup::exchange(&self.place)?;
         self.remember(|f| {
-            let (promised, lost) = (f.promised, f.lost.take());
-            *f =
-                Facts { line: Some(line.to_owned()), inconsistent: true, promised, lost, ..Facts::default() };
+            let (promised, leased_again, lost) = (f.promised, f.leased_again, f.lost.take());
+            let line = Some(line.to_owned());
+            *f = Facts { line, inconsistent: true, promised, leased_again, lost, ..Facts::default() };
         })?;
         Ok(Done::DataChanged(RejoinWay::Clone))
     }

@@ -23,6 +23,9 @@ pub struct Facts {
     /// The latest epoch for which this node was told to promote.
     #[serde(default)]
     pub promoted_for: Epoch,
+    /// The last pause for which the lease is not taken off any more (see `cluster::leash`).
+    #[serde(default)]
+    pub leased_again: u64,
     /// Work that was begun and not ended.
     pub unfinished: Option<Unfinished>,
     /// The data was rewound or copied and has not been seen consistent since.

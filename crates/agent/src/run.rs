@@ -8,6 +8,7 @@ mod act;
 mod asked;
 mod drain;
 mod lead;
+mod leash;
 mod observe;
 mod server;
 
@@ -50,11 +51,11 @@ pub enum Event {
     },
     /// The guard holds a new deadline.
     LeaseHeld {
-        /// For this epoch.
-        epoch: Epoch,
-        /// The end of the lease on this host's clock.
-        until: Moment,
+        /// For which epoch, and its end on this host's clock; `None`: the guard did not take it.
+        lease: Option<(Epoch, Moment)>,
     },
+    /// The guard was told that there is no deadline, for a pause; whether it took that.
+    LeaseOff(bool),
     /// The server answered a probe, or did not.
     Probed {
         /// Which start of the server.
@@ -120,6 +121,7 @@ pub struct Run {
     heard: reach::Shared,
     observed: observe::Last,
     drain: drain::Drain,
+    leash: leash::Leash,
     tasks: Tasks,
 }
 
@@ -208,6 +210,7 @@ impl Run {
             lead: lead::Lead::default(),
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
+            leash: leash::Leash::default(),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
             events,
@@ -235,7 +238,8 @@ impl Run {
         match event {
             Event::Heartbeat { observation, reply } => self.on_heartbeat(*observation, reply),
             Event::Answered { sent_at_ms, answer } => self.on_answer(sent_at_ms, &answer),
-            Event::LeaseHeld { epoch, until } => self.local.lease = Some((epoch, until)),
+            Event::LeaseHeld { lease } => self.on_lease_held(lease),
+            Event::LeaseOff(taken) => self.leash.on_off(taken),
             Event::Probed { generation, found } => self.on_probed(generation, *found),
             Event::Looked(found) => self.on_looked(found),
             Event::StepDone(outcome) => self.on_step_done(*outcome),
@@ -252,6 +256,7 @@ impl Run {
 
     /// What follows from all that is known now.
     fn turn(&mut self) {
+        self.mind_leash();
         self.act();
         self.decide();
         self.tell();

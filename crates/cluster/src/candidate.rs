@@ -59,13 +59,25 @@ pub fn tags(state: &State, node: &NodeName) -> Tags {
     state.members.get(node).map(|m| m.tags).unwrap_or_default()
 }
 
+/// Whether a node is never chosen, by its configuration or because it is under maintenance.
+#[must_use]
+pub fn barred(state: &State, node: &NodeName) -> bool {
+    tags(state, node).never_primary || state.maintenance.contains_key(node)
+}
+
+/// Whether `a` is further than `b`.
+#[must_use]
+pub fn is_ahead(state: &State, a: &Seal, b: &Seal) -> bool {
+    advance(state, a) > advance(state, b)
+}
+
 /// The most advanced eligible node; of equals the one with the greatest priority, then the last primary, then the first by name.
 #[must_use]
 pub fn best<'a>(state: &State, seals: &'a BTreeMap<NodeName, Seal>) -> Option<(NodeName, &'a Seal)> {
     let last = state.last_appointed.as_ref().map(|a| &a.node);
     seals
         .iter()
-        .filter(|(node, _)| !tags(state, node).never_primary)
+        .filter(|(node, _)| !barred(state, node))
         .filter(|(_, seal)| lineage::eligible(state, seal.line.as_deref(), seal.lsn))
         .max_by_key(|(node, seal)| {
             let preferred = (tags(state, node).priority, Some(*node) == last, Reverse((*node).clone()));
@@ -87,11 +99,16 @@ pub fn why_not(
         if tags(state, node).never_primary {
             return NotChosen::NeverPrimary;
         }
+        if state.maintenance.contains_key(node) {
+            return NotChosen::Maintained;
+        }
         let at = position(seal);
         if !lineage::eligible(state, seal.line.as_deref(), seal.lsn) {
             NotChosen::OtherLine { at }
         } else if advance(state, seal) < advance(state, chosen.1) {
             NotChosen::Behind { at, bytes: chosen.1.lsn.bytes_after(seal.lsn) }
+        } else if is_ahead(state, seal, chosen.1) {
+            NotChosen::Ahead { at }
         } else {
             NotChosen::Equal { at }
         }
@@ -116,4 +133,13 @@ fn not_sealed(state: &State, seen: &Observations, node: &NodeName) -> NotChosen 
         },
     };
     NotChosen::NotSealed { seen }
+}
+
+/// What is known of a node that has not sealed.
+#[must_use]
+pub fn instead_of_seal(state: &State, seen: &Observations, node: &NodeName) -> String {
+    match not_sealed(state, seen, node) {
+        NotChosen::NotSealed { seen } => seen,
+        other => other.to_string(),
+    }
 }

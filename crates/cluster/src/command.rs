@@ -2,12 +2,13 @@
 
 use crate::basics::{Epoch, NodeName, WallMs};
 use crate::handover::{Handover, Planned, Stage};
+use crate::leash::Unleased;
 use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
 use crate::state::{
-    Appointment, Entry, HISTORY_MAX, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX, Paused, Phase, Promotion,
-    Published, Settings, State, SyncSet,
+    Appointment, Entry, Fencing, HISTORY_MAX, Maintenance, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX,
+    Paused, Phase, Promotion, Published, Settings, State, SyncSet,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -138,6 +139,18 @@ pub enum Change {
     },
     /// Decide again.
     Resume,
+    /// The primary that a pause left without a lease runs under one again, or not at all.
+    LeasedAgain {
+        /// The number of the pause.
+        number: u64,
+    },
+    /// Leave a node alone, or no more.
+    Maintain {
+        /// The node.
+        node: NodeName,
+        /// `None`: no more.
+        maintenance: Option<Maintenance>,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -217,16 +230,40 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         | Change::HandOverStage { .. }
         | Change::HandOverEnd { .. }
         | Change::HandedOver { .. } => change_handover(state, change),
-        Change::Pause { paused } => {
-            state.paused = Some(paused.clone());
-            Ok(())
-        }
-        Change::Resume => {
-            state.paused = None;
-            Ok(())
+        Change::Pause { .. } | Change::Resume | Change::LeasedAgain { .. } | Change::Maintain { .. } => {
+            change_upkeep(state, change)
         }
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
+}
+
+fn change_upkeep(state: &mut State, change: &Change) -> Result<(), Refusal> {
+    match change {
+        Change::Pause { paused } => {
+            // Pausing again with fencing leaves the record: it goes when the primary has its lease back.
+            if let (Fencing::Suspended, Phase::Serving { appointment }) = (paused.fencing, &state.phase) {
+                let node = appointment.node.clone();
+                state.unleased = Some(Unleased { number: state.revision, epoch: state.epoch, node });
+            }
+            state.paused = Some(paused.clone());
+        }
+        Change::LeasedAgain { number } => {
+            // A later pause has taken the lease off again.
+            if state.unleased.as_ref().is_none_or(|u| u.number != *number) {
+                return Err(Refusal::OutOfPlace("that pause is not the last one".into()));
+            }
+            state.unleased = None;
+        }
+        Change::Maintain { node, maintenance: Some(maintenance) } => {
+            if state.lease_holder() == Some(node) {
+                return Err(Refusal::OutOfPlace(format!("{node} is primary, or about to be")));
+            }
+            state.maintenance.insert(node.clone(), maintenance.clone());
+        }
+        Change::Maintain { node, maintenance: None } => drop(state.maintenance.remove(node)),
+        _ => state.paused = None,
+    }
+    Ok(())
 }
 
 fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
@@ -318,6 +355,9 @@ fn open_epoch(state: &mut State, epoch: Epoch, lease: OldLease) -> Result<(), Re
             return Err(Refusal::OutOfPlace("there is no primary to replace yet".into()));
         }
     };
+    if lease == OldLease::Returned {
+        state.unleased = None;
+    }
     state.epoch = epoch;
     state.handover = None;
     state.phase = Phase::Sealing { lease };
@@ -352,6 +392,7 @@ fn appoint(
     if let Some(k) = state.confirmations() {
         state.sync.add(SyncSet { k, members: sync.clone() });
     }
+    state.unleased = None;
     state.phase = Phase::Promoting { appointment: appointment.clone() };
     Ok(())
 }

@@ -5,7 +5,10 @@
 
 mod bootstrap;
 mod failover;
+mod force;
 mod leadership;
+mod maintenance;
+mod pause;
 mod rejoin;
 pub mod switchover;
 mod sync_set;
@@ -77,8 +80,11 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
     }
     let Some(settings) = &state.settings else { return decision };
     if let Some(paused) = &state.paused {
-        decision.waits.push(Reason::Paused { by: paused.by.clone() });
+        decision.waits.push(Reason::Paused { by: paused.by.clone(), fencing: paused.fencing });
         return decision;
+    }
+    if let Outcome::Do(draft) = pause::end(state, settings, seen, now) {
+        return sign(draft, seen, now);
     }
     if let Some(reason) = switchover::awaits_next(state, settings, seen, now) {
         decision.waits.push(reason);

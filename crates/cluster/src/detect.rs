@@ -9,7 +9,8 @@ use crate::basics::{Millis, Moment, NodeName};
 use crate::mutant::{self, Mutant};
 use crate::observe::{Observations, Server};
 use crate::reason::Reason;
-use crate::state::{OldLease, Phase, Settings, State};
+use crate::state::{OldLease, Phase, Replication, Settings, State};
+use crate::word::Word;
 use std::collections::BTreeMap;
 
 /// What the detector says of the primary.
@@ -72,7 +73,8 @@ fn judge_silence(
     let own = silences.get(&seen.leader).copied();
     let unleased_ms = heard.unwrap_or_else(|| now.since(seen.leading_since));
     let leader_ms = [heard, own].into_iter().flatten().min().unwrap_or(unleased_ms);
-    let lease_over = unleased_ms >= settings.lease_surely_over_ms() + detect;
+    // One that a pause left without a lease was ended by nobody.
+    let lease_over = unleased_ms >= settings.lease_surely_over_ms() + detect && state.unleased.is_none();
     if leader_ms < detect && !lease_over {
         return Verdict::Fine;
     }
@@ -83,6 +85,11 @@ fn judge_silence(
     let needed = if mutant::is(Mutant::OneConfirms) { 1 } else { others / 2 + 1 };
     let confirmed: BTreeMap<NodeName, Millis> =
         silences.iter().filter(|(_, ms)| **ms >= detect).map(|(n, ms)| (n.clone(), *ms)).collect();
+    if let (true, Some(unleased), Replication::Async { .. }) =
+        (confirmed.len() >= needed, &state.unleased, settings.replication)
+    {
+        return Verdict::Doubt(Reason::Word { word: Word::WaitLeased { node: unleased.node.clone() } });
+    }
     if confirmed.len() >= needed {
         let reason = Reason::Silent { node: primary.clone(), leader_ms, confirmed, needed };
         let returned = mutant::is(Mutant::SilenceReturnsLease);

@@ -5,6 +5,7 @@
 //! from all this is decided in `decide::switchover`.
 
 use crate::basics::{Lsn, Millis, NodeName, WallMs};
+use crate::word::Objection;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -105,7 +106,6 @@ pub enum Obstacle {
         to: NodeName,
     },
     /// No such node.
-    /// No such node.
     Unknown {
         /// The name asked for.
         node: NodeName,
@@ -148,6 +148,11 @@ pub enum Obstacle {
         bytes: u64,
         /// As many as it may lack.
         bytes_max: u64,
+    },
+    /// What speaks against deciding in the cluster's stead.
+    Objected {
+        /// What.
+        objection: Objection,
     },
     /// Something in its server.
     Hindered {
@@ -222,6 +227,7 @@ impl fmt::Display for Obstacle {
                 f,
                 "{node} has {bytes} bytes of WAL still to replay, at most {bytes_max} are allowed; wait until it has caught up"
             ),
+            Obstacle::Objected { objection } => objection.fmt(f),
             Obstacle::Hindered { node, by } => write!(f, "{node}: {by}"),
             Obstacle::NoCandidate { each } => {
                 f.write_str("no node may take over")?;

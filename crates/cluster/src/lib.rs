@@ -23,9 +23,11 @@ pub mod decide;
 pub mod detect;
 pub mod handover;
 pub mod lease;
+pub mod leash;
 pub mod lineage;
 pub mod quorum;
 pub mod status;
 pub mod step;
+pub mod word;
 
 pub use basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};

@@ -74,6 +74,10 @@ mutants! {
     CheckpointerNotAwaited: "commits count as waiting again before PostgreSQL's checkpointer has seen to it",
     LateReportAccepted: "a report that a later one has overtaken is believed",
     InitialiseOverData: "a new database is made though a node has data",
+    ForcedLeaseNotWaited: "a forced failover does not wait for the old lease to end",
+    StaleWordTaken: "a person's acceptance counts for a loss that was not shown",
+    UnleasedForgotten: "a resumed cluster counts on the lease of a primary that has none",
+    LeasePromiseForgotten: "an agent takes its lease off again for a pause that has ended",
     SealBeforeReplayed: "a seal is read while a server that just started still replays its WAL",
 }
 

@@ -204,6 +204,9 @@ pub struct Observation {
     /// What speaks against stopping or promoting its server.
     #[serde(default)]
     pub hindrances: Vec<Hindrance>,
+    /// The number of the pause after which it runs under a lease again (see [`crate::leash`]).
+    #[serde(default)]
+    pub leased_again: Option<u64>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
     /// What it is doing, for people.
@@ -233,6 +236,7 @@ impl Observation {
             rejoined: None,
             handover: None,
             hindrances: Vec::new(),
+            leased_again: None,
             lease_left_ms: None,
             doing: String::new(),
             problem: None,

@@ -2,6 +2,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::handover::{Handover, Planned};
+use crate::leash::Unleased;
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
 use serde::{Deserialize, Serialize};
@@ -279,6 +280,31 @@ pub struct Paused {
     pub by: String,
     /// When, on the leader's wall clock.
     pub at: WallMs,
+    /// Whether the primary is still ended with its lease.
+    #[serde(default)]
+    pub fencing: Fencing,
+}
+
+/// Whether a primary that cannot renew its lease is ended during a pause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fencing {
+    /// As ever.
+    #[default]
+    Kept,
+    /// It serves on (see [`crate::leash`]).
+    Suspended,
+}
+
+/// A node that is left alone: never chosen, in no sync set, its server is not started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Who asked for it.
+    pub by: String,
+    /// When, on the leader's wall clock.
+    pub at: WallMs,
+    /// Why, in that person's words.
+    pub text: Option<String>,
 }
 
 /// The record.
@@ -313,6 +339,12 @@ pub struct State {
     /// While set, nothing is decided.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// The primary that a pause allowed to run without a lease, until it is known that it does so no more.
+    #[serde(default)]
+    pub unleased: Option<Unleased>,
+    /// Nodes that are left alone.
+    #[serde(default)]
+    pub maintenance: BTreeMap<NodeName, Maintenance>,
     /// Remembered decisions, oldest first.
     pub history: Vec<Entry>,
     /// Number of commands applied.

@@ -220,11 +220,19 @@ fn node_status(
             .map(|(l, a)| l.saturating_sub(a)),
         sync,
         heard_ms: age,
-        why: heard.map_or_else(
-            || "no heartbeat yet".to_owned(),
-            |h| why_line(&h.observation, silent, now.since(h.at)),
-        ),
+        why: maintained(state, node)
+            + &heard.map_or_else(
+                || "no heartbeat yet".to_owned(),
+                |h| why_line(&h.observation, silent, now.since(h.at)),
+            ),
     }
+}
+
+fn maintained(state: &State, node: &NodeName) -> String {
+    state.maintenance.get(node).map_or_else(String::new, |m| {
+        let text = m.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+        format!("maintenance by {}{text}; ", m.by)
+    })
 }
 
 fn replay_lag(o: &Observation) -> Option<Millis> {

@@ -177,6 +177,8 @@ pub enum Wait {
     },
     /// Its server ended; the leader must open an epoch.
     ServerGone,
+    /// It is under maintenance: nothing is started and no data is replaced.
+    Maintained,
     /// It waits for the appointed node to promote.
     Promotion {
         /// Who.
@@ -214,6 +216,9 @@ impl fmt::Display for Wait {
             Wait::Primary => f.write_str("primary"),
             Wait::Following { upstream } => write!(f, "follows {upstream}"),
             Wait::ServerGone => f.write_str("its server ended; waits for the next epoch"),
+            Wait::Maintained => f.write_str(
+                "under maintenance: its server is neither started nor stopped and its data is left alone until pgkeel maintenance off",
+            ),
             Wait::Promotion { of } => write!(f, "waits for the promotion of {of}"),
         }
     }
@@ -222,6 +227,18 @@ impl fmt::Display for Wait {
 /// What `me` does next at `now`.
 #[must_use]
 pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
+    let next = wanted(state, me, local, now);
+    if !state.maintenance.contains_key(me) {
+        return next;
+    }
+    // Whoever maintains a node may stop its server. While it runs it keeps its promises: it seals, follows, is fenced.
+    match next {
+        Step::StartSealed | Step::Clone { .. } | Step::Rewind { .. } => Step::Wait(Wait::Maintained),
+        other => other,
+    }
+}
+
+fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     let system_identifier = match local.data {
         DataDir::Unknown => return Step::Wait(Wait::Looking),
         DataDir::Witness => return Step::Wait(Wait::Witness),

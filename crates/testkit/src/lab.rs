@@ -72,6 +72,12 @@ impl LabOptions {
         LabOptions { hosts: Hosts::Each, ..LabOptions::quorum() }
     }
 
+    /// As [`LabOptions::asynchronous`], with a bound that a few rows exceed.
+    #[must_use]
+    pub fn asynchronous_strict() -> LabOptions {
+        LabOptions { mode: Mode::Async("1KiB".to_owned()), ..LabOptions::asynchronous() }
+    }
+
     /// Four nodes on hosts of their own, two standbys of three confirm each commit.
     #[must_use]
     pub fn quorum_of_two_on_hosts() -> LabOptions {

@@ -13,6 +13,7 @@ mod invariants;
 mod leader;
 mod network;
 mod node;
+mod operator;
 mod orders;
 mod postgres;
 mod random;
@@ -47,6 +48,8 @@ pub struct Report {
     pub acknowledged: u64,
     /// Commits that are not in the last primary (asynchronous mode only, within `max_loss`).
     pub lost: u64,
+    /// Commits that a person has accepted to lose.
+    pub accepted: u64,
     /// Epochs opened.
     pub epochs: u64,
     /// How often each fault was made.
@@ -69,6 +72,7 @@ impl Report {
         self.events += other.events;
         self.acknowledged += other.acknowledged;
         self.lost += other.lost;
+        self.accepted += other.accepted;
         self.epochs += other.epochs;
         for (name, count) in &other.faults {
             *self.faults.entry(name).or_default() += count;
@@ -88,7 +92,11 @@ impl fmt::Display for Report {
             map.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
         };
         writeln!(f, "{} events, {} changes of epoch", self.events, self.epochs)?;
-        writeln!(f, "{} commits acknowledged, {} lost in asynchronous mode", self.acknowledged, self.lost)?;
+        writeln!(
+            f,
+            "{} commits acknowledged, {} lost in asynchronous mode, {} with a person's word",
+            self.acknowledged, self.lost, self.accepted
+        )?;
         writeln!(f, "faults: {}", counts(&self.faults))?;
         writeln!(f, "rejoined: {}", counts(&self.rejoins))?;
         writeln!(f, "rules: {}", counts(&self.rules))?;

@@ -21,7 +21,7 @@ pub(super) struct Last {
     digest: Option<Observation>,
     forks: Option<(Timeline, Vec<Fork>)>,
     /// The deadline that the guard was last told; `Some(None)`: told that there is none.
-    guard_told: Option<Option<u64>>,
+    pub(super) guard_told: Option<Option<u64>>,
 }
 
 impl Run {
@@ -66,6 +66,7 @@ impl Run {
             rejoined: self.acting.rejoined.clone(),
             handover: self.handover_progress(),
             hindrances: self.server.hindrances.clone(),
+            leased_again: self.leased_again(),
             lease_left_ms: self
                 .local
                 .lease
@@ -168,6 +169,9 @@ impl Run {
             self.free_standby_from_deadline();
             return;
         };
+        if self.lease_is_off() {
+            return;
+        }
         let until = Moment(sent_at_ms).plus(left_ms);
         let epoch = answer.epoch;
         if self.local.lease.is_some_and(|(e, u)| e == epoch && u >= until) {
@@ -179,12 +183,15 @@ impl Run {
         };
         let deadline = until.0.saturating_sub(self.settings().lease_ms() / GUARD_SHARE);
         self.observed.guard_told = Some(Some(deadline));
+        self.leash.telling();
         let events = self.events.clone();
         tokio::spawn(async move {
-            match guard.set_deadline(Some(deadline)).await {
-                Ok(()) => drop(events.send(Event::LeaseHeld { epoch, until }).await),
-                Err(e) => tracing::warn!("the guard did not take the lease: {e}"),
+            let told = guard.set_deadline(Some(deadline)).await;
+            let lease = told.is_ok().then_some((epoch, until));
+            if let Err(e) = told {
+                tracing::warn!("the guard did not take the lease: {e}");
             }
+            let _ = events.send(Event::LeaseHeld { lease }).await;
         });
     }
 

@@ -125,6 +125,7 @@ impl Run {
     pub(super) fn on_guard(&mut self, event: GuardEvent) {
         let Some(hands) = self.parts.hands.clone() else { return };
         hands.drop_guard();
+        self.leash.guard_is_gone();
         match event {
             GuardEvent::Ended { code, fenced } => {
                 let how = if fenced { "fenced: its lease had ended" } else { "ended" };

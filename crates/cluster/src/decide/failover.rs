@@ -4,7 +4,7 @@
 //! candidates are compared (`candidate`); it decides when enough is known to go on.
 
 use super::{Draft, Now, Outcome};
-use crate::basics::{Millis, NodeName};
+use crate::basics::{Lsn, Millis, NodeName};
 use crate::candidate;
 use crate::command::Change;
 use crate::detect::{self, Verdict};
@@ -15,6 +15,7 @@ use crate::quorum;
 use crate::reason::{Reason, Safe};
 use crate::state::{Appointment, OldLease, Replication, Settings, State, SyncSet};
 use crate::status::furthest_primary_lsn;
+use crate::word::Word;
 use std::collections::{BTreeMap, BTreeSet};
 
 type Seals = BTreeMap<NodeName, Seal>;
@@ -68,20 +69,24 @@ fn wait_seals(state: &State, seals: &Seals, rule: &str) -> Reason {
 /// The last appointed node, when it is sealed with everything it ever acknowledged.
 fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
     let last = state.last_appointed.as_ref()?;
-    let seal = seals.get(&last.node).filter(|_| !candidate::tags(state, &last.node).never_primary)?;
+    let seal = seals.get(&last.node).filter(|_| !candidate::barred(state, &last.node))?;
     let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str());
     let not_yet = seal.line == last.parent && seal.lsn >= last.sealed_lsn;
     (promoted || not_yet).then(|| last.node.clone())
 }
 
-fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
+/// The sealed nodes whose data may be chosen.
+pub(super) fn fitting(state: &State, seals: &Seals) -> BTreeSet<NodeName> {
     // Only data that may be chosen counts: the one sealed node that has a commit must not be one that is passed over.
     let fits = |node: &NodeName, seal: &Seal| {
         let eligible = lineage::eligible(state, seal.line.as_deref(), seal.lsn);
-        !candidate::tags(state, node).never_primary && eligible || mutant::is(Mutant::IneligibleCounts)
+        !candidate::barred(state, node) && eligible || mutant::is(Mutant::IneligibleCounts)
     };
-    let sealed: BTreeSet<NodeName> =
-        seals.iter().filter(|(n, s)| fits(n, s)).map(|(n, _)| n.clone()).collect();
+    seals.iter().filter(|(n, s)| fits(n, s)).map(|(n, _)| n.clone()).collect()
+}
+
+fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
+    let sealed = fitting(state, seals);
     let in_force = !state.sync.in_force.is_empty();
     if in_force && quorum::covers_all(&sealed, &state.sync) {
         let SyncSet { k, members: of } = state.sync_target();
@@ -128,6 +133,10 @@ fn safe_in_async(
     lease: OldLease,
     now: &Now,
 ) -> Result<Safe, Reason> {
+    if let Some(unleased) = &state.unleased {
+        // It is over when that node itself has sealed; `leash` records that first.
+        return Err(Reason::Word { word: Word::WaitLeased { node: unleased.node.clone() } });
+    }
     if let Some(left_ms) = old_lease_left(settings, seen, lease, now) {
         let node = state.last_appointed.as_ref().map_or(best.0, |a| &a.node).clone();
         return Err(Reason::WaitLease { node, left_ms });
@@ -144,8 +153,7 @@ fn safe_in_async(
             "every standby that runs should seal, so that the best is known",
         ));
     }
-    let known = furthest_primary_lsn(seen)
-        .max(seen.last_primary_lsn(state).filter(|_| !mutant::is(Mutant::LastWordForgotten)));
+    let known = known_of_last(state, seen);
     let missing_bytes = known.map(|p| p.bytes_after(best.1.lsn));
     match missing_bytes {
         Some(missing_bytes) if missing_bytes <= max_loss_bytes || mutant::is(Mutant::MaxLossIgnored) => {
@@ -159,8 +167,19 @@ fn safe_in_async(
     }
 }
 
+/// The furthest position of the last primary that anybody has heard of.
+pub(super) fn known_of_last(state: &State, seen: &Observations) -> Option<Lsn> {
+    furthest_primary_lsn(seen)
+        .max(seen.last_primary_lsn(state).filter(|_| !mutant::is(Mutant::LastWordForgotten)))
+}
+
 /// How long the lease of the old primary may still be in force; `None`: it has surely ended.
-fn old_lease_left(settings: &Settings, seen: &Observations, lease: OldLease, now: &Now) -> Option<Millis> {
+pub(super) fn old_lease_left(
+    settings: &Settings,
+    seen: &Observations,
+    lease: OldLease,
+    now: &Now,
+) -> Option<Millis> {
     if lease == OldLease::Returned || mutant::is(Mutant::LeaseNotWaited) {
         return None;
     }
@@ -172,7 +191,7 @@ fn old_lease_left(settings: &Settings, seen: &Observations, lease: OldLease, now
 }
 
 /// Nodes that run a server that has not sealed yet and has not failed, or that a new leader has not heard yet.
-fn may_still_seal(
+pub(super) fn may_still_seal(
     state: &State,
     settings: &Settings,
     seen: &Observations,
@@ -194,7 +213,7 @@ fn may_still_seal(
     others.filter(|n| !seals.contains_key(n) && still(n)).collect()
 }
 
-fn appoint(
+pub(super) fn appoint(
     state: &State,
     seen: &Observations,
     settings: &Settings,

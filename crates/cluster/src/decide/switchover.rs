@@ -3,7 +3,7 @@
 //! Every check is made when it is asked for, when its time has come, and again at every stage until the primary is told to
 //! stop. From then on there is no way back but the one of every stopped primary: a failover, which may choose it again.
 
-use super::{Draft, Now, Outcome};
+use super::{Draft, Now, Outcome, force, maintenance, pause};
 use crate::basics::{Millis, NodeName, WallMs};
 use crate::candidate;
 use crate::command::{Change, Command};
@@ -11,7 +11,8 @@ use crate::handover::{Handover, Obstacle, Planned, Stage, Stopped};
 use crate::lineage;
 use crate::observe::{Observation, Observations, Server, Standby};
 use crate::reason::{NotChosen, Position, Reason, Safe};
-use crate::state::{Appointment, Paused, Phase, Replication, Settings, State};
+use crate::state::{Appointment, Fencing, Phase, Replication, Settings, State};
+use crate::word::Objection;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,9 +43,38 @@ pub enum Order {
         id: String,
     },
     /// Decide nothing until resumed.
-    Pause,
+    Pause {
+        /// Whether the primary is still ended with its lease.
+        #[serde(default)]
+        fencing: Fencing,
+    },
     /// Decide again.
     Resume,
+    /// Make a node primary where nothing automatic may.
+    Failover {
+        /// The next primary.
+        to: NodeName,
+        /// The loss that the person accepts, as [`crate::word::Loss::token`] names it.
+        accept: Option<String>,
+        /// A node of which the person vouches that its server does not run.
+        #[serde(default)]
+        stopped: Option<NodeName>,
+    },
+    /// Leave a node alone.
+    Maintain {
+        /// The node.
+        node: NodeName,
+        /// Why, in the person's words.
+        text: Option<String>,
+        /// Although commits may have to wait.
+        #[serde(default)]
+        insist: bool,
+    },
+    /// Leave it alone no more.
+    Unmaintain {
+        /// The node.
+        node: NodeName,
+    },
 }
 
 /// What came of an order.
@@ -83,6 +113,34 @@ pub fn order(
 ) -> Result<(Command, Ordered), Vec<Obstacle>> {
     let id: String = now.nonce.chars().take(8).collect();
     let by = by.to_owned();
+    let recorded = |to: Option<NodeName>| Ordered::Recorded { id: String::new(), to };
+    let ((change, reasons), ordered) = match order {
+        Order::Pause { fencing } => (pause::begin(state, seen, *fencing, by, now)?, recorded(None)),
+        Order::Resume => ((Change::Resume, vec![Reason::Resumed { by }]), recorded(None)),
+        Order::Failover { to, accept, stopped } => {
+            let asked = force::Asked { to, accept: accept.as_deref(), stopped: stopped.as_ref(), by };
+            (force::order(state, seen, &asked, now)?, recorded(Some(to.clone())))
+        }
+        Order::Maintain { node, text, insist } => {
+            (maintenance::begin(state, seen, node, text.clone(), *insist, by, now)?, recorded(None))
+        }
+        Order::Unmaintain { node } => (maintenance::end(state, node, by)?, recorded(None)),
+        Order::Switchover { .. } | Order::Cancel { .. } => planned(state, seen, order, id, by, now)?,
+    };
+    Ok((Command { by: seen.leader.clone(), at: now.wall, change, reasons }, ordered))
+}
+
+/// A change and its reasons.
+pub(super) type Recorded = (Change, Vec<Reason>);
+
+fn planned(
+    state: &State,
+    seen: &Observations,
+    order: &Order,
+    id: String,
+    by: String,
+    now: &Now,
+) -> Result<(Recorded, Ordered), Vec<Obstacle>> {
     let (change, reason, ordered) = match order {
         Order::Switchover { to, at: Some(at) } => {
             if let Some(to) = to {
@@ -108,22 +166,12 @@ pub fn order(
             };
             (change, reason, Ordered::Recorded { id: id.clone(), to: None })
         }
-        Order::Pause => {
-            let paused = Paused { by: by.clone(), at: now.wall };
-            (
-                Change::Pause { paused },
-                Reason::Paused { by },
-                Ordered::Recorded { id: String::new(), to: None },
-            )
-        }
-        Order::Resume => {
-            (Change::Resume, Reason::Resumed { by }, Ordered::Recorded { id: String::new(), to: None })
-        }
+        _ => return Err(vec![Obstacle::NotServing]),
     };
-    Ok((Command { by: seen.leader.clone(), at: now.wall, change, reasons: vec![reason] }, ordered))
+    Ok(((change, vec![reason]), ordered))
 }
 
-fn known(state: &State, node: &NodeName) -> Result<(), Vec<Obstacle>> {
+pub(super) fn known(state: &State, node: &NodeName) -> Result<(), Vec<Obstacle>> {
     if state.members.contains_key(node) {
         Ok(())
     } else {
@@ -197,6 +245,9 @@ fn obstacles(
     let mut found = Vec::new();
     if member.tags.never_primary {
         found.push(Obstacle::NeverPrimary { node: node.clone() });
+    }
+    if state.maintenance.contains_key(to) {
+        found.push(Obstacle::Objected { objection: Objection::Maintained { node: node.clone() } });
     }
     let primary_lsn = match heard(settings, seen, from, now).map(|o| &o.server) {
         Some(Server::Primary { lsn, .. }) => Some(*lsn),

@@ -80,7 +80,7 @@ pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, no
 /// confirmed.
 pub(super) fn may_confirm(state: &State, node: &NodeName) -> bool {
     let tags = candidate::tags(state, node);
-    !tags.never_sync && !tags.never_primary
+    !tags.never_sync && !candidate::barred(state, node)
 }
 
 /// The target alone may stay in force once PostgreSQL obeys it and k of its members have all that was written before:
@@ -156,7 +156,7 @@ fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> Str
         from.difference(to).partition(|n| may_confirm(state, n));
     let (left, barred) = (list(streamless), list(barred));
     if !barred.is_empty() {
-        return format!("{barred} may not confirm commits (never_sync or never_primary)");
+        return format!("{barred} may not confirm commits (never_sync, never_primary or under maintenance)");
     }
     match (came.is_empty(), left.is_empty()) {
         (true, true) => "no standby streams".to_owned(),

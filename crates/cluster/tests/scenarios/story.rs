@@ -16,8 +16,11 @@
 //! n1 streams to n2 2/500, n3 2/400     pg_stat_replication of n1; nobody: `n1 streams to -`
 //! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then; `obeys any 2 of n2 n3 since ...`
 //! n1 priority 5 | never primary | never sync    its tags
+//! n1 leased again                      its guard holds a lease after the pause
 //! n1 drained                           no client of it is in a transaction any more
-//! order switchover [n2] | cancel ID | pause | resume    what a person asks the leader for
+//! order switchover [n2] | cancel ID | pause [fence] | resume    what a person asks the leader for
+//! order failover n2 [accept TOKEN | accept shown] [stopped n1]    `shown`: the token of the last refusal
+//! order maintain n2 [insist] | unmaintain n2
 //! step of n2                           tells the step again, changed or not
 //! history                              the last promotions and sync sets, as recorded
 //! ```
@@ -26,13 +29,16 @@ use super::words;
 use cluster::command::{Change, Command, apply, first_promotion_id};
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
-use cluster::handover::{Progress, Stopped};
+use cluster::handover::{Obstacle, Progress, Stopped};
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Server, Standby, SyncApplied,
 };
-use cluster::state::{Degrade, Fork, Member, PgAddress, Phase, Replication, Settings, State, SyncSet, Tags};
+use cluster::state::{
+    Degrade, Fencing, Fork, Member, PgAddress, Phase, Replication, Settings, State, SyncSet, Tags,
+};
 use cluster::step::{Local, Step, Unfinished, step};
-use cluster::{Lsn, Moment, NodeName, Timeline, lease, status};
+use cluster::word::Objection;
+use cluster::{Lsn, Moment, NodeName, Timeline, lease, leash, status};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +57,7 @@ struct Node {
     tags: Tags,
     drained: bool,
     stopped_at: Option<Lsn>,
+    leased_again: Option<u64>,
     forks: Vec<Fork>,
     replicas: BTreeMap<NodeName, Replica>,
     sync_applied: Option<SyncApplied>,
@@ -68,6 +75,7 @@ pub struct Story {
     epoch_since: Moment,
     waits: String,
     view: String,
+    shown: Option<String>,
     out: Vec<String>,
 }
 
@@ -131,6 +139,7 @@ impl Story {
                 tags: Tags::default(),
                 drained: false,
                 stopped_at: None,
+                leased_again: None,
                 forks: Vec::new(),
                 replicas: BTreeMap::new(),
                 sync_applied: None,
@@ -239,6 +248,7 @@ impl Story {
             ["never", "primary"] => node.tags.never_primary = true,
             ["never", "sync"] => node.tags.never_sync = true,
             ["drained"] => node.drained = true,
+            ["leased", "again"] => node.leased_again = leash::owed(&state, &name(who)),
             ["streams", "to", list @ ..] => node.replicas = replicas(list),
             ["obeys", members @ .., "since", at] => {
                 let full_k = state.confirmations().unwrap_or(0);
@@ -261,7 +271,13 @@ impl Story {
             ["switchover", "at", ms] => Order::Switchover { to: None, at: Some(ms.parse().unwrap()) },
             ["switchover", to] => Order::Switchover { to: Some(name(to)), at: None },
             ["cancel", id] => Order::Cancel { id: (*id).to_owned() },
-            ["pause"] => Order::Pause,
+            ["pause"] => Order::Pause { fencing: Fencing::Suspended },
+            ["pause", "fence"] => Order::Pause { fencing: Fencing::Kept },
+            ["failover", to, rest @ ..] => self.failover(to, rest),
+            ["maintain", node, rest @ ..] => {
+                Order::Maintain { node: name(node), text: None, insist: rest == ["insist"] }
+            }
+            ["unmaintain", node] => Order::Unmaintain { node: name(node) },
             ["resume"] => Order::Resume,
             other => panic!("{other:?}: no order"),
         };
@@ -269,8 +285,25 @@ impl Story {
         let now = Now { at: self.now, wall: self.now.0, nonce: format!("s{}", self.state.epoch) };
         match switchover::order(&self.state, seen, &order, "ada", &now) {
             Ok((command, _)) => self.record(&command),
-            Err(because) => self.out.extend(because.iter().map(|o| format!("refused: {o}"))),
+            Err(because) => {
+                self.out.extend(because.iter().map(|o| format!("refused: {o}")));
+                self.shown = because.iter().find_map(|o| match o {
+                    Obstacle::Objected { objection: Objection::WouldLose { token, .. } } => {
+                        Some(token.clone())
+                    }
+                    _ => None,
+                });
+            }
         }
+    }
+
+    fn failover(&self, to: &str, rest: &[&str]) -> Order {
+        let after = |word: &str| rest.iter().position(|w| *w == word).and_then(|at| rest.get(at + 1));
+        let accept = after("accept").map(|token| match *token {
+            "shown" => self.shown.clone().unwrap_or_default(),
+            token => token.to_owned(),
+        });
+        Order::Failover { to: name(to), accept, stopped: after("stopped").map(|n| name(n)) }
     }
 
     /// The node has done what it was told: the least that an honest executor leaves behind.
@@ -447,6 +480,7 @@ impl Story {
         o.promoted = self.promoted(who, node);
         o.replicas = node.replicas.clone();
         o.sync_applied = node.sync_applied.clone();
+        o.leased_again = node.leased_again;
         o.primary_lsn = node.primary_lsn;
         o.handover = self.state.handover.as_ref().filter(|h| h.from == *who).map(|h| Progress {
             id: h.id.clone(),

@@ -31,10 +31,16 @@ pub enum Command {
     Why(WhyArgs),
     /// Change the primary in order, now or later; clients of the proxies notice nothing but a short pause
     Switchover(SwitchoverArgs),
-    /// Decide nothing until `resume`: no failover, no switchover
-    Pause(OrderArgs),
+    /// Make a node primary where nothing automatic may, and accept what is lost by it; without --accept-loss it only
+    /// shows what that is
+    Failover(FailoverArgs),
+    /// Decide nothing until `resume`: no failover, no switchover; the primary serves on, even without a lease
+    Pause(PauseArgs),
     /// End a pause
     Resume(OrderArgs),
+    /// Leave a node alone: it is never chosen, confirms no commits, and its server may be stopped by hand
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// Show what nodes had and the cluster lost in a failover
     Lost(LostArgs),
     /// Look at, or remove, the directories that nodes keep beside their data
@@ -109,7 +115,65 @@ pub struct SwitchoverArgs {
     pub cancel: Option<String>,
 }
 
-/// Options of `pause` and `resume`.
+/// Options of `failover`.
+#[derive(Args, Debug)]
+pub struct FailoverArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// The next primary: a node that has sealed (see `pgkeel status`)
+    #[arg(long, value_name = "NODE")]
+    pub to: NodeName,
+    /// The loss to accept, by the name that this command shows without it; it counts only while the situation is the same
+    #[arg(long, value_name = "LOSS")]
+    pub accept_loss: Option<String>,
+    /// You vouch that the server of this node, which a pause left without a lease, is stopped
+    #[arg(long, value_name = "NODE")]
+    pub stopped: Option<NodeName>,
+    /// Do it without asking
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Options of `pause`.
+#[derive(Args, Debug)]
+pub struct PauseArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Still end a primary that cannot renew its lease (without this it serves on)
+    #[arg(long)]
+    pub fence: bool,
+}
+
+/// Begin and end the maintenance of a node.
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Leave a node alone until `maintenance off`; refused for the primary
+    On {
+        /// The node
+        node: NodeName,
+        /// Why, for those who look at the status
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Although too few others are left to confirm commits
+        #[arg(short, long)]
+        yes: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Look after it again
+    Off {
+        /// The node
+        node: NodeName,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// Options of `resume`.
 #[derive(Args, Debug)]
 pub struct OrderArgs {
     /// Whom to ask.

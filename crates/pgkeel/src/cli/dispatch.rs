@@ -1,12 +1,13 @@
 //! From the command line to the command.
 
-use super::args::{Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs};
+use super::args::{Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand};
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
-use super::{agents, aside, config, guard, lost, order, status, switchover, why};
+use super::{agents, aside, config, failover, guard, lost, order, status, switchover, why};
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
+use cluster::state::Fencing;
 use std::future::Future;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -36,14 +37,20 @@ pub fn run(arguments: Arguments) -> ExitCode {
             };
             with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
         }
-        Command::Pause(args) => with_agents(&args.ask, |agents, format| {
-            in_runtime(order::run(
-                &agents,
-                format,
-                Order::Pause,
-                "paused: nothing is decided until pgkeel resume",
-            ))
+        Command::Failover(args) => with_agents(&args.ask, |agents, format| {
+            let wish = failover::Wish {
+                to: args.to,
+                accept: args.accept_loss,
+                stopped: args.stopped,
+                confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
+            };
+            in_runtime(failover::run(&agents, format, &wish))
         }),
+        Command::Pause(args) => with_agents(&args.ask, |agents, format| {
+            let (fencing, done) = pause_words(args.fence);
+            in_runtime(order::run(&agents, format, Order::Pause { fencing }, done))
+        }),
+        Command::Maintenance(command) => maintain(command),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(order::run(&agents, format, Order::Resume, "resumed"))
         }),
@@ -65,6 +72,33 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
+}
+
+fn pause_words(fence: bool) -> (Fencing, &'static str) {
+    match fence {
+        true => (
+            Fencing::Kept,
+            "paused: nothing is decided until pgkeel resume, and a primary that cannot renew its lease ends",
+        ),
+        false => (
+            Fencing::Suspended,
+            "paused: nothing is decided until pgkeel resume; the primary serves on, also while nobody can renew its lease",
+        ),
+    }
+}
+
+fn maintain(command: MaintenanceCommand) -> ExitCode {
+    let (order, ask, done) = match command {
+        MaintenanceCommand::On { node, reason, yes, ask } => {
+            let done = format!("{node} is under maintenance until pgkeel maintenance off {node}");
+            (Order::Maintain { node, text: reason, insist: yes }, ask, done)
+        }
+        MaintenanceCommand::Off { node, ask } => {
+            let done = format!("{node} is looked after again");
+            (Order::Unmaintain { node }, ask, done)
+        }
+    };
+    with_agents(&ask, |agents, format| in_runtime(order::run(&agents, format, order, &done)))
 }
 
 fn demo_options(args: DemoArgs) -> DemoOptions {

@@ -97,7 +97,7 @@ async fn change(
 }
 
 /// Asks on the terminal; without one, nothing is done unasked.
-fn confirmed(question: &str) -> Result<bool, String> {
+pub(super) fn confirmed(question: &str) -> Result<bool, String> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         return Err(format!("{question} There is nobody to answer: say --yes"));

@@ -10,7 +10,7 @@ use cluster::mutant::{self, Mutant};
 use cluster::observe::{DataDir, Observation, Promoted, Rejoined, Replica, Server, Standby, SyncApplied};
 use cluster::state::{Member, PgAddress, Phase, SyncSet};
 use cluster::step::{Local, Step, step};
-use cluster::{Epoch, Lsn, Millis, Moment, NodeName};
+use cluster::{Epoch, Lsn, Millis, Moment, NodeName, leash};
 
 /// What an agent has in memory.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,7 @@ impl World {
         }
         self.watch_primary(node);
         self.watch_sync(node);
+        self.mind_leash(node);
         let local = self.local(node);
         let now = self.clock(node);
         let host = &self.nodes[node];
@@ -189,6 +190,25 @@ impl World {
         }
     }
 
+    /// Takes the lease off for a pause, and promises not to when it is over (`cluster::leash`).
+    fn mind_leash(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let host = &mut self.nodes[node];
+        let (state, promised) = (&host.replica.state, host.notes.leased_again);
+        let Some(agent) = host.agent.as_mut().filter(|_| host.postgres.process == Process::Primary) else {
+            return;
+        };
+        if leash::off(state, &host.name, promised) {
+            host.deadline = None;
+            agent.lease = None;
+        } else if let Some(number) = leash::owed(state, &host.name) {
+            let held = agent.lease.is_some_and(|(epoch, until)| epoch == state.epoch && now < until);
+            if held && host.deadline.is_some_and(|deadline| now < deadline) {
+                host.notes.leased_again = promised.max(number);
+            }
+        }
+    }
+
     fn heartbeat(&mut self, node: NodeId) {
         let now = self.clock(node);
         let mut observation = self.observe(node);
@@ -242,6 +262,7 @@ impl World {
         }
         observation.sync_applied.clone_from(&agent.sync_applied);
         observation.rejoined.clone_from(&agent.rejoined);
+        observation.leased_again = Some(host.notes.leased_again);
         observation.handover = self.handover_progress(node);
         observation
     }
@@ -307,6 +328,9 @@ impl World {
         let until = sent.plus(left);
         let host = &mut self.nodes[node];
         let Some(agent) = &mut host.agent else { return };
+        if leash::off(&host.replica.state, &host.name, host.notes.leased_again) {
+            return;
+        }
         let later = agent.lease.is_none_or(|(e, u)| (epoch, until) > (e, u));
         if host.replica.state.epoch == epoch && later {
             agent.lease = Some((epoch, until));

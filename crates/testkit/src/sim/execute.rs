@@ -215,7 +215,9 @@ impl World {
         }
         super::invariants::replaced(self, node, &line, source.system_identifier);
         let notes = &mut self.nodes[node].notes;
-        *notes = super::node::Notes { line: Some(line), inconsistent: true, ..Default::default() };
+        let leased_again = notes.leased_again;
+        *notes =
+            super::node::Notes { line: Some(line), inconsistent: true, leased_again, ..Default::default() };
         self.nodes[node].postgres.data = Some(source);
         self.note_rejoin(node, RejoinWay::Clone);
     }

@@ -11,6 +11,7 @@ mod needless;
 mod only_copy;
 mod prefix;
 mod views;
+mod word;
 mod writer;
 
 use super::node::NodeId;
@@ -114,6 +115,7 @@ pub fn proposed(world: &mut World, leader: NodeId, change: &Change) {
 /// `change` was agreed and applied.
 pub fn agreed(world: &mut World, change: &Change) {
     appointment::agreed(world);
+    word::agreed(world, change);
     coverage::changed(world, change);
 }
 

@@ -61,6 +61,8 @@ pub struct Notes {
     pub promised: Epoch,
     /// The latest epoch for which the node was told to promote.
     pub promoted_for: Epoch,
+    /// The number of the last pause for which the lease is not taken off any more.
+    pub leased_again: u64,
     /// Work that was begun and not ended.
     pub unfinished: Option<Unfinished>,
     /// Rewound or copied, and not seen consistent since.

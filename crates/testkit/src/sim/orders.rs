@@ -5,8 +5,8 @@ use super::postgres::Process;
 use super::world::{Event, FAULTS_UNTIL, World};
 use cluster::decide::Now;
 use cluster::decide::switchover::{Order, order};
-use cluster::handover::{Progress, Stage, Stopped};
-use cluster::state::Replication;
+use cluster::handover::{Obstacle, Progress, Stage, Stopped};
+use cluster::state::{Fencing, Replication};
 
 impl World {
     /// Gives the nodes priorities, and to one of them sometimes a place in which it never acts.
@@ -40,7 +40,7 @@ impl World {
         let to = self.random.chance(60).then(|| self.nodes[to].name.clone());
         let at = self.random.chance(20).then(|| self.now / 1000 + self.random.below(8000));
         let asked = match self.random.below(10) {
-            0 => Order::Pause,
+            0 => Order::Pause { fencing: Fencing::Kept },
             1..=2 => Order::Resume,
             _ => Order::Switchover { to, at },
         };
@@ -51,33 +51,46 @@ impl World {
     pub fn heal_orders(&mut self) {
         if self.checks.agreed.paused.is_some() {
             self.ask_leader(&Order::Resume);
+        } else if let Some(node) = self.checks.agreed.maintenance.keys().next().cloned() {
+            self.ask_leader(&Order::Unmaintain { node });
         }
         self.after(500_000, Event::Order);
     }
 
-    fn ask_leader(&mut self, asked: &Order) {
+    /// Asks whoever leads; what speaks against it, if anything does.
+    pub fn ask_leader(&mut self, asked: &Order) -> Vec<Obstacle> {
         let nonce = format!("{:08}", self.number());
         let leads = |n: &super::node::Node| n.agent.as_ref().is_some_and(|a| a.leads.is_some());
-        let Some(node) = (0..self.nodes.len()).find(|n| leads(&self.nodes[*n])) else { return };
+        let Some(node) = (0..self.nodes.len()).find(|n| leads(&self.nodes[*n])) else { return Vec::new() };
         let now = Now { at: self.clock(node), wall: self.now / 1000, nonce };
         let host = &self.nodes[node];
-        let Some(leading) = host.agent.as_ref().and_then(|a| a.leads.as_ref()) else { return };
+        let Some(leading) = host.agent.as_ref().and_then(|a| a.leads.as_ref()) else { return Vec::new() };
         if leading.is_proposing() || !host.agent_runs() {
-            return;
+            return Vec::new();
         }
-        let kind = match order(&host.replica.state, &leading.seen, asked, "operator", &now) {
+        let (kind, because) = match order(&host.replica.state, &leading.seen, asked, "operator", &now) {
             Ok((command, _)) => {
+                for reason in &command.reasons {
+                    super::rules::count_reason(&mut self.report.rules, reason);
+                }
                 self.propose(node, command);
-                match asked {
+                let kind = match asked {
                     Order::Switchover { .. } => "switchover ordered",
                     Order::Cancel { .. } => "switchover cancelled",
-                    Order::Pause => "paused",
+                    Order::Pause { fencing: Fencing::Kept } => "paused",
+                    Order::Pause { fencing: Fencing::Suspended } => "paused without fencing",
                     Order::Resume => "resumed",
-                }
+                    Order::Failover { stopped: Some(_), .. } => "failover ordered with a stopped node",
+                    Order::Failover { .. } => "failover ordered",
+                    Order::Maintain { .. } => "maintained",
+                    Order::Unmaintain { .. } => "maintained no more",
+                };
+                (kind, Vec::new())
             }
-            Err(_) => "order refused",
+            Err(because) => ("order refused", because),
         };
         *self.report.faults.entry(kind).or_default() += 1;
+        because
     }
 
     /// What the primary's agent tells of a switchover.

@@ -2,6 +2,7 @@
 
 use cluster::reason::Reason;
 use cluster::step::{Step, Wait};
+use cluster::word::Word;
 use std::collections::BTreeMap;
 
 /// Counts by the name of the rule.
@@ -57,6 +58,7 @@ names!(
         SwitchoverGoesOn,
         SwitchoverRefused,
         Paused,
+        Word,
         Resumed,
         SwitchoverWaits,
     ]
@@ -99,13 +101,16 @@ names!(
         Primary,
         Following,
         ServerGone,
+        Maintained,
         Promotion,
     ]
 );
+names!(Word, word, WORDS, [Forced, GivenUp, LeasedAgain, WaitLeased, MaintenanceBegun, MaintenanceEnded]);
 
 /// A leader gave this reason.
 pub(super) fn count_reason(counts: &mut Counts, value: &Reason) {
-    *counts.entry(reason(value)).or_default() += 1;
+    let name = if let Reason::Word { word: what } = value { word(what) } else { reason(value) };
+    *counts.entry(name).or_default() += 1;
 }
 
 /// An agent was told to do this.
@@ -117,6 +122,7 @@ pub(super) fn count_step(counts: &mut Counts, value: &Step) {
 /// Rules that are not in `counts`.
 #[must_use]
 pub fn never(counts: &Counts) -> Vec<&'static str> {
-    let all = REASONS.iter().chain(STEPS).chain(WAITS);
-    all.filter(|name| **name != "Step::Wait" && !counts.contains_key(*name)).copied().collect()
+    let all = REASONS.iter().chain(STEPS).chain(WAITS).chain(WORDS);
+    let parts = ["Step::Wait", "Reason::Word"];
+    all.filter(|name| !parts.contains(*name) && !counts.contains_key(*name)).copied().collect()
 }

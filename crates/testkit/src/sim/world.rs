@@ -53,6 +53,8 @@ pub enum Event {
     Write { node: NodeId },
     /// A person asks the cluster for something.
     Order,
+    /// A person decides what nothing automatic may, or services something.
+    Operator,
     /// Something breaks: the fault of this number.
     Fault { index: u64 },
     /// A hung server goes on.
@@ -105,6 +107,7 @@ impl Event {
             | Event::AgentStart { node, .. }
             | Event::Write { node } => For::Server(*node),
             Event::Order
+            | Event::Operator
             | Event::Fault { .. }
             | Event::ServerThaws { .. }
             | Event::Cleared { .. }
@@ -138,6 +141,8 @@ pub struct World {
     pub skip: BTreeSet<u64>,
     /// Faults planned for a moment that matters, so far.
     pub aimed: u64,
+    /// What the person who decides has been shown.
+    pub operator: super::operator::Operator,
     trace: Trace,
 }
 
@@ -176,6 +181,7 @@ impl World {
             seed,
             skip: skip.clone(),
             aimed: 0,
+            operator: super::operator::Operator::default(),
             trace,
         };
         world.say(|w| format!("seed {seed}: {count} nodes, witness {witness}, {:?}", w.proposed.settings));
@@ -186,6 +192,7 @@ impl World {
         world.choose_tags(count - u64::from(witness));
         world.at(FAULTS_FROM, Event::Order);
         world.plan_foreign_data();
+        world.plan_operator();
         world.at(FAULTS_FROM, Event::Fault { index: 0 });
         world.at(FAULTS_UNTIL, Event::Heal);
         world
@@ -290,6 +297,7 @@ impl World {
             Event::Guard { node, boots } => self.guard(node, boots),
             Event::Write { node } => self.client_writes(node),
             Event::Order => self.give_order(),
+            Event::Operator => self.operate(),
             Event::Fault { index } => self.make_fault(index),
             Event::ServerThaws { node, life } => self.thaw_server(node, life),
             Event::Cleared { node } => self.clear_foreign(node),

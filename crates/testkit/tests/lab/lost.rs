@@ -51,13 +51,13 @@ fn rewind_cut_short() -> Result<()> {
 }
 
 /// What a primary took with it.
-struct Loss {
-    node: usize,
-    name: String,
-    epoch: u64,
-    xids: BTreeSet<u32>,
+pub(super) struct Loss {
+    pub(super) node: usize,
+    pub(super) name: String,
+    pub(super) epoch: u64,
+    pub(super) xids: BTreeSet<u32>,
     /// Its position before the first of them and after the last.
-    wal: (Lsn, Lsn),
+    pub(super) wal: (Lsn, Lsn),
 }
 
 /// Starts a cluster, stops the primary's WAL senders, lets it acknowledge some rows, and takes its host away. The rows
@@ -91,7 +91,7 @@ async fn lose(lab: &mut Lab) -> Result<Loss> {
 }
 
 /// The standbys must have all that comes before the rows.
-async fn wait_for_table(lab: &Lab, node: usize) -> Result<()> {
+pub(super) async fn wait_for_table(lab: &Lab, node: usize) -> Result<()> {
     let (port, table) = (lab.node(node)?.place.postgres_port, lab.load()?.table);
     let began = Instant::now();
     while let Err(error) = ids(&Address::loopback(port), &table, SHORT_LIMIT).await {
@@ -101,7 +101,7 @@ async fn wait_for_table(lab: &Lab, node: usize) -> Result<()> {
     Ok(())
 }
 
-fn stop_senders(lab: &Lab, node: usize) -> Result<()> {
+pub(super) fn stop_senders(lab: &Lab, node: usize) -> Result<()> {
     let postmaster = lab.node(node)?.postmaster().context("the primary's server runs")?;
     let all = processes::all();
     let children = processes::descendants(postmaster, &all);
@@ -116,7 +116,7 @@ fn stop_senders(lab: &Lab, node: usize) -> Result<()> {
 }
 
 /// One row for each transaction, and one transaction that is rolled back.
-async fn acknowledged(port: u16) -> Result<(BTreeSet<u32>, (Lsn, Lsn))> {
+pub(super) async fn acknowledged(port: u16) -> Result<(BTreeSet<u32>, (Lsn, Lsn))> {
     let options = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
     let (client, connection) = tokio_postgres::connect(&options, NoTls).await?;
     let connection = tokio::spawn(connection);
@@ -139,7 +139,7 @@ async fn acknowledged(port: u16) -> Result<(BTreeSet<u32>, (Lsn, Lsn))> {
 }
 
 /// How the node came back, once that is recorded.
-async fn rejoined(lab: &Lab, loss: &Loss) -> Result<Rejoined> {
+pub(super) async fn rejoined(lab: &Lab, loss: &Loss) -> Result<Rejoined> {
     let began = Instant::now();
     loop {
         let found = lab.cluster.why().await?.into_iter().rev().find_map(|entry| match entry.reason {
@@ -164,7 +164,7 @@ fn pgkeel(lab: &Lab, loss: &Loss, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &said)
 }
 
-fn listed_exactly(lab: &Lab, loss: &Loss) -> Result<()> {
+pub(super) fn listed_exactly(lab: &Lab, loss: &Loss) -> Result<()> {
     let records: Vec<Record> = serde_json::from_str(&pgkeel(lab, loss, &["lost", &loss.name, "--json"])?)?;
     ensure!(records.len() == 1, "one loss is kept: {records:?}");
     let record = &records[0];

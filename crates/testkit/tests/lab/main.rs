@@ -5,6 +5,7 @@
 
 mod agent;
 mod failover;
+mod force;
 mod frozen;
 mod host;
 mod lost;

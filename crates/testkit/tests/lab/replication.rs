@@ -55,7 +55,10 @@ async fn lose_what_is_allowed(lab: &mut Lab) -> Result<()> {
             println!("F1: at most {missing_bytes} bytes of WAL may be lost, {max_loss_bytes} are allowed");
             ensure!(missing_bytes <= max_loss_bytes, "more may be lost than is allowed");
         }
-        Safe::Quorum { .. } | Safe::LastPrimary { .. } | Safe::StoppedInOrder { .. } => {
+        Safe::Quorum { .. }
+        | Safe::LastPrimary { .. }
+        | Safe::StoppedInOrder { .. }
+        | Safe::Accepted { .. } => {
             anyhow::bail!("the choice says that nothing can be lost, without a synchronous standby")
         }
     }

@@ -22,6 +22,18 @@ pub(super) fn acknowledged(world: &mut World, commit: Waiting) {
     world.checks.acknowledged.ids.insert(commit.id);
 }
 
+/// A person has accepted that the node appointed for `epoch` lacks what it lacks: what that is, is known now, as neither
+/// it nor the old primary can get more.
+pub(super) fn accepted(world: &mut World, node: NodeId) {
+    let held: BTreeSet<u64> = match &world.nodes[node].postgres.data {
+        Some(data) => data.records.iter().map(|r| r.id).collect(),
+        None => BTreeSet::new(),
+    };
+    let before = world.checks.acknowledged.ids.len();
+    world.checks.acknowledged.ids.retain(|id| held.contains(id));
+    world.report.accepted += (before - world.checks.acknowledged.ids.len()) as u64;
+}
+
 pub(super) fn check(world: &mut World, node: NodeId) {
     let Some(data) = &world.nodes[node].postgres.data else { return };
     let mut missing = world.checks.acknowledged.ids.clone();

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub struct Knowledge {
     told: BTreeMap<u64, (Epoch, Lsn)>,
     at_appointment: Option<(Epoch, Lsn)>,
+    accepted: Epoch,
 }
 
 impl Knowledge {
@@ -25,8 +26,13 @@ impl Knowledge {
         self.at_appointment = self.told.get(&term).copied();
     }
 
+    /// A person has accepted what the primary of `epoch` lacks of those before it.
+    pub fn accept(&mut self, epoch: Epoch) {
+        self.accepted = self.accepted.max(epoch);
+    }
+
     /// The furthest position that the leader who appointed the last primary was told of, of one older than `epoch`.
     pub fn furthest_before(&self, epoch: Epoch) -> Option<Lsn> {
-        self.at_appointment.filter(|(of, _)| *of < epoch).map(|(_, lsn)| lsn)
+        self.at_appointment.filter(|(of, _)| *of < epoch && *of >= self.accepted).map(|(_, lsn)| lsn)
     }
 }

@@ -1,0 +1,107 @@
+//! Takes the lease off the server for a pause without fencing, and puts it on again. Why that is safe, and in which order,
+//! is explained in `cluster::leash`; here it matters that the guard never hears two of this node's wishes in the wrong order.
+
+use super::{Event, Run, now};
+use cluster::{Epoch, Moment, leash};
+
+/// What the guard was told of the lease.
+#[derive(Default)]
+pub(super) struct Leash {
+    /// Leases that are on their way to the guard.
+    telling: usize,
+    off: Off,
+    /// A guard has confirmed a lease since it was last told that there is no deadline, or since it is another guard.
+    held: bool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Off {
+    #[default]
+    No,
+    Telling,
+    Yes,
+}
+
+impl Leash {
+    /// A lease goes to the guard.
+    pub(super) fn telling(&mut self) {
+        self.telling += 1;
+    }
+
+    pub(super) fn on_off(&mut self, taken: bool) {
+        self.off = if taken { Off::Yes } else { Off::No };
+    }
+
+    pub(super) fn guard_is_gone(&mut self) {
+        self.held = false;
+        if self.off == Off::Yes {
+            self.off = Off::No;
+        }
+    }
+}
+
+impl Run {
+    pub(super) fn on_lease_held(&mut self, lease: Option<(Epoch, Moment)>) {
+        self.leash.telling = self.leash.telling.saturating_sub(1);
+        if lease.is_some() {
+            self.local.lease = lease;
+            self.leash.held = true;
+        }
+    }
+
+    fn promised(&self) -> u64 {
+        self.parts.hands.as_ref().map_or(0, |h| h.facts().leased_again)
+    }
+
+    /// Whether the leader's leases are not to reach the guard now.
+    pub(super) fn lease_is_off(&self) -> bool {
+        self.leash.off != Off::No || leash::off(&self.state, self.me(), self.promised())
+    }
+
+    /// What to tell the leader of the last pause.
+    pub(super) fn leased_again(&self) -> Option<u64> {
+        self.state.unleased.as_ref().filter(|u| u.node == *self.me())?;
+        Some(self.promised())
+    }
+
+    pub(super) fn mind_leash(&mut self) {
+        if self.state.unleased.is_none() && self.leash.off == Off::No {
+            return;
+        }
+        let Some(hands) = self.parts.hands.clone() else { return };
+        let (off, owed) =
+            (leash::off(&self.state, self.me(), self.promised()), leash::owed(&self.state, self.me()));
+        match self.leash.off {
+            Off::Telling => {}
+            Off::Yes if off => {}
+            Off::Yes => self.leash.off = Off::No,
+            // A lease that is on its way would be the last word otherwise, and end the server.
+            Off::No if off && self.leash.telling == 0 => {
+                let Some(guard) = hands.guard() else { return };
+                tracing::warn!("paused without fencing: the server goes on without a lease");
+                self.leash.off = Off::Telling;
+                self.leash.held = false;
+                self.local.lease = None;
+                self.observed.guard_told = Some(None);
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let told = guard.set_deadline(None).await;
+                    if let Err(e) = &told {
+                        tracing::warn!("the guard did not take the lease off: {e}");
+                    }
+                    let _ = events.send(Event::LeaseOff(told.is_ok())).await;
+                });
+            }
+            Off::No if off => {}
+            Off::No => {
+                let lease = self.local.lease.filter(|(epoch, _)| *epoch == self.state.epoch);
+                let held = self.leash.held && lease.is_some_and(|(_, until)| now() < until);
+                let Some(number) = owed.filter(|number| held && *number > self.promised()) else { return };
+                match hands.remember(|f| f.leased_again = number) {
+                    Ok(()) => tracing::info!("the server runs under a lease again"),
+                    Err(e) => tracing::error!("{e}"),
+                }
+            }
+        }
+    }
+}
