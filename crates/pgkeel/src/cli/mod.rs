@@ -9,6 +9,7 @@ pub mod config;
 pub mod each_node;
 pub mod guard;
 pub mod lost;
+pub mod moment;
 pub mod order;
 pub mod run;
 pub mod status;
