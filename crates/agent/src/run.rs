@@ -11,6 +11,8 @@ mod lead;
 mod observe;
 mod server;
 
+pub use asked::Known;
+
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
 use crate::heartbeat::{Leader, Outgoing};
@@ -87,6 +89,8 @@ pub enum Event {
     AskPing(oneshot::Sender<Pong>),
     /// Somebody asks for the status.
     AskStatus(oneshot::Sender<Status>),
+    /// Somebody wants to think about all that the leader knows; `None`: this agent does not lead.
+    AskKnown(oneshot::Sender<Option<Known>>),
 }
 
 /// What the loop is made with.
@@ -247,6 +251,7 @@ impl Run {
             Event::Order { asked, reply } => self.on_order(&asked, reply),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
+            Event::AskKnown(reply) => drop(reply.send(self.known())),
         }
     }
 
