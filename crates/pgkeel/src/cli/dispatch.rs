@@ -1,8 +1,6 @@
 //! From the command line to the command.
 
-use super::args::{
-    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, WhyArgs, WhyCommand,
-};
+use super::args::{Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, WhyArgs, WhyCommand};
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
