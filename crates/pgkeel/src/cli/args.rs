@@ -27,8 +27,10 @@ pub enum Command {
     Proxy(RunArgs),
     /// Show the nodes, their roles and positions, and what the cluster waits for
     Status(StatusArgs),
-    /// Show the last decisions with their evidence
+    /// Say what holds now and why, then the last decisions with their evidence; or why a node is not primary
     Why(WhyArgs),
+    /// Say what would happen if a host were lost, the network split, or the primary changed; nothing is changed
+    Whatif(WhatifArgs),
     /// Change the primary in order, now or later; clients of the proxies notice nothing but a short pause
     Switchover(SwitchoverArgs),
     /// Make a node primary where nothing automatic may, and accept what is lost by it; without --accept-loss it only
@@ -101,8 +103,8 @@ pub struct SwitchoverArgs {
     /// The next primary [default: the best candidate, by priority and position]
     #[arg(long, value_name = "NODE")]
     pub to: Option<NodeName>,
-    /// When: a length of time from now (30min), or seconds since 1970 (@1790000000)
-    #[arg(long, value_name = "TIME", value_parser = later)]
+    /// When: a length of time from now (30min), a local time (03:00, "2026-11-22 03:00"), or one with its zone
+    #[arg(long, value_name = "TIME", value_parser = super::moment::later)]
     pub at: Option<WallMs>,
     /// Do it without asking
     #[arg(short, long)]
@@ -181,26 +183,48 @@ pub struct OrderArgs {
     pub ask: AskArgs,
 }
 
-fn later(text: &str) -> Result<WallMs, String> {
-    let wrong = "write a length of time from now, like 30min or 12h, or seconds since 1970, like @1790000000";
-    if let Some(seconds) = text.strip_prefix('@') {
-        let seconds: u64 = seconds.parse().map_err(|_| wrong.to_owned())?;
-        return seconds.checked_mul(1000).ok_or_else(|| wrong.to_owned());
-    }
-    let wait = humantime::parse_duration(text).map_err(|_| wrong.to_owned())?;
-    let wait = u64::try_from(wait.as_millis()).map_err(|_| wrong.to_owned())?;
-    agent::clock::wall_ms().checked_add(wait).ok_or_else(|| wrong.to_owned())
-}
-
 /// Options of `why`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WhyArgs {
+    /// Why not.
+    #[command(subcommand)]
+    pub not: Option<WhyCommand>,
     /// Whom to ask.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Show only the last N epochs
     #[arg(short, long, value_name = "N")]
     pub epochs: Option<usize>,
+}
+
+/// Questions to `why`.
+#[derive(Debug, Subcommand)]
+pub enum WhyCommand {
+    /// Say whether a node could become primary now, what speaks against it, what would cure that, and why it was not
+    /// chosen last time
+    Not {
+        /// The node
+        node: NodeName,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// Options of `whatif`.
+#[derive(Args, Debug)]
+#[command(after_help = "EVENT is one of:\n  \
+    n1 down              the host of n1 is lost\n  \
+    partition n1,n2      n1 and n2 hear each other and none of the others\n  \
+    switchover [n3]      somebody orders a switchover, to n3 or to the best candidate")]
+pub struct WhatifArgs {
+    /// What is supposed; see below
+    #[arg(required = true, num_args = 1..=2, value_name = "EVENT")]
+    pub event: Vec<String>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// Options of `lost`.
