@@ -18,10 +18,12 @@ pub mod reason;
 pub mod state;
 pub mod view;
 
+pub mod brake;
 pub mod candidate;
 pub mod decide;
 pub mod detect;
 pub mod explain;
+pub mod exposure;
 pub mod handover;
 pub mod lease;
 pub mod leash;

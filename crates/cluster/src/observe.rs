@@ -4,6 +4,8 @@
 //! are ever compared.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
+use crate::brake::Brake;
+use crate::exposure::Exposure;
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::mutant::{self, Mutant};
 use crate::state::{Fork, Member, Phase, State, SyncSet};
@@ -196,6 +198,15 @@ pub struct Observation {
     pub replicas: BTreeMap<NodeName, Replica>,
     /// The primary's synchronous set.
     pub sync_applied: Option<SyncApplied>,
+    /// Why the primary's commits wait in asynchronous mode (`loss_bound`).
+    #[serde(default)]
+    pub brake: Option<Brake>,
+    /// What only the primary has.
+    #[serde(default)]
+    pub exposure: Option<Exposure>,
+    /// Where the primary's database lets commits not wait for standbys (`synchronous_commit` lowered), for people.
+    #[serde(default)]
+    pub opted_out: Vec<String>,
     /// A rejoin that ended well.
     pub rejoined: Option<Rejoined>,
     /// What it has done for the switchover under way, on the primary.
@@ -233,6 +244,9 @@ impl Observation {
             primary_lsn: None,
             replicas: BTreeMap::new(),
             sync_applied: None,
+            brake: None,
+            exposure: None,
+            opted_out: Vec::new(),
             rejoined: None,
             handover: None,
             hindrances: Vec::new(),

@@ -4,6 +4,7 @@
 mod said;
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
+use crate::brake::Brake;
 use crate::handover::{Obstacle, Stage};
 use crate::observe::Rejoined;
 use crate::state::{Fencing, OldLease, SyncSet};
@@ -264,6 +265,10 @@ pub enum Reason {
         set: SyncSet,
         full_k: usize,
         alone: bool,
+    },
+    LossBound {
+        primary: NodeName,
+        brake: Brake,
     },
     Steady,
 }

@@ -1,11 +1,12 @@
 //! The cluster as a person sees it: one line per node, and what is waited for.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::exposure::Exposure;
 use crate::handover::{Planned, Stage};
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
 use crate::readiness::Readiness;
 use crate::reason::Reason;
-use crate::state::{Phase, Replication, State};
+use crate::state::{Degrade, Phase, Replication, State};
 use crate::view;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,16 @@ pub struct NodeStatus {
     pub why: String,
 }
 
+/// What would be lost if the primary vanished now, and why so much.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exposed {
+    /// How much.
+    #[serde(flatten)]
+    pub exposure: Exposure,
+    /// In one sentence.
+    pub why: String,
+}
+
 /// The cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -75,6 +86,12 @@ pub struct Status {
     pub primary: Option<NodeName>,
     /// Replication mode in words.
     pub replication: String,
+    /// What would be lost if the primary vanished now; `None`: there is none, or it is not known here.
+    #[serde(default)]
+    pub exposure: Option<Exposed>,
+    /// Where commits do not wait for standbys whatever `replication` says (`synchronous_commit` lowered).
+    #[serde(default)]
+    pub opted_out: Vec<String>,
     /// Switchovers that wait for their time.
     #[serde(default)]
     pub planned: Vec<Planned>,
@@ -109,6 +126,8 @@ pub fn status(
         phase: phase_word(&state.phase).to_owned(),
         primary,
         replication: replication_words(state),
+        exposure: exposed(state, observations),
+        opted_out: opted_out(state, observations),
         planned: state.planned.clone(),
         nodes,
         readiness: None,
@@ -178,9 +197,44 @@ fn phase_word(phase: &Phase) -> &'static str {
 fn replication_words(state: &State) -> String {
     match state.settings.as_ref().map(|s| s.replication) {
         None => "not known yet".to_owned(),
-        Some(Replication::Async { max_loss_bytes, .. }) => format!("async, max_loss {max_loss_bytes} bytes"),
-        Some(Replication::Quorum { k, .. }) => format!("quorum, {k} standby(s) confirm each commit"),
+        Some(Replication::Async { max_loss_bytes, loss_bound_bytes: None }) => {
+            format!("async, max_loss {max_loss_bytes} bytes")
+        }
+        Some(Replication::Async { max_loss_bytes, loss_bound_bytes: Some(bound) }) => {
+            format!("async, max_loss {max_loss_bytes} bytes, loss_bound {bound} bytes")
+        }
+        Some(Replication::Quorum { k, degrade: Degrade::Strict }) => {
+            format!("quorum, {k} standby(s) confirm each commit")
+        }
+        Some(Replication::Quorum { k, degrade: Degrade::Available }) => {
+            format!("quorum, {k} standby(s) confirm each commit while they can (degrade = available)")
+        }
     }
+}
+
+fn exposed(state: &State, observations: &Observations) -> Option<Exposed> {
+    let primary = view_primary(state)?;
+    let fewest = state.sync.in_force.iter().filter(|set| set.can_confirm()).map(|set| set.k).min();
+    if let (Some(_), Some(k), false) = (state.confirmations(), fewest, state.sync.any_open()) {
+        let why = format!("every acknowledged commit is confirmed by {k} of the sync set");
+        return Some(Exposed { exposure: Exposure::none(), why });
+    }
+    let report = &observations.nodes.get(&primary)?.observation;
+    let exposure = report.exposure.clone().filter(|_| report.epoch == state.epoch)?;
+    let why = match (state.confirmations(), &exposure.nearest) {
+        (_, None) => "no standby that may become primary has been heard".to_owned(),
+        (Some(_), Some(node)) => {
+            format!("commits were not waiting for standbys (degrade = available); {node} has most")
+        }
+        (None, Some(node)) => format!("commits do not wait for standbys; {node} has most"),
+    };
+    Some(Exposed { exposure, why })
+}
+
+fn opted_out(state: &State, observations: &Observations) -> Vec<String> {
+    let primary = view_primary(state).filter(|_| state.confirmations().is_some());
+    let report = primary.and_then(|p| observations.nodes.get(&p));
+    report.map(|heard| heard.observation.opted_out.clone()).unwrap_or_default()
 }
 
 /// The furthest position that any node has heard of the primary.

@@ -5,12 +5,14 @@
 //! steps that replace a data directory set it aside.
 
 use crate::basics::{Epoch, Lsn, Moment, NodeName};
+use crate::brake;
 use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::mutant::{self, Mutant};
-use crate::observe::{DataDir, Seal, Server, Standby};
+use crate::observe::{DataDir, Replica, Seal, Server, Standby};
 use crate::state::{Appointment, Phase, State, SyncSet};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Work on the data directory that a crash may have cut short; recorded outside of it.
@@ -52,6 +54,8 @@ pub struct Local {
     pub rewound_for: Option<Epoch>,
     /// The switchover for which it has made a checkpoint.
     pub checkpointed: Option<String>,
+    /// What its standbys have confirmed to it, since it is primary (see [`crate::brake::remember`]).
+    pub standbys: BTreeMap<NodeName, Replica>,
     /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
     pub sync_configured: Option<SyncSet>,
     /// The revision of the state whose sync set its server was last told: a promise that outlives a state that is older.
@@ -272,7 +276,7 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
         Phase::Promoting { appointment } if appointment.node == *me => {
             promoting(state, local, appointment, now)
         }
-        Phase::Serving { appointment } if appointment.node == *me => serving(state, local),
+        Phase::Serving { appointment } if appointment.node == *me => serving(state, me, local),
         Phase::Promoting { appointment } | Phase::Serving { appointment } => {
             other_is_primary(state, local, appointment)
         }
@@ -302,7 +306,9 @@ fn initialising(state: &State, local: &Local, now: Moment) -> Step {
     match &local.server {
         Server::Unknown => Step::Wait(Wait::Looking),
         Server::Primary { .. } if local.unfinished.is_some() => Step::Initialise,
-        Server::Primary { .. } => set_sync(state, local).unwrap_or(Step::Wait(Wait::Primary)),
+        Server::Primary { .. } => {
+            set_sync(state, local, state.sync_target()).unwrap_or(Step::Wait(Wait::Primary))
+        }
         Server::Starting => Step::Wait(Wait::Starting),
         Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
         Server::Standby(_) => Step::Wait(Wait::Looking),
@@ -313,8 +319,7 @@ fn initialising(state: &State, local: &Local, now: Moment) -> Step {
 }
 
 /// A server that was told a later set goes on obeying that one: the sets before it may not be in force any more.
-fn set_sync(state: &State, local: &Local) -> Option<Step> {
-    let sync = state.sync_target();
+fn set_sync(state: &State, local: &Local, sync: SyncSet) -> Option<Step> {
     let old = state.revision < local.sync_revision && !mutant::is(Mutant::OldSetObeyed);
     let told = local.sync_configured.as_ref() == Some(&sync);
     (!told && !old).then_some(Step::SetSync { sync, revision: state.revision })
@@ -360,8 +365,9 @@ fn sealing(state: &State, local: &Local) -> Step {
 }
 
 fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Moment) -> Step {
+    let sync = || brake::primary_sync(state, &appointment.node, local);
     match &local.server {
-        Server::Primary { .. } => set_sync(state, local).unwrap_or(Step::Wait(Wait::Primary)),
+        Server::Primary { .. } => set_sync(state, local, sync()).unwrap_or(Step::Wait(Wait::Primary)),
         Server::Stopped => Step::Wait(Wait::ServerGone),
         Server::Starting => Step::Wait(Wait::Starting),
         Server::Unknown => Step::Wait(Wait::Looking),
@@ -374,7 +380,7 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
                 || local.line.as_ref() == Some(&appointment.promotion_id);
             if as_sealed && line_fits {
                 let line = appointment.promotion_id.clone();
-                Step::Promote { epoch: state.epoch, line, sync: state.sync_target() }
+                Step::Promote { epoch: state.epoch, line, sync: sync() }
             } else {
                 Step::Seal { epoch: state.epoch }
             }
@@ -393,11 +399,12 @@ fn hand_over(state: &State, local: &Local) -> Option<Step> {
     }
 }
 
-fn serving(state: &State, local: &Local) -> Step {
+fn serving(state: &State, me: &NodeName, local: &Local) -> Step {
+    let sync = || brake::primary_sync(state, me, local);
     match &local.server {
-        Server::Primary { .. } => {
-            hand_over(state, local).or_else(|| set_sync(state, local)).unwrap_or(Step::Wait(Wait::Primary))
-        }
+        Server::Primary { .. } => hand_over(state, local)
+            .or_else(|| set_sync(state, local, sync()))
+            .unwrap_or(Step::Wait(Wait::Primary)),
         Server::Stopped | Server::Standby(_) => Step::Wait(Wait::ServerGone),
         Server::Starting => Step::Wait(Wait::Starting),
         Server::Unknown => Step::Wait(Wait::Looking),

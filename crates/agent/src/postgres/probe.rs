@@ -9,7 +9,7 @@ use cluster::handover::Hindrance;
 use cluster::observe::{Replica, Server, Standby};
 use cluster::{Lsn, NodeName, Timeline};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
@@ -23,6 +23,7 @@ select pg_is_in_recovery() as recovery,
        pg_last_wal_replay_lsn()::text as replay_lsn,
        current_setting('primary_conninfo') as conninfo,
        current_setting('synchronous_standby_names') as sync_names,
+       case when not pg_is_in_recovery() then pg_snapshot_xmax(pg_current_snapshot())::text::bigint end as next_xid,
        (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::bigint as replay_age_ms,
        pg_is_in_recovery() and pg_is_wal_replay_paused() as replay_paused,
        (select count(*) from pg_replication_slots where slot_type = 'logical') as logical_slots,
@@ -35,6 +36,24 @@ select pg_is_in_recovery() as recovery,
 const SENDERS: &str = "
 select pid, application_name, state, flush_lsn::text, replay_lsn::text, reply_time::text
   from pg_stat_replication where application_name <> 'pg_basebackup'";
+
+/// Where sessions are told not to wait for standbys: the server's own default, and what roles and databases set. With
+/// remote_write a commit is confirmed before a standby has flushed it. A session that sets it by itself is not seen; the
+/// agent's own session does, so the default is read from the files.
+const OPTED_OUT: &str = "
+select who, value from (
+  select 'all sessions' as who, lower(setting) as value
+    from pg_file_settings where name = 'synchronous_commit' and applied
+  union all
+  select concat_ws(', ', 'role ' || r.rolname, 'database ' || d.datname), lower(split_part(setting, '=', 2))
+    from pg_db_role_setting s cross join unnest(s.setconfig) setting
+    left join pg_roles r on r.oid = s.setrole left join pg_database d on d.oid = s.setdatabase
+   where setting like 'synchronous_commit=%') found
+ where value in ('off', 'local', 'remote_write', 'false', 'no', '0')
+ limit 20";
+
+/// Time between two looks for them.
+const OPTED_OUT_EVERY: Duration = Duration::from_secs(10);
 
 /// Sessions of clients: not the agent's own, not replication. The states are those of pg_stat_activity.
 const CLIENTS: &str = "
@@ -70,6 +89,10 @@ pub struct Probe {
     pub clients: Option<Clients>,
     /// The present value of `synchronous_standby_names`.
     pub sync_names: String,
+    /// On a primary: the next transaction's number, so to speak how many there have been.
+    pub next_xid: Option<u64>,
+    /// On a primary: where sessions are told not to wait for standbys, in words.
+    pub opted_out: Vec<String>,
 }
 
 impl Probe {
@@ -82,6 +105,8 @@ impl Probe {
             hindrances: Vec::new(),
             clients: None,
             sync_names: String::new(),
+            next_xid: None,
+            opted_out: Vec::new(),
         }
     }
 }
@@ -91,6 +116,7 @@ pub struct Prober {
     place: Place,
     client: Option<Client>,
     segment_bytes: u64,
+    opted_out: Option<(Instant, Vec<String>)>,
     /// Whether to look at the clients' sessions too.
     pub watch_clients: bool,
 }
@@ -99,7 +125,7 @@ impl Prober {
     /// A prober for a server whose WAL segments have `segment_bytes`.
     #[must_use]
     pub fn new(place: Place, segment_bytes: u64) -> Prober {
-        Prober { place, client: None, segment_bytes, watch_clients: false }
+        Prober { place, client: None, segment_bytes, opted_out: None, watch_clients: false }
     }
 
     /// Asks once.
@@ -135,6 +161,9 @@ impl Prober {
             let senders = client.query(SENDERS, &[]).await?;
             primary(&row, &senders)?
         };
+        if let Server::Primary { .. } = probe.server {
+            probe.opted_out = self.opted_out(&client).await?;
+        }
         probe.hindrances = hindrances;
         if self.watch_clients && matches!(probe.server, Server::Primary { .. }) {
             let row = client.query_one(CLIENTS, &[]).await?;
@@ -144,6 +173,19 @@ impl Prober {
         }
         self.client = Some(client);
         Ok(probe)
+    }
+
+    async fn opted_out(&mut self, client: &Client) -> Result<Vec<String>, PgError> {
+        if let Some((_, known)) = self.opted_out.as_ref().filter(|(at, _)| at.elapsed() < OPTED_OUT_EVERY) {
+            return Ok(known.clone());
+        }
+        let mut found = Vec::new();
+        for row in client.query(OPTED_OUT, &[]).await? {
+            let (who, value): (String, String) = (row.try_get("who")?, row.try_get("value")?);
+            found.push(format!("{who}: synchronous_commit = {value}"));
+        }
+        self.opted_out = Some((Instant::now(), found.clone()));
+        Ok(found)
     }
 
     fn standby(&self, row: &Row) -> Result<Probe, PgError> {
@@ -191,6 +233,8 @@ fn primary(row: &Row, senders: &[Row]) -> Result<Probe, PgError> {
     let mut probe =
         Probe::only(Server::Primary { timeline, lsn: lsn(row, "flush_lsn")?.unwrap_or_default() });
     probe.sync_names = row.try_get("sync_names")?;
+    let next_xid: Option<i64> = row.try_get("next_xid")?;
+    probe.next_xid = next_xid.and_then(|x| u64::try_from(x).ok());
     for sender in senders {
         let name: String = sender.try_get("application_name")?;
         let Ok(node) = name.parse::<NodeName>() else { continue };
@@ -200,10 +244,9 @@ fn primary(row: &Row, senders: &[Row]) -> Result<Probe, PgError> {
             flush_lsn: lsn(sender, "flush_lsn")?.unwrap_or_default(),
             replay_lsn: lsn(sender, "replay_lsn")?.unwrap_or_default(),
         };
+        let (pid, reply_time) = (sender.try_get("pid")?, sender.try_get("reply_time")?);
+        probe.senders.push(WalSender { node: node.clone(), pid, reply_time });
         probe.replicas.insert(node, replica);
-        probe
-            .senders
-            .push(WalSender { pid: sender.try_get("pid")?, reply_time: sender.try_get("reply_time")? });
     }
     Ok(probe)
 }

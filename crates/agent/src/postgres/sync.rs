@@ -13,14 +13,16 @@
 //! checkpointer handles them before it begins one. It is asked for over a new connection, which the postmaster accepts
 //! only when it has sent all signals.
 
-use cluster::Lsn;
-use cluster::observe::SyncApplied;
+use cluster::observe::{Replica, SyncApplied};
 use cluster::state::SyncSet;
+use cluster::{Lsn, Millis, Moment, NodeName};
 use std::collections::BTreeMap;
 
 /// A WAL sender, as far as needed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalSender {
+    /// The standby that it sends to.
+    pub node: NodeName,
     /// Its process.
     pub pid: i32,
     /// Send time of the last reply it handled, as text; only compared for equality.
@@ -129,6 +131,39 @@ impl SyncWatch {
     }
 }
 
+/// A standby tells the primary where it stands at least so often (wal_receiver_status_interval).
+const REPLY_EVERY_MS: Millis = 1000;
+
+/// Notices standbys that have stopped to answer. PostgreSQL itself calls them streaming until wal_sender_timeout.
+#[derive(Clone, Debug, Default)]
+pub struct Replies {
+    last: BTreeMap<i32, (Option<String>, Moment)>,
+}
+
+impl Replies {
+    /// Takes in a probe of the primary: who has not answered for longer than `patience` beyond its time does not stream.
+    pub fn see(
+        &mut self,
+        senders: &[WalSender],
+        replicas: &mut BTreeMap<NodeName, Replica>,
+        now: Moment,
+        patience: Millis,
+    ) {
+        self.last.retain(|pid, _| senders.iter().any(|s| s.pid == *pid));
+        for sender in senders {
+            let (reply, at) = self.last.entry(sender.pid).or_insert((None, now));
+            if *reply != sender.reply_time {
+                (*reply, *at) = (sender.reply_time.clone(), now);
+            }
+            if now.since(*at) > REPLY_EVERY_MS + patience
+                && let Some(replica) = replicas.get_mut(&sender.node)
+            {
+                replica.streaming = false;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,7 +174,7 @@ mod tests {
     }
 
     fn sender(pid: i32, reply: &str) -> WalSender {
-        WalSender { pid, reply_time: Some(reply.to_owned()) }
+        WalSender { node: "n2".parse().expect("a name"), pid, reply_time: Some(reply.to_owned()) }
     }
 
     #[test]
@@ -156,6 +191,21 @@ mod tests {
         assert_eq!(watch.applied(), None);
         watch.see("new", &[sender(7, "5"), sender(8, "5")], Lsn(5));
         assert_eq!(watch.applied().map(|a| a.since), Some(Lsn(5)));
+    }
+
+    #[test]
+    fn a_standby_that_does_not_answer_does_not_stream() {
+        let mut replies = Replies::default();
+        let mut streams = |reply: &str, at: u64| {
+            let replica = Replica { streaming: true, flush_lsn: Lsn(1), replay_lsn: Lsn(1) };
+            let mut replicas = BTreeMap::from([("n2".parse().expect("a name"), replica)]);
+            replies.see(&[sender(7, reply)], &mut replicas, Moment(at), 1500);
+            replicas.values().all(|r| r.streaming)
+        };
+        assert!(streams("1", 1000));
+        assert!(streams("1", 3500));
+        assert!(!streams("1", 3501));
+        assert!(streams("2", 3600));
     }
 
     #[test]

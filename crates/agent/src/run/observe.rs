@@ -4,7 +4,9 @@ use super::{Event, Run, now};
 use crate::heartbeat::Outgoing;
 use crate::messages::HeartbeatAnswer;
 use crate::reach;
+use cluster::brake;
 use cluster::command::first_promotion_id;
+use cluster::exposure::Exposure;
 use cluster::observe::{Observation, Promoted, Server};
 use cluster::reason::Reason;
 use cluster::state::{Fork, Phase};
@@ -63,6 +65,12 @@ impl Run {
             primary_lsn: own_lsn.or(heard.lsn),
             replicas: self.server.replicas.clone(),
             sync_applied: self.server.sync.applied().cloned(),
+            brake: own_lsn.and_then(|_| brake::brake(&self.state, self.me(), &self.local)),
+            exposure: own_lsn.map(|lsn| {
+                let nearest = brake::nearest(&self.state, self.me(), &self.local.standbys, lsn);
+                Exposure::of(nearest, &self.server.written, lsn, at)
+            }),
+            opted_out: self.server.opted_out.clone(),
             rejoined: self.acting.rejoined.clone(),
             handover: self.handover_progress(),
             hindrances: self.server.hindrances.clone(),
@@ -87,6 +95,10 @@ impl Run {
         digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= detect));
         digest.serial = (String::new(), 0);
         digest.primary_lsn = None;
+        digest.exposure = None;
+        if let Some(brake) = &mut digest.brake {
+            brake.nearest = None;
+        }
         // Appointed and without a lease: every millisecond until the leader hears of it is an outage.
         let wants_lease = self.state.lease_holder() == Some(self.me()) && observation.lease_left_ms.is_none();
         digest.lease_left_ms = wants_lease.then_some(0);

@@ -4,8 +4,10 @@ use super::{Event, Run, now};
 use crate::guard::{GuardEvent, GuardHandle};
 use crate::marker::Facts;
 use crate::postgres::probe::Probe;
-use crate::postgres::sync::{Sessions, SyncWatch};
+use crate::postgres::sync::{Replies, Sessions, SyncWatch};
 use crate::probing;
+use cluster::brake;
+use cluster::exposure::Written;
 use cluster::handover::Hindrance;
 use cluster::observe::{DataDir, Replica, Server};
 use cluster::state::{Degrade, Replication};
@@ -31,6 +33,12 @@ pub(super) struct ServerSight {
     pub wal_silent_ms: Option<u64>,
     /// A primary's standbys.
     pub replicas: BTreeMap<NodeName, Replica>,
+    /// When they last answered.
+    replies: Replies,
+    /// How far it has written as a primary.
+    pub written: Written,
+    /// Where its sessions are told not to wait for standbys.
+    pub opted_out: Vec<String>,
     /// Whether it obeys the sync set.
     pub sync: SyncWatch,
     /// What speaks against stopping or promoting it.
@@ -48,6 +56,9 @@ impl ServerSight {
             answered_at: now,
             wal_silent_ms: None,
             replicas: BTreeMap::new(),
+            replies: Replies::default(),
+            written: Written::default(),
+            opted_out: Vec::new(),
             sync: SyncWatch::default(),
             hindrances: Vec::new(),
             problem: None,
@@ -116,6 +127,7 @@ impl Run {
         self.server.guarded = true;
         self.server.was_up = false;
         self.server.answered_at = now();
+        self.forget_standbys();
         self.local.server = Server::Starting;
         self.local.seal = None;
         self.local.sync_configured = None;
@@ -153,6 +165,7 @@ impl Run {
         self.server.replicas.clear();
         self.server.wal_silent_ms = None;
         self.server.sync.server_ended();
+        self.forget_standbys();
         self.local.server = Server::Stopped;
         self.local.seal = None;
         self.local.lease = None;
@@ -192,6 +205,21 @@ impl Run {
         self.aim_probe();
     }
 
+    /// What the standbys have, and how far the primary is ahead of them.
+    fn see_standbys(&mut self, probe: &Probe) {
+        self.server.replicas.clone_from(&probe.replicas);
+        let Server::Primary { lsn, .. } = &probe.server else { return self.forget_standbys() };
+        brake::remember(&mut self.local.standbys, &probe.replicas);
+        if let Some(next_xid) = probe.next_xid {
+            self.server.written.note(now(), *lsn, next_xid);
+        }
+    }
+
+    fn forget_standbys(&mut self) {
+        self.local.standbys.clear();
+        self.server.written = Written::default();
+    }
+
     /// Whether sessions of the primary wait for standbys, before the next set is configured.
     pub(super) fn sessions(&self) -> Sessions {
         match self.state.settings.as_ref().map(|s| s.replication) {
@@ -218,12 +246,14 @@ impl Run {
         self.server.sync.checkpoint_ended(number, outcome.is_ok());
     }
 
-    fn on_answer_of_server(&mut self, probe: Probe) {
+    fn on_answer_of_server(&mut self, mut probe: Probe) {
+        self.server.replies.see(&probe.senders, &mut probe.replicas, now(), self.detect_ms());
         self.server.was_up = true;
         self.server.answered_at = now();
         self.server.problem = None;
         self.server.wal_silent_ms = probe.wal_silent_ms;
-        self.server.replicas = probe.replicas;
+        self.see_standbys(&probe);
+        self.server.opted_out.clone_from(&probe.opted_out);
         self.server.hindrances = probe.hindrances;
         self.drain.see(self.state.handover.as_ref(), probe.clients, now());
         if let Server::Primary { lsn, .. } = &probe.server {

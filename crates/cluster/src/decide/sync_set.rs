@@ -42,10 +42,18 @@ use std::collections::BTreeSet;
 const SETS_MAX: usize = 64;
 
 pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
-    let Replication::Quorum { k, degrade } = settings.replication else { return Outcome::Nothing };
     let Some(primary) = state.primary() else { return Outcome::Nothing };
     let report = seen.fresh(primary, now.at, settings.detect_ms).filter(|o| o.epoch == state.epoch);
     let Some(report) = report else { return Outcome::Nothing };
+    let (k, degrade) = match settings.replication {
+        Replication::Quorum { k, degrade } => (k, degrade),
+        // It is the primary's agent that brakes, by itself; the leader says so.
+        Replication::Async { .. } => {
+            return report.brake.as_ref().map_or(Outcome::Nothing, |brake| {
+                Outcome::Wait(Reason::LossBound { primary: primary.clone(), brake: brake.clone() })
+            });
+        }
+    };
     if state.sync.in_force.len() > 1
         && let Some(draft) = drop_old(state, report)
     {

@@ -2,6 +2,7 @@
 
 use super::{NotChosen, Reason, Safe};
 use crate::basics::NodeName;
+use crate::brake::Brake;
 use crate::handover::Stage;
 use crate::observe::{Lost, RejoinWay};
 use crate::state::{Fencing, OldLease};
@@ -111,6 +112,7 @@ impl fmt::Display for Reason {
             | R::SyncSetChanged { .. }
             | R::SyncShort { .. }
             | R::SyncReduced { .. }
+            | R::LossBound { .. }
             | R::Rejoined { .. } => self.said_upkeep(f),
             R::SwitchoverPlanned { .. }
             | R::SwitchoverCancelled { .. }
@@ -238,6 +240,16 @@ impl Reason {
                 names(&set.members),
                 set.k
             ),
+            Reason::LossBound { primary, brake: Brake { bound_bytes, nearest } } => {
+                write!(
+                    f,
+                    "commits wait: no standby is within loss_bound ({bound_bytes} bytes) of {primary}; "
+                )?;
+                match nearest {
+                    Some((node, bytes)) => write!(f, "{node}, the nearest, lacks {bytes} bytes"),
+                    None => f.write_str("none has been heard"),
+                }
+            }
             Reason::SyncShort { have, k } => {
                 write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
             }

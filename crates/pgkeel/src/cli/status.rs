@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cluster::NodeName;
+use cluster::exposure::Exposure;
 use cluster::readiness::Readiness;
-use cluster::status::{NodeStatus, Role, Status};
+use cluster::status::{Exposed, NodeStatus, Role, Status};
 
 use super::agents;
 use super::explain::sentences;
@@ -113,6 +114,13 @@ pub fn table(status: &Status, columns_max: Option<usize>) -> String {
     for line in columns(&rows) {
         let _ = writeln!(text, "{}", columns_max.map_or_else(|| line.clone(), |max| cut(&line, max)));
     }
+    let width = columns_max.unwrap_or(COLUMNS);
+    if let Some(exposed) = &status.exposure {
+        let _ = writeln!(text, "\nat stake: {}", wrap(&at_stake(exposed), 10, 10, width));
+    }
+    for out in &status.opted_out {
+        let _ = writeln!(text, "does not wait for standbys: {}", wrap(out, 28, 28, width));
+    }
     let open: Vec<&String> = status.why.iter().filter(|why| *why != ALL_IS_WELL).collect();
     if !open.is_empty() {
         text.push('\n');
@@ -130,6 +138,24 @@ fn readiness(ready: &Readiness, columns: usize) -> String {
     let concerns = ready.concerns.iter().map(|c| (c.to_string(), c.cure().map(|cure| cure.to_string())));
     let told: Vec<(String, Option<String>)> = std::iter::once(head).chain(concerns).collect();
     format!("\n{}", sentences(&told, columns))
+}
+
+/// What would be lost if the primary vanished now.
+fn at_stake(exposed: &Exposed) -> String {
+    let Exposure { bytes: lacks, ms, transactions, .. } = &exposed.exposure;
+    let much = match lacks {
+        Some(0) => "nothing".to_owned(),
+        Some(count) => bytes(*count),
+        None => "an unknown amount".to_owned(),
+    };
+    let more = match (lacks, ms, transactions) {
+        (Some(0), ..) => String::new(),
+        (_, Some(ms), Some(count)) => {
+            format!(" of WAL, at most {count} transactions of the last {}", seconds(*ms))
+        }
+        _ => " of WAL, an unknown number of transactions".to_owned(),
+    };
+    format!("{much}{more}: {}", exposed.why)
 }
 
 fn headline(status: &Status) -> String {
@@ -209,6 +235,8 @@ mod tests {
         let silent =
             NodeStatus { epoch: None, timeline: None, lsn: None, ..node("n3", Role::None, "silent") };
         Status {
+            exposure: None,
+            opted_out: Vec::new(),
             planned: Vec::new(),
             cluster: "demo".to_owned(),
             asked: "n1".parse().unwrap(),
@@ -222,6 +250,29 @@ mod tests {
             readiness: None,
             why: vec![ALL_IS_WELL.to_owned()],
         }
+    }
+
+    #[test]
+    fn what_is_at_stake_is_told() {
+        let exposure = Exposure {
+            bytes: Some(2_097_152),
+            ms: Some(2_100),
+            transactions: Some(12),
+            nearest: Some("n1".parse().unwrap()),
+        };
+        let why = "commits do not wait for standbys; n1 has most".to_owned();
+        let exposed = |exposure| Some(Exposed { exposure, why: why.clone() });
+        let out = vec!["role app: synchronous_commit = off".to_owned()];
+        let text = table(&Status { exposure: exposed(exposure), opted_out: out, ..status() }, None);
+        let told = "\nat stake: 2.0 MiB of WAL, at most 12 transactions of the last 2.1 s: commits do not wait for \
+                    standbys;\n          n1 has most\n\
+                    does not wait for standbys: role app: synchronous_commit = off\n";
+        assert!(text.ends_with(told), "{text}");
+        let text = table(&Status { exposure: exposed(Exposure::none()), ..status() }, None);
+        assert!(text.contains("at stake: nothing: "), "{text}");
+        let unknown = Exposure { bytes: None, ms: None, transactions: None, nearest: None };
+        let text = table(&Status { exposure: exposed(unknown), ..status() }, None);
+        assert!(text.contains("at stake: an unknown amount of WAL, an unknown number"), "{text}");
     }
 
     #[test]

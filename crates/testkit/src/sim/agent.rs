@@ -5,12 +5,14 @@ use super::postgres::Process;
 use super::store::{Leading, Message};
 use super::streaming::streams_well;
 use super::world::{Event, World};
+use cluster::brake;
 use cluster::command::first_promotion_id;
 use cluster::mutant::{self, Mutant};
 use cluster::observe::{DataDir, Observation, Promoted, Rejoined, Replica, Server, Standby, SyncApplied};
 use cluster::state::{Member, PgAddress, Phase, SyncSet};
 use cluster::step::{Local, Step, step};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName, leash};
+use std::collections::BTreeMap;
 
 /// What an agent has in memory.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,8 @@ pub struct Agent {
     pub primary_lsn: Option<Lsn>,
     /// The synchronous standbys it configured.
     pub sync_configured: Option<SyncSet>,
+    /// What its standbys have confirmed to its server.
+    pub standbys: BTreeMap<NodeName, Replica>,
     /// The switchover for which a checkpoint was made.
     pub checkpointed: Option<String>,
     /// The switchover for which the server stopped in order, and where.
@@ -122,6 +126,7 @@ impl World {
             checkpointed: agent.and_then(|a| a.checkpointed.clone()),
             sync_configured: agent.and_then(|a| a.sync_configured.clone()),
             sync_revision: notes.sync_revision,
+            standbys: agent.map(|a| a.standbys.clone()).unwrap_or_default(),
         }
     }
 
@@ -173,13 +178,16 @@ impl World {
 
     /// Notes since when every WAL sender obeys the configured set.
     fn watch_sync(&mut self, node: NodeId) {
+        let replicas = self.replicas(node);
         let host = &mut self.nodes[node];
         let postgres = &host.postgres;
         let Some(agent) = &mut host.agent else { return };
         if postgres.process != Process::Primary {
             agent.sync_applied = None;
+            agent.standbys.clear();
             return;
         }
+        brake::remember(&mut agent.standbys, &replicas);
         let set = agent.sync_configured.as_ref() == Some(&postgres.sync);
         // The agent has a checkpoint made and sees it end: then the flag is set.
         let seen_to = postgres.sync.is_open() || postgres.commits_wait;
@@ -239,6 +247,9 @@ impl World {
         let Some(agent) = &host.agent else { return observation };
         let state = &host.replica.state;
         let local = self.local(node);
+        if host.postgres.process == Process::Primary {
+            observation.brake = brake::brake(state, &host.name, &local);
+        }
         let follows = host.notes.following.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch);
         let age = |at: u64| -> Millis { (self.now - at) / 1000 };
         observation.serial = (agent.life.to_string(), self.now);
@@ -267,7 +278,7 @@ impl World {
         observation
     }
 
-    fn replicas(&self, node: NodeId) -> std::collections::BTreeMap<NodeName, Replica> {
+    fn replicas(&self, node: NodeId) -> BTreeMap<NodeName, Replica> {
         let postgres = &self.nodes[node].postgres;
         let replica = |flush_lsn| Replica {
             streaming: streams_well(postgres, flush_lsn),
@@ -349,6 +360,9 @@ fn digest(observation: &Observation) -> Observation {
     digest.primary_agent_silent_ms = observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= 1500));
     digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= 1500));
     digest.primary_lsn = None;
+    if let Some(brake) = &mut digest.brake {
+        brake.nearest = None;
+    }
     match &mut digest.server {
         Server::Standby(s) => (s.lsn, s.replay_lsn) = (Lsn(0), Lsn(0)),
         Server::Primary { lsn, .. } => *lsn = Lsn(0),

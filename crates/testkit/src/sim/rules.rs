@@ -51,6 +51,7 @@ names!(
         WaitPromotion,
         SyncShort,
         SyncReduced,
+        LossBound,
         Steady,
         SwitchoverPlanned,
         SwitchoverCancelled,

@@ -4,6 +4,7 @@
 //! measures that.
 
 mod agent;
+mod degrade;
 mod failover;
 mod force;
 mod frozen;

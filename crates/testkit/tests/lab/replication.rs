@@ -1,4 +1,4 @@
-//! What may be lost without synchronous standbys, and what a synchronous standby's end costs where there are others.
+//! What may be lost without synchronous standbys, and what a synchronous standby's end costs, with others and without.
 
 use std::time::Duration;
 
