@@ -172,7 +172,13 @@ impl Connection {
         request: Request<Full<Bytes>>,
         timeout: Duration,
     ) -> Result<R, HttpError> {
-        let answered = tokio::time::timeout(timeout, self.exchange(path, request)).await;
+        let deadline = tokio::time::Instant::now() + timeout;
+        // A host that is gone answers nothing at all: then nothing was sent either, and the caller may ask another one.
+        let wire = tokio::time::timeout_at(deadline, self.open()).await.unwrap_or_else(|_| {
+            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection in time");
+            Err(HttpError::Unreachable { address: self.address.clone(), source })
+        })?;
+        let answered = tokio::time::timeout_at(deadline, self.exchange(wire, path, request)).await;
         let (status, body) = answered.unwrap_or_else(|_| {
             Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
         })?;
@@ -185,17 +191,21 @@ impl Connection {
         serde_json::from_slice(&body).map_err(|e| self.malformed(path, e.to_string()))
     }
 
+    async fn open(&mut self) -> Result<Wire, HttpError> {
+        match self.reusable().await {
+            Some(wire) => Ok(wire),
+            None => self.connect().await,
+        }
+    }
+
     /// Sends and reads everything. The wire is taken out meanwhile: if this future is dropped, so is the wire, and no
     /// late answer can be mistaken for that of the next request.
     async fn exchange(
         &mut self,
+        mut wire: Wire,
         path: &str,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), HttpError> {
-        let mut wire = match self.reusable().await {
-            Some(wire) => wire,
-            None => self.connect().await?,
-        };
         let response = wire.sender.send_request(request).await.map_err(|e| self.broken(path, &e))?;
         let status = response.status();
         let body = self.read(path, response).await?;
