@@ -21,13 +21,16 @@ pub mod view;
 pub mod candidate;
 pub mod decide;
 pub mod detect;
+pub mod explain;
 pub mod handover;
 pub mod lease;
 pub mod leash;
 pub mod lineage;
 pub mod quorum;
+pub mod readiness;
 pub mod status;
 pub mod step;
+pub mod whatif;
 pub mod word;
 
 pub use basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};

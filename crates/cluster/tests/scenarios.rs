@@ -4,6 +4,8 @@
 #![allow(clippy::disallowed_methods, reason = "the transcripts are files")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is wrong")]
 
+#[path = "scenarios/asked.rs"]
+mod asked;
 #[path = "scenarios/story.rs"]
 mod story;
 #[path = "scenarios/words.rs"]

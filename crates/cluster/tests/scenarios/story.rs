@@ -23,9 +23,11 @@
 //! order maintain n2 [insist] | unmaintain n2
 //! step of n2                           tells the step again, changed or not
 //! history                              the last promotions and sync sets, as recorded
+//! why | why not n2 | readiness         what the leader says of the present
+//! what if n1 down | partition n1,n2 | switchover [n3]    what it says would happen
 //! ```
 
-use super::words;
+use super::{asked, words};
 use cluster::command::{Change, Command, apply, first_promotion_id};
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
@@ -106,6 +108,7 @@ impl Story {
             [node, "has", "served", "up", "to", at] => self.begin_serving(&name(node), position(at)),
             ["step", "of", node] => self.node(node).told.clear(),
             ["history"] => self.tell_history(),
+            ["why" | "what" | "readiness", ..] => self.ask(&words),
             ["order", order @ ..] => self.give_order(order),
             [node, what @ ..] => self.change(node, what),
             [] => panic!("an empty line of script"),
@@ -438,6 +441,12 @@ impl Story {
                 node.told = told;
             }
         }
+    }
+
+    fn ask(&mut self, words: &[&str]) {
+        let (seen, proposed) = (self.seen.as_ref().unwrap(), self.proposed.as_ref().unwrap());
+        let now = Now { at: self.now, wall: self.now.0, nonce: "asked".into() };
+        self.out.extend(asked::answer(words, &self.state, seen, proposed, &now));
     }
 
     fn tell_history(&mut self) {

@@ -101,8 +101,8 @@ pub struct SwitchoverArgs {
     /// The next primary [default: the best candidate, by priority and position]
     #[arg(long, value_name = "NODE")]
     pub to: Option<NodeName>,
-    /// When: a length of time from now (30min), or seconds since 1970 (@1790000000)
-    #[arg(long, value_name = "TIME", value_parser = later)]
+    /// When: a length of time from now (30min), a local time (03:00, "2026-11-22 03:00"), or one with its zone
+    #[arg(long, value_name = "TIME", value_parser = super::moment::later)]
     pub at: Option<WallMs>,
     /// Do it without asking
     #[arg(short, long)]
@@ -179,17 +179,6 @@ pub struct OrderArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub ask: AskArgs,
-}
-
-fn later(text: &str) -> Result<WallMs, String> {
-    let wrong = "write a length of time from now, like 30min or 12h, or seconds since 1970, like @1790000000";
-    if let Some(seconds) = text.strip_prefix('@') {
-        let seconds: u64 = seconds.parse().map_err(|_| wrong.to_owned())?;
-        return seconds.checked_mul(1000).ok_or_else(|| wrong.to_owned());
-    }
-    let wait = humantime::parse_duration(text).map_err(|_| wrong.to_owned())?;
-    let wait = u64::try_from(wait.as_millis()).map_err(|_| wrong.to_owned())?;
-    agent::clock::wall_ms().checked_add(wait).ok_or_else(|| wrong.to_owned())
 }
 
 /// Options of `why`.

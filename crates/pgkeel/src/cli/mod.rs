@@ -10,6 +10,7 @@ pub mod each_node;
 pub mod failover;
 pub mod guard;
 pub mod lost;
+pub mod moment;
 pub mod order;
 pub mod run;
 pub mod status;

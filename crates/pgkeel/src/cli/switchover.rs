@@ -13,7 +13,7 @@ use cluster::{NodeName, WallMs};
 use super::agents;
 use super::order::{send, tell};
 use super::status::Format;
-use super::text::{local_times, say, short_time};
+use super::text::{clock, say, short_time};
 
 /// Longest time for which the steps are followed: a checkpoint may take minutes.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(400);
@@ -73,7 +73,8 @@ async fn plan(
 }
 
 fn moment(at: WallMs) -> String {
-    local_times(&[at]).first().map(|clock| format!("{} {}", clock.date, clock.time)).unwrap_or_default()
+    let clock = clock(at);
+    format!("{} {}", clock.date, clock.time)
 }
 
 async fn change(

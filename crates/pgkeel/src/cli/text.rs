@@ -1,10 +1,10 @@
 //! Text for people: aligned columns, wrapped sentences, lengths of time and amounts of bytes, local time.
 
 use std::io::{IsTerminal, Write};
-use std::process::{Command, Stdio};
-use std::time::{Duration, UNIX_EPOCH};
 
 use cluster::WallMs;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// Columns when the terminal does not say.
 const COLUMNS_DEFAULT: usize = 100;
@@ -110,43 +110,28 @@ pub struct Clock {
     pub time: String,
 }
 
-/// The moments in local time, in their order. coreutils' `date` knows the host's time zone; without it they are UTC.
+/// A moment in local time; in UTC when the host's time zone cannot be read.
+#[must_use]
+pub fn clock(ms: WallMs) -> Clock {
+    clock_in(TimeZone::try_system().ok(), ms)
+}
+
+/// The moments in local time, in their order.
 #[must_use]
 pub fn local_times(moments: &[WallMs]) -> Vec<Clock> {
-    local_by_date(moments).unwrap_or_else(|| moments.iter().map(|ms| utc(*ms)).collect())
+    let zone = TimeZone::try_system().ok();
+    moments.iter().map(|ms| clock_in(zone.clone(), *ms)).collect()
 }
 
-fn local_by_date(moments: &[WallMs]) -> Option<Vec<Clock>> {
-    let mut date = Command::new("date");
-    date.args(["-f", "-", "+%Y-%m-%d %H:%M:%S"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let mut date = date.spawn().ok()?;
-    let seconds: String = moments.iter().map(|ms| format!("@{}\n", ms / 1000)).collect();
-    let mut stdin = date.stdin.take()?;
-    let feeder = std::thread::spawn(move || stdin.write_all(seconds.as_bytes()));
-    let output = date.wait_with_output().ok()?;
-    let _ = feeder.join();
-    let text = String::from_utf8(output.stdout).ok()?;
-    let lines: Vec<&str> = text.lines().collect();
-    if !output.status.success() || lines.len() != moments.len() {
-        return None;
+fn clock_in(zone: Option<TimeZone>, ms: WallMs) -> Clock {
+    let mark = if zone.is_some() { "" } else { "Z" };
+    let moment = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let Some(moment) = moment else { return Clock { date: "?".to_owned(), time: "?".to_owned() } };
+    let moment = moment.to_zoned(zone.unwrap_or(TimeZone::UTC));
+    Clock {
+        date: moment.strftime("%Y-%m-%d").to_string(),
+        time: format!("{}{mark}", moment.strftime("%H:%M:%S%.3f")),
     }
-    let clock = |(line, ms): (&str, &WallMs)| {
-        let (date, time) = line.split_once(' ')?;
-        Some(Clock { date: date.to_owned(), time: format!("{time}.{:03}", ms % 1000) })
-    };
-    lines.into_iter().zip(moments).map(clock).collect()
-}
-
-fn utc(ms: WallMs) -> Clock {
-    let text = UNIX_EPOCH
-        .checked_add(Duration::from_millis(ms))
-        .map(|moment| humantime::format_rfc3339_millis(moment).to_string())
-        .unwrap_or_default();
-    let (date, time) = text.split_once('T').unwrap_or(("?", "?"));
-    Clock { date: date.to_owned(), time: time.to_owned() }
 }
 
 #[cfg(test)]
@@ -186,14 +171,12 @@ mod tests {
 
     #[test]
     fn moments_are_local_or_say_that_they_are_not() {
-        let moments = [0, 1_700_000_000_123];
-        let local = local_times(&moments);
-        assert_eq!(local.len(), 2);
-        assert!(local[1].time.contains(":20.123"), "{local:?}");
-        assert_eq!(
-            utc(1_700_000_000_123),
-            Clock { date: "2023-11-14".to_owned(), time: "22:13:20.123Z".to_owned() }
-        );
+        let told = |date: &str, time: &str| Clock { date: date.to_owned(), time: time.to_owned() };
+        let east = TimeZone::fixed(jiff::tz::offset(5));
+        assert_eq!(clock_in(Some(east), 1_700_000_000_123), told("2023-11-15", "03:13:20.123"));
+        assert_eq!(clock_in(None, 1_700_000_000_123), told("2023-11-14", "22:13:20.123Z"));
+        assert_eq!(clock_in(None, u64::MAX), told("?", "?"));
+        assert_eq!(local_times(&[0, 1_700_000_000_123]).len(), 2);
         assert!(local_times(&[]).is_empty());
     }
 }
