@@ -4,6 +4,7 @@
 
 mod aside;
 mod elsewhere;
+pub mod explain;
 mod heartbeat;
 mod lost;
 mod order;
@@ -52,6 +53,7 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
         .merge(ping::routes())
         .merge(status::routes())
         .merge(why::routes())
+        .merge(explain::routes())
         .merge(view::routes())
         .merge(lost::routes())
         .merge(aside::routes())

@@ -12,6 +12,8 @@ mod leash;
 mod observe;
 mod server;
 
+pub use asked::Known;
+
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
 use crate::heartbeat::{Leader, Outgoing};
@@ -88,6 +90,8 @@ pub enum Event {
     AskPing(oneshot::Sender<Pong>),
     /// Somebody asks for the status.
     AskStatus(oneshot::Sender<Status>),
+    /// Somebody wants to think about all that the leader knows; `None`: this agent does not lead.
+    AskKnown(oneshot::Sender<Option<Known>>),
 }
 
 /// What the loop is made with.
@@ -251,6 +255,7 @@ impl Run {
             Event::Order { asked, reply } => self.on_order(&asked, reply),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
+            Event::AskKnown(reply) => drop(reply.send(self.known())),
         }
     }
 

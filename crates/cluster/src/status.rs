@@ -3,6 +3,7 @@
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
 use crate::handover::{Planned, Stage};
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
+use crate::readiness::Readiness;
 use crate::reason::Reason;
 use crate::state::{Phase, Replication, State};
 use crate::view;
@@ -79,6 +80,9 @@ pub struct Status {
     pub planned: Vec<Planned>,
     /// All nodes.
     pub nodes: Vec<NodeStatus>,
+    /// Whether the primary could be lost now; only the leader can say.
+    #[serde(default)]
+    pub readiness: Option<Readiness>,
     /// What the cluster waits for or refuses, and why; one "all is well" when nothing.
     pub why: Vec<String>,
 }
@@ -107,6 +111,7 @@ pub fn status(
         replication: replication_words(state),
         planned: state.planned.clone(),
         nodes,
+        readiness: None,
         why: reasons.iter().map(ToString::to_string).collect(),
     }
 }

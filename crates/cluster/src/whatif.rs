@@ -250,7 +250,9 @@ fn told(
         _ => None,
     });
     let end = match (serving, choice) {
-        (Some(node), Some((safe, others))) if state.epoch > epoch => End::Replaced { node, safe, others },
+        (Some(node), Some((safe, others))) if state.epoch > epoch || primary.is_none() => {
+            End::Replaced { node, safe, others }
+        }
         (Some(node), _) if deciders.with.contains(&node) => End::Stays { node },
         _ => End::NoPrimary,
     };

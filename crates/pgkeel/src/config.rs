@@ -6,7 +6,7 @@
 
 mod managed;
 mod members;
-mod nearest;
+pub(crate) mod nearest;
 mod postgres;
 mod proxy_section;
 mod report;

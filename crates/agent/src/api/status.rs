@@ -1,25 +1,18 @@
 //! `GET /v1/status`: the cluster as the leader sees it; without a leader, what this node knows.
 
+use super::elsewhere::{Local, blocking};
 use super::{Shared, Unanswered};
 use crate::http;
 use crate::run::Event;
 use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
+use cluster::readiness::readiness;
 use cluster::status::Status;
-use serde::Deserialize;
 use std::time::Duration;
 
 /// How long the leader may take before this node answers for itself.
 const LEADER_LIMIT: Duration = Duration::from_millis(500);
-
-/// Whom to ask.
-#[derive(Deserialize, Default)]
-struct Options {
-    /// `local=1`: do not ask the leader.
-    #[serde(default)]
-    local: u8,
-}
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/v1/status", get(status))
@@ -27,15 +20,17 @@ pub(super) fn routes() -> Router<Shared> {
 
 async fn status(
     State(shared): State<Shared>,
-    Query(options): Query<Options>,
+    Query(local): Query<Local>,
 ) -> Result<Json<Status>, Unanswered> {
-    let own = shared.ask(Event::AskStatus).await?;
-    let leader = own.leader.as_ref().filter(|leader| **leader != own.asked && options.local == 0);
-    let agent = leader.and_then(|l| shared.store.state().members.get(l).map(|m| m.agent.clone()));
-    if let Some(agent) = agent
+    if let Some(agent) = shared.leader(local)
         && let Ok(theirs) = http::get::<Status>(&agent, "/v1/status?local=1", LEADER_LIMIT).await
     {
         return Ok(Json(theirs));
+    }
+    let mut own = shared.ask(Event::AskStatus).await?;
+    if let Some(known) = shared.known().await? {
+        let judge = move || readiness(&known.state, &known.seen, &known.proposed, &known.now);
+        own.readiness = blocking(judge).await.ok();
     }
     Ok(Json(own))
 }

@@ -1,9 +1,29 @@
 //! Answers to those who ask the loop.
 
 use super::{Run, now};
+use crate::clock::wall_ms;
 use crate::messages::Pong;
+use cluster::decide::{Now, Proposed};
 use cluster::observe::{Observations, Server};
+use cluster::reason::Reason;
+use cluster::state::State;
 use cluster::status::{self, Status};
+use std::sync::Arc;
+
+/// All that a leader knows at a moment: for questions that take longer than the loop should stand still.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The recorded state.
+    pub state: Arc<State>,
+    /// What it heard of the nodes.
+    pub seen: Observations,
+    /// What its configuration file says of the cluster.
+    pub proposed: Proposed,
+    /// What its last decision waits for.
+    pub waits: Vec<Reason>,
+    /// When.
+    pub now: Now,
+}
 
 impl Run {
     pub(super) fn pong(&self) -> Pong {
@@ -17,6 +37,17 @@ impl Run {
             lsn,
             flushed: replicas.map(|(n, r)| (n.clone(), r.flush_lsn)).collect(),
         }
+    }
+
+    pub(super) fn known(&self) -> Option<Known> {
+        let seen = self.lead.seen()?.clone();
+        Some(Known {
+            state: self.state.clone(),
+            seen,
+            proposed: self.parts.proposed.clone(),
+            waits: self.lead.waits.clone(),
+            now: Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() },
+        })
     }
 
     /// On the leader all that it knows; elsewhere what this node knows of itself, and what hinders the store.

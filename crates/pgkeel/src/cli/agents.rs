@@ -38,9 +38,21 @@ pub fn choose(given: &[String], file: Option<&Path>) -> Result<Vec<String>, Stri
 /// # Errors
 /// When no agent gave one: names each and why.
 pub async fn first_answer<T: DeserializeOwned>(agents: &[String], path: &str) -> Result<T, String> {
+    first_answer_within(agents, path, ANSWER_LIMIT).await
+}
+
+/// The first answer, when an agent may take longer.
+///
+/// # Errors
+/// As [`first_answer`].
+pub async fn first_answer_within<T: DeserializeOwned>(
+    agents: &[String],
+    path: &str,
+    limit: Duration,
+) -> Result<T, String> {
     let mut silent: Vec<(&String, AskError)> = Vec::new();
     for agent in agents {
-        match ask(agent, path, ANSWER_LIMIT).await {
+        match ask(agent, path, limit).await {
             Ok(answer) => return Ok(answer),
             Err(error) => silent.push((agent, error)),
         }

@@ -27,8 +27,10 @@ pub enum Command {
     Proxy(RunArgs),
     /// Show the nodes, their roles and positions, and what the cluster waits for
     Status(StatusArgs),
-    /// Show the last decisions with their evidence
+    /// Say what holds now and why, then the last decisions with their evidence; or why a node is not primary
     Why(WhyArgs),
+    /// Say what would happen if a host were lost, the network split, or the primary changed; nothing is changed
+    Whatif(WhatifArgs),
     /// Change the primary in order, now or later; clients of the proxies notice nothing but a short pause
     Switchover(SwitchoverArgs),
     /// Make a node primary where nothing automatic may, and accept what is lost by it; without --accept-loss it only
@@ -183,13 +185,46 @@ pub struct OrderArgs {
 
 /// Options of `why`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WhyArgs {
+    /// Why not.
+    #[command(subcommand)]
+    pub not: Option<WhyCommand>,
     /// Whom to ask.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Show only the last N epochs
     #[arg(short, long, value_name = "N")]
     pub epochs: Option<usize>,
+}
+
+/// Questions to `why`.
+#[derive(Debug, Subcommand)]
+pub enum WhyCommand {
+    /// Say whether a node could become primary now, what speaks against it, what would cure that, and why it was not
+    /// chosen last time
+    Not {
+        /// The node
+        node: NodeName,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// Options of `whatif`.
+#[derive(Args, Debug)]
+#[command(after_help = "EVENT is one of:\n  \
+    n1 down              the host of n1 is lost\n  \
+    partition n1,n2      n1 and n2 hear each other and none of the others\n  \
+    switchover [n3]      somebody orders a switchover, to n3 or to the best candidate")]
+pub struct WhatifArgs {
+    /// What is supposed; see below
+    #[arg(required = true, num_args = 1..=2, value_name = "EVENT")]
+    pub event: Vec<String>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// Options of `lost`.

@@ -1,10 +1,12 @@
 //! From the command line to the command.
 
-use super::args::{Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand};
+use super::args::{
+    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, WhyArgs, WhyCommand,
+};
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
-use super::{agents, aside, config, failover, guard, lost, order, status, switchover, why};
+use super::{agents, aside, config, explain, failover, guard, lost, order, status, switchover, why};
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
 use cluster::state::Fencing;
@@ -26,8 +28,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
             let repeat = if args.watch { status::Repeat::EverySecond } else { status::Repeat::Once };
             in_runtime(status::run(&StatusOptions { agents, format, repeat }))
         }),
+        Command::Why(WhyArgs { not: Some(WhyCommand::Not { node, ask }), .. }) => {
+            with_agents(&ask, |agents, format| in_runtime(explain::why_not(&agents, format, &node)))
+        }
         Command::Why(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(why::run(&WhyOptions { agents, format, epochs: args.epochs }))
+        }),
+        Command::Whatif(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(explain::what_if(&agents, format, &args.event))
         }),
         Command::Switchover(args) => {
             let wish = match (args.list, args.cancel) {

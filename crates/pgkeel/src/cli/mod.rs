@@ -7,6 +7,7 @@ pub mod agents;
 pub mod aside;
 pub mod config;
 pub mod each_node;
+pub mod explain;
 pub mod failover;
 pub mod guard;
 pub mod lost;

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cluster::NodeName;
+use cluster::readiness::Readiness;
 use cluster::status::{NodeStatus, Role, Status};
 
 use super::agents;
+use super::explain::sentences;
 use super::text::{bytes, columns, cut, say, seconds, terminal_columns, wrap};
 use crate::ask::ask;
 use crate::demo::observe::ALL_IS_WELL;
@@ -118,7 +120,16 @@ pub fn table(status: &Status, columns_max: Option<usize>) -> String {
     for why in open {
         let _ = writeln!(text, "why: {}", wrap(why, 5, 5, columns_max.unwrap_or(COLUMNS)));
     }
+    text.extend(status.readiness.as_ref().map(|ready| readiness(ready, columns_max.unwrap_or(COLUMNS))));
     text
+}
+
+/// Whether the primary could be lost now, and why it is not green.
+fn readiness(ready: &Readiness, columns: usize) -> String {
+    let head = (format!("failover: {}", ready.headline()), None);
+    let concerns = ready.concerns.iter().map(|c| (c.to_string(), c.cure().map(|cure| cure.to_string())));
+    let told: Vec<(String, Option<String>)> = std::iter::once(head).chain(concerns).collect();
+    format!("\n{}", sentences(&told, columns))
 }
 
 fn headline(status: &Status) -> String {
@@ -173,6 +184,7 @@ fn runs_as_primary(status: &Status, name: &NodeName) -> bool {
 mod tests {
     use super::*;
     use cluster::Lsn;
+    use cluster::readiness::Concern;
 
     fn node(name: &str, role: Role, state: &str) -> NodeStatus {
         NodeStatus {
@@ -207,6 +219,7 @@ mod tests {
             primary: Some("n2".parse().unwrap()),
             replication: "quorum, 1 standby(s) confirm each commit".to_owned(),
             nodes: vec![node("n1", Role::Standby, "streaming"), node("n2", Role::Primary, "running"), silent],
+            readiness: None,
             why: vec![ALL_IS_WELL.to_owned()],
         }
     }
@@ -222,6 +235,22 @@ n2    primary       running    3      2   0/5030060  -           2.1 s  follows 
 n3    -             silent     -      -   -          -           -      follows n2
 ";
         assert_eq!(table(&status(), None), expected);
+    }
+
+    #[test]
+    fn readiness_stands_below_with_what_is_amiss() {
+        let concern = Concern::OneCandidate { node: "n1".parse().unwrap() };
+        let readiness = Some(Readiness {
+            light: concern.light(),
+            next: Some("n1".parse().unwrap()),
+            expected_ms: Some(1_810),
+            loss_bytes: Some(0),
+            concerns: vec![concern],
+        });
+        let text = table(&Status { readiness, ..status() }, None);
+        let expected =
+            "\n\nfailover: amber: n1 would take over in about 1.8 s\n  only n1 could take over\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

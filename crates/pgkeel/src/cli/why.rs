@@ -1,11 +1,14 @@
-//! `pgkeel why`: the last decisions with their evidence, grouped by epoch.
+//! `pgkeel why`: what holds now, then the last decisions with their evidence, grouped by epoch.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use cluster::explain::Present;
 use cluster::state::Entry;
+use serde::{Deserialize, Serialize};
 
 use super::agents;
+use super::explain::sentences;
 use super::status::Format;
 use super::text::{Clock, local_times, say, short_time, terminal_columns, wrap};
 
@@ -39,16 +42,29 @@ pub async fn run(options: &WhyOptions) -> ExitCode {
     }
 }
 
+/// What `--json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Why {
+    /// What holds now; `None`: nobody could say.
+    pub now: Option<Present>,
+    /// The remembered decisions, oldest first.
+    pub decisions: Vec<Entry>,
+}
+
 async fn text(options: &WhyOptions) -> Result<String, String> {
     let history: Vec<Entry> = agents::first_answer(&options.agents, "/v1/why").await?;
     let history = last_epochs(&history, options.epochs);
+    let now: Option<Present> = agents::first_answer(&options.agents, "/v1/why/now").await.ok();
     match options.format {
         Format::Json => {
-            serde_json::to_string(history).map(|json| json + "\n").map_err(|error| error.to_string())
+            let why = Why { now, decisions: history.to_vec() };
+            serde_json::to_string(&why).map(|json| json + "\n").map_err(|error| error.to_string())
         }
         Format::Table => {
             let moments: Vec<u64> = history.iter().map(|entry| entry.at).collect();
-            Ok(story(history, &local_times(&moments), terminal_columns().unwrap_or(COLUMNS)))
+            let columns = terminal_columns().unwrap_or(COLUMNS);
+            let now = now.map(|now| sentences(&now.sentences(), columns) + "\n").unwrap_or_default();
+            Ok(now + &story(history, &local_times(&moments), columns))
         }
     }
 }

@@ -1,7 +1,8 @@
 //! "Did you mean": the known name that a misspelt one was probably meant to be.
 
 /// The candidate with the fewest edits from `given`, if few enough to be a slip of the pen.
-pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (given.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
