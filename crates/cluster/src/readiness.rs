@@ -137,9 +137,15 @@ pub struct Readiness {
     pub concerns: Vec<Concern>,
 }
 
-/// Judges on the leader.
+/// Judges on the leader. `waits` is what its last decision waits for.
 #[must_use]
-pub fn readiness(state: &State, seen: &Observations, proposed: &Proposed, now: &Now) -> Readiness {
+pub fn readiness(
+    state: &State,
+    seen: &Observations,
+    proposed: &Proposed,
+    waits: &[Reason],
+    now: &Now,
+) -> Readiness {
     let mut ready = Readiness {
         light: Light::Green,
         next: None,
@@ -165,6 +171,10 @@ pub fn readiness(state: &State, seen: &Observations, proposed: &Proposed, now: &
             }
         }
     }
+    ready.concerns.extend(waits.iter().filter_map(|wait| match wait {
+        Reason::SyncShort { have, k } => Some(Concern::CommitsWait { have: *have, k: *k }),
+        _ => None,
+    }));
     if leading_ms >= detect_ms {
         ready.concerns.extend(margins(state, seen, ready.next.as_ref(), now.at));
     }
@@ -220,20 +230,7 @@ fn margins(state: &State, seen: &Observations, next: Option<&NodeName>, now: Mom
     if let (Some(next), true) = (next, able < made_for && able < 2) {
         found.insert(0, Concern::OneCandidate { node: next.clone() });
     }
-    if let Some((have, k)) = commits_wait(state, seen, now) {
-        found.insert(0, Concern::CommitsWait { have, k });
-    }
     found
-}
-
-/// Commits wait at this moment.
-fn commits_wait(state: &State, seen: &Observations, now: Moment) -> Option<(usize, usize)> {
-    let settings = state.settings.as_ref()?;
-    let crate::state::Replication::Quorum { k } = settings.replication else { return None };
-    let report = seen.fresh(state.primary()?, now, settings.detect_ms)?;
-    let target = state.sync.target();
-    let have = target.iter().filter(|n| report.replicas.get(*n).is_some_and(|r| r.streaming)).count();
-    (have < k).then_some((have, k))
 }
 
 impl fmt::Display for Light {

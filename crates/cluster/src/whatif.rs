@@ -196,7 +196,10 @@ pub fn what_if(
     }
     let primary = state.primary().cloned();
     let epoch = state.epoch;
-    let mut course = Course::new(state, seen, proposed, &deciders, now);
+    // On which side of a cut they would be is not known.
+    let cut = matches!(event, Event::Partition { .. });
+    let unheard = if cut { BTreeSet::new() } else { deciders.silent.clone() };
+    let mut course = Course::new(state, seen, proposed, &deciders, unheard, now);
     begun.iter().for_each(|command| course.record(command));
     course.run();
     Ok(told(event, primary, epoch, deciders, course))

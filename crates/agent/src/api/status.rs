@@ -3,7 +3,7 @@
 use super::elsewhere::{Local, blocking};
 use super::{Shared, Unanswered};
 use crate::http;
-use crate::run::Event;
+use crate::run::{Event, Known};
 use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -29,7 +29,10 @@ async fn status(
     }
     let mut own = shared.ask(Event::AskStatus).await?;
     if let Some(known) = shared.known().await? {
-        let judge = move || readiness(&known.state, &known.seen, &known.proposed, &known.now);
+        let judge = move || {
+            let Known { state, seen, proposed, waits, now } = &known;
+            readiness(state, seen, proposed, waits, now)
+        };
         own.readiness = blocking(judge).await.ok();
     }
     Ok(Json(own))

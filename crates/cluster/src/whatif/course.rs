@@ -42,6 +42,7 @@ impl Course {
         seen: &Observations,
         proposed: &Proposed,
         deciders: &Deciders,
+        unheard: BTreeSet<NodeName>,
         now: &Now,
     ) -> Course {
         let before = state.primary().cloned();
@@ -72,7 +73,7 @@ impl Course {
             nodes,
             before,
             cut,
-            unheard: if deciders.without.len() > 1 { BTreeSet::new() } else { deciders.silent.clone() },
+            unheard,
             began: now.clone(),
             now: at,
             changed_at: at,

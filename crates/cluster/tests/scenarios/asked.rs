@@ -29,7 +29,8 @@ pub fn answer(
             Err(unknown) => vec![unknown.to_string()],
         },
         ["readiness"] => {
-            let ready = readiness::readiness(state, seen, proposed, now);
+            let waits = decide(state, seen, proposed, now).waits;
+            let ready = readiness::readiness(state, seen, proposed, &waits, now);
             let concerns =
                 ready.concerns.iter().map(|c| (c.to_string(), c.cure().map(|cure| cure.to_string())));
             with_cures(std::iter::once((ready.headline(), None)).chain(concerns).collect())

@@ -15,5 +15,6 @@ mod proxy;
 mod replication;
 mod restart;
 mod switchover;
+mod whatif;
 mod why;
 mod wrong;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use cluster::NodeName;
 use cluster::reason::Reason;
 use cluster::state::Entry;
+use pgkeel::cli::why::Why;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
 
 #[test]
@@ -33,11 +34,12 @@ async fn ask_why(lab: &mut Lab) -> Result<()> {
         ensure!(flat.contains(&sentence), "pgkeel why does not say {sentence:?}:\n{text}");
     }
     let json = lab.pgkeel(0, &["why", "--json"])?;
-    let parsed: Vec<Entry> = serde_json::from_slice(&json.stdout).context("pgkeel why --json")?;
+    let parsed: Why = serde_json::from_slice(&json.stdout).context("pgkeel why --json")?;
+    ensure!(parsed.now.is_some(), "pgkeel why --json does not say what holds now");
     ensure!(
-        parsed.len() >= history.len(),
+        parsed.decisions.len() >= history.len(),
         "pgkeel why --json has {} of {} entries",
-        parsed.len(),
+        parsed.decisions.len(),
         history.len()
     );
 
