@@ -46,7 +46,8 @@ impl Node {
         let local = Local {
             data: base.data.clone(),
             server: base.server.clone(),
-            line: base.seal.as_ref().and_then(|s| s.line.clone()).or(line),
+            // A seal that it gave before it followed tells of the line before.
+            line: line.or_else(|| base.seal.as_ref().and_then(|s| s.line.clone())),
             seal: base.seal.clone(),
             following: upstream.map(|p| (state.epoch, p)),
             promised: base.seal.as_ref().map_or(0, |s| s.epoch),
