@@ -76,6 +76,20 @@ pub enum Concern {
         /// As many must confirm.
         k: usize,
     },
+    /// Commits would be confirmed by fewer afterwards.
+    WouldReduce {
+        /// By so many.
+        k: usize,
+        /// As many should.
+        full_k: usize,
+    },
+    /// Commits are confirmed by fewer already.
+    Reduced {
+        /// By so many.
+        k: usize,
+        /// As many should.
+        full_k: usize,
+    },
     /// Something is wrong with a node.
     Node {
         /// It.
@@ -102,6 +116,8 @@ impl Concern {
             | Concern::OneCandidate { .. }
             | Concern::CommitsWouldWait { .. }
             | Concern::CommitsWait { .. }
+            | Concern::WouldReduce { .. }
+            | Concern::Reduced { .. }
             | Concern::Node { .. }
             | Concern::Lags { .. } => Light::Amber,
         }
@@ -115,9 +131,12 @@ impl Concern {
             Concern::NoMajority { silent, .. } => Some(Cure::Agents { nodes: silent.clone() }),
             Concern::NobodyChosen { lost, wait } => cure_without(wait, lost),
             Concern::LeaderNew { .. } | Concern::Lags { .. } => Some(Cure::Passes { in_ms: None }),
-            Concern::CommitsWouldWait { .. } => Some(Cure::AddNode),
+            Concern::CommitsWouldWait { .. } | Concern::WouldReduce { .. } => Some(Cure::AddNode),
             Concern::Node { node, bar } => bar.cure(node),
-            Concern::NoPrimaryNow | Concern::OneCandidate { .. } | Concern::CommitsWait { .. } => None,
+            Concern::NoPrimaryNow
+            | Concern::OneCandidate { .. }
+            | Concern::CommitsWait { .. }
+            | Concern::Reduced { .. } => None,
         }
     }
 }
@@ -173,6 +192,7 @@ pub fn readiness(
     }
     ready.concerns.extend(waits.iter().filter_map(|wait| match wait {
         Reason::SyncShort { have, k } => Some(Concern::CommitsWait { have: *have, k: *k }),
+        Reason::SyncReduced { set, full_k, .. } => Some(Concern::Reduced { k: set.k, full_k: *full_k }),
         _ => None,
     }));
     if leading_ms >= detect_ms {
@@ -192,6 +212,7 @@ fn outcome(answer: &Answer) -> Vec<Concern> {
         }
         End::Replaced { .. } => match commits {
             Commits::Wait { have, k } => vec![Concern::CommitsWouldWait { have: *have, k: *k }],
+            Commits::Reduced { k, full_k } => vec![Concern::WouldReduce { k: *k, full_k: *full_k }],
             Commits::GoOn | Commits::Stop => Vec::new(),
         },
         End::NoPrimary | End::Stays { .. } | End::Refused { .. } => {
@@ -266,6 +287,12 @@ impl fmt::Display for Concern {
             ),
             Concern::CommitsWait { have, k } => {
                 write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
+            }
+            Concern::WouldReduce { k, full_k } => {
+                write!(f, "each commit would be confirmed by {k} afterwards, not {full_k} (degrade = available)")
+            }
+            Concern::Reduced { k, full_k } => {
+                write!(f, "each commit is confirmed by {k}, not {full_k} (degrade = available)")
             }
             Concern::Node { node, bar } => write!(f, "{node}: {bar}"),
             Concern::Lags { node, lag_ms } => write!(

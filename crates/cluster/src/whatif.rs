@@ -123,6 +123,13 @@ impl Times {
 pub enum Commits {
     /// Yes.
     GoOn,
+    /// Yes, with fewer confirmations (`degrade = "available"`).
+    Reduced {
+        /// How many must confirm; 0: nobody but the primary surely has a commit.
+        k: usize,
+        /// Otherwise.
+        full_k: usize,
+    },
     /// The primary takes them and they wait for standbys.
     Wait {
         /// Synchronous standbys that stream.
@@ -261,6 +268,7 @@ fn told(
     };
     let short = waits.iter().find_map(|reason| match reason {
         Reason::SyncShort { have, k } => Some(Commits::Wait { have: *have, k: *k }),
+        Reason::SyncReduced { set, full_k, .. } => Some(Commits::Reduced { k: set.k, full_k: *full_k }),
         _ => None,
     });
     let commits = match &end {

@@ -292,7 +292,8 @@ pub(super) fn role(state: &State, node: &NodeName) -> Vec<Bar> {
     if quorum && member.tags.never_sync {
         found.push(Bar::NeverSync);
     } else if quorum && !member.tags.never_primary && !state.sync.contains(node) && state.primary() != Some(node) {
-        found.push(Bar::NotInSyncSet { set: state.sync.in_force.iter().flatten().cloned().collect() });
+        let members = state.sync.in_force.iter().flat_map(|set| &set.members);
+        found.push(Bar::NotInSyncSet { set: members.cloned().collect() });
     }
     found
 }

@@ -123,7 +123,7 @@ pub fn cure(reason: &Reason) -> Option<Cure> {
         Reason::WaitLoss { waiting_for, .. } => Some(Cure::BringBack { nodes: waiting_for.clone() }),
         Reason::NotConfirmed { node, .. } => Some(Cure::Network { node: node.clone() }),
         Reason::StreamAdvances { node, .. } => Some(Cure::Agent { node: node.clone() }),
-        Reason::SyncShort { .. } => Some(Cure::Standbys),
+        Reason::SyncShort { .. } | Reason::SyncReduced { .. } => Some(Cure::Standbys),
         Reason::WaitLease { left_ms, .. } => passes(Some(*left_ms)),
         Reason::WaitPromotion { .. } | Reason::WaitInitialise { .. } | Reason::SwitchoverWaits { .. } => {
             passes(None)

@@ -52,7 +52,7 @@ impl Node {
             following: upstream.map(|p| (state.epoch, p)),
             promised: base.seal.as_ref().map_or(0, |s| s.epoch),
             promoted_for: if is_primary { state.epoch } else { 0 },
-            sync_configured: is_primary.then(|| crate::step::sync_names(state).members),
+            sync_configured: is_primary.then(|| state.sync_target()),
             ..Local::default()
         };
         let forks = state.last_published().map(|(_, p)| p.forks.clone()).unwrap_or_default();
@@ -110,12 +110,15 @@ impl Node {
             Step::Promote { epoch, line, sync } => {
                 self.local.line = Some(line);
                 self.local.promoted_for = epoch;
-                self.local.sync_configured = Some(sync.members);
+                self.local.sync_configured = Some(sync);
                 self.forks.push(Fork { timeline, at: lsn });
                 self.local.server = Server::Primary { timeline: timeline + 1, lsn };
                 self.base.primary_lsn = Some(lsn);
             }
-            Step::SetSync { sync } => self.local.sync_configured = Some(sync.members),
+            Step::SetSync { sync, revision } => {
+                self.local.sync_configured = Some(sync);
+                self.local.sync_revision = revision;
+            }
             Step::Checkpoint { id } => self.local.checkpointed = Some(id),
             Step::StopInOrder { .. } => {
                 self.stopped_at = Some(lsn);
@@ -214,8 +217,8 @@ impl Node {
         let before = self.base.sync_applied.clone();
         match wanted {
             Step::Wait(Wait::Primary) => {
-                let members = self.local.sync_configured.clone()?;
-                Some(before.filter(|b| b.members == members).unwrap_or(SyncApplied { members, since: lsn }))
+                let set = self.local.sync_configured.clone()?;
+                Some(before.filter(|b| b.set == set).unwrap_or(SyncApplied { set, since: lsn }))
             }
             _ => before,
         }

@@ -151,6 +151,14 @@ impl Answer {
             Commits::Wait { have, k } => Some(format!(
                 "commits would wait: {have} synchronous standbys would stream, {k} must confirm each commit"
             )),
+            Commits::Reduced { k: 0, .. } => Some(
+                "commits would wait for no standby (degrade = available): until one streams again, only that primary surely has \
+                 them"
+                    .to_owned(),
+            ),
+            Commits::Reduced { k, full_k } => {
+                Some(format!("each commit would be confirmed by {k}, not {full_k} (degrade = available)"))
+            }
             Commits::GoOn | Commits::Stop => None,
         }
     }
