@@ -141,13 +141,21 @@ impl fmt::Display for Holds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Holds::Unled { asked, problem } => {
-                write!(f, "nobody decides: {asked} knows of no leader, so there is no majority of agents that hear each other")?;
+                write!(
+                    f,
+                    "nobody decides: {asked} knows of no leader, so there is no majority of agents that hear each other"
+                )?;
                 problem.as_ref().map_or(Ok(()), |problem| write!(f, " ({problem})"))?;
-                f.write_str("; start the agents that do not run (pgkeel run), and see to the network between them")
+                f.write_str(
+                    "; start the agents that do not run (pgkeel run), and see to the network between them",
+                )
             }
             Holds::NoDatabase => f.write_str("there is no database yet"),
             Holds::NoPrimary { epoch, last: Some(last) } => {
-                write!(f, "there is no primary: {last} was replaced, and none is chosen yet for epoch {epoch}")
+                write!(
+                    f,
+                    "there is no primary: {last} was replaced, and none is chosen yet for epoch {epoch}"
+                )
             }
             Holds::NoPrimary { epoch, last: None } => {
                 write!(f, "there is no primary: none is chosen yet for epoch {epoch}")

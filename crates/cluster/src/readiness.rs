@@ -289,7 +289,10 @@ impl fmt::Display for Concern {
                 write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
             }
             Concern::WouldReduce { k, full_k } => {
-                write!(f, "each commit would be confirmed by {k} afterwards, not {full_k} (degrade = available)")
+                write!(
+                    f,
+                    "each commit would be confirmed by {k} afterwards, not {full_k} (degrade = available)"
+                )
             }
             Concern::Reduced { k, full_k } => {
                 write!(f, "each commit is confirmed by {k}, not {full_k} (degrade = available)")
@@ -314,7 +317,8 @@ impl Readiness {
                     Some(0) | None => String::new(),
                     Some(bytes) => format!(", without the last {bytes} bytes of WAL"),
                 };
-                let seconds = format!("{}.{} s", ms / 1000, ms % 1000 / 100);
+                let tenths = ms.saturating_add(50) / 100;
+                let seconds = format!("{}.{} s", tenths / 10, tenths % 10);
                 format!("{}: {next} would take over in about {seconds}{lost}", self.light)
             }
             (Some(next), None) => format!("{}: {next} would take over", self.light),

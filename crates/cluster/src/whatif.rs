@@ -246,13 +246,7 @@ fn refused(state: &State, event: &Event, deciders: Deciders, because: Vec<Obstac
     }
 }
 
-fn told(
-    event: &Event,
-    primary: Option<NodeName>,
-    epoch: u64,
-    deciders: Deciders,
-    course: Course,
-) -> Answer {
+fn told(event: &Event, primary: Option<NodeName>, epoch: u64, deciders: Deciders, course: Course) -> Answer {
     let Course { state, decided, waits, .. } = course;
     let serving = status_primary(&state);
     let choice = decided.iter().rev().find_map(|d| match &d.reason {
@@ -309,7 +303,8 @@ fn times(end: &End, decided: &[Decided]) -> Option<Times> {
     if !matches!(end, End::Replaced { .. }) {
         return None;
     }
-    let at = |wanted: fn(&Reason) -> bool| decided.iter().rev().find(|d| wanted(&d.reason)).map(|d| d.after_ms);
+    let at =
+        |wanted: fn(&Reason) -> bool| decided.iter().rev().find(|d| wanted(&d.reason)).map(|d| d.after_ms);
     let begun = at(|r| matches!(r, Reason::SwitchoverGoesOn { stage: crate::handover::Stage::Holding, .. }));
     let opened = at(|r| matches!(r, Reason::EpochOpened { .. })).or(begun).unwrap_or(0);
     let appointed = at(|r| matches!(r, Reason::Appointed { .. }))?;

@@ -291,7 +291,11 @@ pub(super) fn role(state: &State, node: &NodeName) -> Vec<Bar> {
     let quorum = state.settings.as_ref().is_some_and(|s| matches!(s.replication, Replication::Quorum { .. }));
     if quorum && member.tags.never_sync {
         found.push(Bar::NeverSync);
-    } else if quorum && !member.tags.never_primary && !state.sync.contains(node) && state.primary() != Some(node) {
+    } else if quorum
+        && !member.tags.never_primary
+        && !state.sync.contains(node)
+        && state.primary() != Some(node)
+    {
         let members = state.sync.in_force.iter().flat_map(|set| &set.members);
         found.push(Bar::NotInSyncSet { set: members.cloned().collect() });
     }

@@ -66,9 +66,8 @@ pub enum Cure {
 
 impl fmt::Display for Cure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |nodes: &BTreeSet<NodeName>| {
-            nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |nodes: &BTreeSet<NodeName>| nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
         match self {
             Cure::Passes { in_ms: None } => f.write_str("it passes by itself"),
             Cure::Passes { in_ms: Some(ms) } => write!(f, "it passes by itself, in {ms} ms"),
@@ -89,7 +88,10 @@ impl fmt::Display for Cure {
                  the leader"
             ),
             Cure::Agent { node } => {
-                write!(f, "the server of {node} runs and its agent does not answer: look at the host and its log")
+                write!(
+                    f,
+                    "the server of {node} runs and its agent does not answer: look at the host and its log"
+                )
             }
             Cure::CatchUp => f.write_str("let a standby catch up while the primary still runs"),
             Cure::Standbys => f.write_str("let standbys stream again; what keeps each of them is told below"),

@@ -170,11 +170,16 @@ impl WhyNot {
         let cured = |bar: &Bar| bar.cure(&self.node).map(|cure| cure.to_string());
         told.extend(self.bars.iter().map(|bar| (bar.to_string(), cured(bar))));
         match self.switchover.as_slice() {
-            [] => told.push((format!("a switchover to it would begin at once: pgkeel switchover --to {}", self.node), None)),
+            [] => told.push((
+                format!("a switchover to it would begin at once: pgkeel switchover --to {}", self.node),
+                None,
+            )),
             because => {
                 // What was said above need not be said twice.
                 let own = self.bars.iter().any(Bar::stops);
-                let new = because.iter().filter(|o| !own || matches!(o, Obstacle::Paused | Obstacle::Underway { .. }));
+                let new = because
+                    .iter()
+                    .filter(|o| !own || matches!(o, Obstacle::Paused | Obstacle::Underway { .. }));
                 told.extend(new.map(|o| (format!("a switchover to it would be refused: {o}"), None)));
             }
         }
@@ -196,9 +201,13 @@ impl WhyNot {
             }
             Chance::Barred => format!("{node} cannot become primary now:"),
             Chance::Nobody { waits } if waits.is_empty() => {
-                format!("{node} would not become primary: {lost}, no majority of voters would be left to decide it")
+                format!(
+                    "{node} would not become primary: {lost}, no majority of voters would be left to decide it"
+                )
             }
-            Chance::Nobody { .. } => format!("{node} would not become primary: {lost}, nobody would be chosen"),
+            Chance::Nobody { .. } => {
+                format!("{node} would not become primary: {lost}, nobody would be chosen")
+            }
         }
     }
 
@@ -207,7 +216,10 @@ impl WhyNot {
         match &last.then {
             Then::Chosen { safe } => format!("last time, for epoch {epoch}, it was chosen: {safe}"),
             Then::NotChosen { chosen, because } => {
-                format!("last time, for epoch {epoch}, {chosen} was chosen and not {}: it {because}", self.node)
+                format!(
+                    "last time, for epoch {epoch}, {chosen} was chosen and not {}: it {because}",
+                    self.node
+                )
             }
             Then::OtherOrdered { chosen } => {
                 format!("last time, for epoch {epoch}, a switchover to {chosen} was ordered")

@@ -1,8 +1,8 @@
 //! The supposed course: heartbeats, decisions and steps, on copies, until nothing changes any more.
 
+use super::Decided;
 use super::node::{Before, Ended, Node};
 use super::sides::{Deciders, Leadership};
-use super::Decided;
 use crate::basics::{Lsn, Millis, Moment, NodeName};
 use crate::command::{Command, apply};
 use crate::decide::{Now, Proposed, decide};

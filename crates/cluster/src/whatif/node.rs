@@ -32,8 +32,7 @@ impl Node {
             s.lsn = s.lsn.max(confirmed.unwrap_or_default());
         }
         let appointment = state.appointment();
-        let is_primary =
-            matches!(base.server, Server::Primary { .. }) && state.primary() == Some(&base.node);
+        let is_primary = matches!(base.server, Server::Primary { .. }) && state.primary() == Some(&base.node);
         let follows = base.epoch == state.epoch && base.wal_silent_ms.is_some();
         let upstream = state.primary().filter(|p| follows && **p != base.node).cloned();
         // With an epoch open, one that has not sealed yet is still told to follow the last primary.

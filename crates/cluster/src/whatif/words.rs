@@ -53,7 +53,9 @@ impl Answer {
             }
             (End::Replaced { node, .. }, None) => format!("{node} would become primary"),
             (End::NoMajority, Some(old)) if !gone(old) => {
-                format!("there would be no primary: {old} could not renew its lease, and its guard would stop it")
+                format!(
+                    "there would be no primary: {old} could not renew its lease, and its guard would stop it"
+                )
             }
             (End::NoMajority | End::NoPrimary, _) => "there would be no primary".to_owned(),
             (End::Refused { .. }, _) => "it would be refused, and nothing would change".to_owned(),
@@ -116,12 +118,16 @@ impl Answer {
             (Leadership::Kept { leader }, Event::Partition { .. }) => {
                 format!("the side that decides: {have}, led by {leader} as now{silent}")
             }
-            (Leadership::Kept { leader }, _) => format!("{have} would decide, led by {leader} as now{silent}"),
+            (Leadership::Kept { leader }, _) => {
+                format!("{have} would decide, led by {leader} as now{silent}")
+            }
             (Leadership::Elected { before, .. }, Event::Partition { .. }) => format!(
                 "the side that decides: {have}; {before} leads now and is on the other, so a leader would be elected first{silent}"
             ),
             (Leadership::Elected { before, .. }, _) => {
-                format!("{have} would decide; {before} leads now, so another leader would be elected first{silent}")
+                format!(
+                    "{have} would decide; {before} leads now, so another leader would be elected first{silent}"
+                )
             }
         }
     }
@@ -140,9 +146,9 @@ impl Answer {
             }
             (0, End::Replaced { .. }) => Some("nothing acknowledged would be lost".to_owned()),
             (0, _) => None,
-            (bytes, _) => {
-                Some(format!("could be lost: {bytes} bytes of WAL as of the last heartbeats, what came after them{alone}"))
-            }
+            (bytes, _) => Some(format!(
+                "could be lost: {bytes} bytes of WAL as of the last heartbeats, what came after them{alone}"
+            )),
         }
     }
 
@@ -165,26 +171,34 @@ impl Answer {
 
     fn clients_sentence(&self) -> String {
         let cut = match (&self.event, self.deciders.without.is_empty(), &self.end) {
-            (Event::Partition { .. }, false, End::Stays { .. } | End::Replaced { .. }) => format!(
-                "; a proxy that reaches only {} finds no primary",
-                list(&self.deciders.without)
-            ),
+            (Event::Partition { .. }, false, End::Stays { .. } | End::Replaced { .. }) => {
+                format!("; a proxy that reaches only {} finds no primary", list(&self.deciders.without))
+            }
             _ => String::new(),
         };
         match (&self.end, &self.commits, &self.event) {
-            (End::Stays { .. }, Commits::Wait { .. }, _) => format!("clients could read; their commits would wait{cut}"),
+            (End::Stays { .. }, Commits::Wait { .. }, _) => {
+                format!("clients could read; their commits would wait{cut}")
+            }
             (End::Stays { .. }, _, _) => format!("clients would go on and notice nothing{cut}"),
             (End::Refused { .. }, _, _) => "clients would notice nothing".to_owned(),
             (End::Replaced { .. }, _, Event::Switchover { .. }) => {
-                "clients of the proxies would notice nothing but the pause, if what they do can be moved".to_owned()
+                "clients of the proxies would notice nothing but the pause, if what they do can be moved"
+                    .to_owned()
             }
             (End::Replaced { .. }, commits, _) => {
-                let then = if matches!(commits, Commits::Wait { .. }) { ", and could then only read" } else { "" };
-                format!("clients of the proxies would lose their sessions, and new ones would wait that long{then}{cut}")
+                let then =
+                    if matches!(commits, Commits::Wait { .. }) { ", and could then only read" } else { "" };
+                format!(
+                    "clients of the proxies would lose their sessions, and new ones would wait that long{then}{cut}"
+                )
             }
             (End::NoMajority | End::NoPrimary, _, _) => {
-                let until = self.alone_ms.map(|ms| format!("after at most {} ", seconds(ms))).unwrap_or_default();
-                format!("{until}clients of the proxies would wait, at most as long as proxy.hold says, and then get an error")
+                let until =
+                    self.alone_ms.map(|ms| format!("after at most {} ", seconds(ms))).unwrap_or_default();
+                format!(
+                    "{until}clients of the proxies would wait, at most as long as proxy.hold says, and then get an error"
+                )
             }
         }
     }

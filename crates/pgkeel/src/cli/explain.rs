@@ -108,7 +108,12 @@ pub fn sentences(told: &[(String, Option<String>)], columns: usize) -> String {
         let indent = if number == 0 { 0 } else { 2 };
         let _ = writeln!(text, "{}{}", " ".repeat(indent), wrap(sentence, indent, indent + 2, columns));
         if let Some(cure) = cure {
-            let _ = writeln!(text, "{}cure: {}", " ".repeat(indent + 2), wrap(cure, indent + 8, indent + 8, columns));
+            let _ = writeln!(
+                text,
+                "{}cure: {}",
+                " ".repeat(indent + 2),
+                wrap(cure, indent + 8, indent + 8, columns)
+            );
         }
     }
     text

@@ -248,8 +248,7 @@ n3    -             silent     -      -   -          -           -      follows 
             concerns: vec![concern],
         });
         let text = table(&Status { readiness, ..status() }, None);
-        let expected =
-            "\n\nfailover: amber: n1 would take over in about 1.8 s\n  only n1 could take over\n";
+        let expected = "\n\nfailover: amber: n1 would take over in about 1.8 s\n  only n1 could take over\n";
         assert!(text.ends_with(expected), "{text}");
     }
 
