@@ -1,7 +1,8 @@
 //! From the command line to the command.
 
 use super::args::{
-    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, WhyArgs, WhyCommand,
+    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, WhyArgs,
+    WhyCommand,
 };
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
