@@ -242,7 +242,7 @@ fn margins(state: &State, seen: &Observations, next: Option<&NodeName>, now: Mom
     for node in state.members.keys() {
         let bars = plight(state, seen, node, now);
         let is_data = state.members.get(node).is_some_and(|m| m.postgres.is_some());
-        if is_data && state.primary() != Some(node) && !candidate::barred(state, node) {
+        if is_data && state.primary() != Some(node) && !candidate::tags(state, node).never_primary {
             made_for += 1;
             able += usize::from(!bars.iter().any(Bar::stops));
         }
