@@ -4,6 +4,7 @@
 //! and cables can be pulled ([`faults`]). [`survey`] and [`witness`] watch from outside.
 
 pub mod faults;
+pub mod loss;
 pub mod network;
 pub mod survey;
 pub mod watch;
@@ -180,7 +181,13 @@ impl Lab {
             proxies: options.proxies,
             placement,
         })?;
-        Ok(Ok(Lab { cluster, root: Some(root), network }))
+        let lab = Lab { cluster, root: Some(root), network };
+        if matches!(lab.cluster.options.mode, Mode::Async(_)) {
+            // No transactions but the clients' own: what `pgkeel lost` tells is compared with what they miss.
+            (0..options.nodes)
+                .try_for_each(|node| lab.configure(node, "hba", "settings = { autovacuum = \"off\" }"))?;
+        }
+        Ok(Ok(lab))
     }
 
     /// Starts everything and waits until every node has its place; makes the writer's table.
@@ -190,9 +197,17 @@ impl Lab {
     pub async fn up(&mut self) -> Result<Status> {
         self.cluster.start()?;
         let status = self.cluster.wait_settled(0, SETTLE_LIMIT).await?;
-        let options = self.load()?;
-        make_table(&options.address, &options.table, SHORT_LIMIT).await?;
+        self.make_table().await?;
         Ok(status)
+    }
+
+    /// Makes the writer's table, empty.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn make_table(&self) -> Result<()> {
+        let options = self.load()?;
+        make_table(&options.address, &options.table, SHORT_LIMIT).await
     }
 
     /// The load: 100 writes a second through the proxy.
@@ -242,6 +257,12 @@ impl Lab {
     /// When there is none.
     pub fn primary(&self, status: &Status) -> Result<usize> {
         self.cluster.index(status.primary.as_ref().context("there is no primary")?.as_str())
+    }
+
+    /// The numbers of all nodes but this one.
+    #[must_use]
+    pub fn others(&self, node: usize) -> Vec<usize> {
+        (0..self.cluster.nodes.len()).filter(|other| *other != node).collect()
     }
 
     /// One node.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pgkeel::demo::stamp::Stamp;
-use pgkeel::demo::writer::{Writer, ids};
+use pgkeel::demo::writer::Writer;
 
+use super::loss::{self, Claims, Kept};
 use super::survey::{Lines, NOT_CONNECTED, Survey};
-use super::witness::{Kept, Witness};
+use super::witness::Witness;
 use super::{Lab, SHORT_LIMIT};
 
 /// The watchers, at work.
@@ -95,27 +96,33 @@ impl Watch {
         Ok(())
     }
 
-    /// Stops all of them and checks that no two servers ever acknowledged commits at once; and in quorum mode that
-    /// every acknowledged row is in the table of the primary of this moment.
+    /// Stops all of them and checks that no two servers ever acknowledged commits at once; and by the mode either that
+    /// every acknowledged row is in the tables of the primary of this moment, or that `pgkeel lost` tells of those that
+    /// are not.
     ///
     /// # Errors
     /// With what was lost, or with the two servers.
     pub async fn judge(self, lab: &Lab, kept: Kept) -> Result<()> {
-        let witnessed = self.witness.judge(lab, kept).await?;
+        let witnessed = self.witness.judge()?;
         println!("{witnessed} rows acknowledged by the servers themselves, never by two at once");
-        let clients = [self.survey.so_far(), self.patient.so_far()];
+        let table = lab.load()?.table;
+        let mut all = vec![self.witness.claims()];
+        for client in [self.survey.so_far(), self.patient.so_far()] {
+            all.push(Claims {
+                name: client.name,
+                table: table.clone(),
+                acknowledged: client.acknowledged().collect(),
+                unknown: client.unknown().collect(),
+            });
+        }
         let record = self.load.stop();
-        if kept == Kept::NotAll {
-            return Ok(());
-        }
-        let status = lab.cluster.status().await?;
-        let server = lab.node(lab.primary(&status)?)?.place.server();
-        let present = ids(&server, &lab.load()?.table, SHORT_LIMIT).await?;
-        for client in &clients {
-            let lost: Vec<i64> = client.acknowledged().filter(|id| !present.contains(id)).collect();
-            ensure!(lost.is_empty(), "acknowledged to {}, and lost: {lost:?}", client.name);
-        }
-        lab.nothing_lost(&record).await
+        all.push(Claims {
+            name: "load",
+            table,
+            acknowledged: record.acks.iter().map(|ack| ack.id).collect(),
+            unknown: record.unknown.iter().copied().collect(),
+        });
+        loss::judge(lab, &all, kept).await
     }
 
     /// So long nothing happens but the clients' writes.

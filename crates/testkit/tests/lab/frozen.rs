@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pgkeel::demo::stamp::Stamp;
+use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
-use testkit::lab::witness::Kept;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
 
 /// How often, unless PGKEEL_LAB_LONG is set.

@@ -6,12 +6,14 @@
 mod agent;
 mod degrade;
 mod failover;
+mod first_start;
 mod force;
 mod frozen;
 mod host;
 mod lost;
 mod nodes;
 mod old_data;
+mod oldest_first;
 mod proxy;
 mod replication;
 mod restart;
