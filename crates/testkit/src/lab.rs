@@ -310,6 +310,21 @@ impl Lab {
         Ok(())
     }
 
+    /// Lets every node close its server's port when its lease ends. Before anything is started.
+    ///
+    /// # Errors
+    /// When a configuration file has no `[replication]`.
+    pub fn fence_by_nftables(&self) -> Result<()> {
+        (0..self.cluster.nodes.len()).try_for_each(|node| {
+            let last = if matches!(self.cluster.options.mode, Mode::Async(_)) {
+                "max_loss"
+            } else {
+                "sync_standbys"
+            };
+            self.configure(node, last, "\n[fence]\nnftables = true")
+        })
+    }
+
     /// Runs `pgkeel ARGS... -c FILE` with the file of one node, to its end.
     ///
     /// # Errors
@@ -338,6 +353,12 @@ impl Drop for Lab {
 /// A host for each node, and the last for the proxy.
 fn host_names(nodes: usize) -> Vec<String> {
     (1..=nodes).map(|number| format!("db{number}")).chain(["proxy".to_owned()]).collect()
+}
+
+/// Whether what is repeated is to be repeated more often: `make lab-long`.
+#[must_use]
+pub fn long() -> bool {
+    std::env::var_os("PGKEEL_LAB_LONG").is_some()
 }
 
 /// The pgkeel program: PGKEEL_BIN, or the one built beside the running test or benchmark.

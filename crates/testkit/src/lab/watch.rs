@@ -9,7 +9,7 @@ use pgkeel::demo::writer::Writer;
 
 use super::loss::{self, Claims, Kept};
 use super::survey::{Lines, NOT_CONNECTED, Survey};
-use super::witness::Witness;
+use super::witness::{Way, Witness};
 use super::{Lab, SHORT_LIMIT};
 
 /// The watchers, at work.
@@ -43,7 +43,15 @@ impl Watch {
     /// # Errors
     /// When they are not acknowledged.
     pub async fn start(lab: &Lab) -> Result<Watch> {
-        let witness = Witness::start(lab).await?;
+        Watch::start_by(lab, Way::Socket).await
+    }
+
+    /// The same, and says how the witness reaches the servers.
+    ///
+    /// # Errors
+    /// When the first writes are not acknowledged.
+    pub async fn start_by(lab: &Lab, way: Way) -> Result<Watch> {
+        let witness = Witness::start(lab, way).await?;
         let (survey, patient) = (lab.survey()?, lab.patient()?);
         let load = lab.writer().await?;
         survey.success().await?;
@@ -103,8 +111,9 @@ impl Watch {
     /// # Errors
     /// With what was lost, or with the two servers.
     pub async fn judge(self, lab: &Lab, kept: Kept) -> Result<()> {
-        let witnessed = self.witness.judge()?;
-        println!("{witnessed} rows acknowledged by the servers themselves, never by two at once");
+        let witnessed = self.witness.judge(kept)?;
+        let alone = if kept == Kept::OrToldLate { "" } else { ", never by two at once" };
+        println!("{witnessed} rows acknowledged by the servers themselves{alone}");
         let table = lab.load()?.table;
         let mut all = vec![self.witness.claims()];
         for client in [self.survey.so_far(), self.patient.so_far()] {
