@@ -30,6 +30,8 @@ pub struct Watch {
 pub enum Allowed {
     /// Nothing at all: no error, and the open session of the load stays.
     Nothing,
+    /// The same, but a new connection may have to wait longer than the survey's client does: it gives up by itself.
+    Waiting,
     /// The open session ends; a new connection waits for the next primary, and no client gets an error.
     NewSession,
     /// The same, but the change may take longer than the survey's client waits: it gives up by itself, and nothing
@@ -94,9 +96,10 @@ impl Watch {
             patient.summary(),
             load.longest_gap_after(since).as_secs_f64()
         );
+        let may_give_up = matches!(allowed, Allowed::GivingUp | Allowed::Waiting);
         let mut wrong = complaints(&patient, None);
-        wrong.extend(complaints(&survey, (allowed == Allowed::GivingUp).then_some(NOT_CONNECTED)));
-        if allowed == Allowed::Nothing {
+        wrong.extend(complaints(&survey, may_give_up.then_some(NOT_CONNECTED)));
+        if matches!(allowed, Allowed::Nothing | Allowed::Waiting) {
             let after = load.failures.iter().filter(|failure| failure.at.instant >= since.instant);
             wrong.extend(after.map(|failure| format!("load: {}", failure.message)));
         }
