@@ -33,7 +33,15 @@ fn guard(mut words: impl Iterator<Item = OsString>) -> Option<i32> {
     }
     let program = words.next()?;
     let args = words.collect();
-    Some(guard_main(GuardOptions { socket: socket?, log: log?, user, deadline_ms, program, args }))
+    Some(guard_main(GuardOptions {
+        socket: socket?,
+        log: log?,
+        user,
+        deadline_ms,
+        fence: None,
+        program,
+        args,
+    }))
 }
 
 fn guard_exec(mut words: impl Iterator<Item = OsString>) -> Option<i32> {

@@ -36,6 +36,9 @@ pub struct GuardOptions {
     pub user: Option<String>,
     /// First deadline, CLOCK_BOOTTIME milliseconds, in force before the server is started; `None`: no deadline.
     pub deadline_ms: Option<u64>,
+    /// Table of nftables that closes the server's port (see [`crate::fence`]): removed at the end, unless an agent is there
+    /// to do it.
+    pub fence: Option<String>,
     /// The server's program. It runs in the directory `/`, so give an absolute path.
     pub program: OsString,
     /// Its arguments; paths among them are to be absolute too.

@@ -3,6 +3,7 @@
 
 mod lost;
 
+use crate::fence::{self, Fence};
 use crate::guard::{GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
@@ -16,7 +17,7 @@ use cluster::observe::{RejoinWay, Seal, Server};
 use cluster::state::SyncSet;
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -56,6 +57,8 @@ pub struct Hands {
     pub me: NodeName,
     /// The store, to see whether a step still fits.
     pub store: Store,
+    /// What closes its port when its lease ends.
+    pub fence: Option<Arc<Fence>>,
     marker: Mutex<Marker>,
     guard: Mutex<Option<GuardHandle>>,
     guard_events: mpsc::UnboundedSender<GuardEvent>,
@@ -74,12 +77,14 @@ impl Hands {
         me: NodeName,
         store: Store,
         marker: Marker,
+        fence: Option<Arc<Fence>>,
         guard_events: mpsc::UnboundedSender<GuardEvent>,
     ) -> Hands {
         Hands {
             place,
             me,
             store,
+            fence,
             marker: Mutex::new(marker),
             guard: Mutex::new(None),
             guard_events,
@@ -136,6 +141,25 @@ impl Hands {
                 }
             }
         });
+    }
+
+    /// Tells the fence, if there is one, and the guard until when the server may run; `None`: without an end. When this
+    /// returns `Ok`, both are in force.
+    ///
+    /// # Errors
+    /// When one of them refuses.
+    pub async fn hold_to(&self, guard: &GuardHandle, deadline_ms: Option<u64>) -> Result<(), PgError> {
+        self.fence_until(deadline_ms).await?;
+        Ok(guard.set_deadline(deadline_ms).await?)
+    }
+
+    async fn fence_until(&self, deadline_ms: Option<u64>) -> Result<(), PgError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let told = match deadline_ms {
+            None => fence.open().await,
+            Some(deadline_ms) => fence.close_at(deadline_ms).await,
+        };
+        told.map_err(|e| PgError::Unexpected(e.to_string()))
     }
 
     /// The guard has ended.
@@ -218,7 +242,9 @@ impl Hands {
                 Some(crate::clock::boottime_ms() + lease)
             }
         };
-        let (guard, events) = process::start(&self.place, deadline).await?;
+        self.fence_until(deadline).await?;
+        let table = self.fence.as_ref().map(|_| fence::table(self.place.settings.port));
+        let (guard, events) = process::start(&self.place, deadline, table).await?;
         self.adopt(guard, events);
         Ok(Done::Started)
     }

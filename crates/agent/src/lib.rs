@@ -9,6 +9,7 @@ pub mod run;
 
 pub mod api;
 pub mod clock;
+pub mod fence;
 pub mod guard;
 pub mod hands;
 pub mod heartbeat;

@@ -39,6 +39,8 @@ pub struct Settings {
     pub postgres: Option<PostgresSettings>,
     /// How commits reach the standbys.
     pub replication: Replication,
+    /// What ends a primary's service when its lease ends, besides the guard.
+    pub second_line: SecondLine,
     /// The one timer from which all others are derived.
     pub detect: Duration,
     /// How much faster or slower than true time a clock may run, in millionths.
@@ -76,6 +78,15 @@ impl PostgresSettings {
             None
         }
     }
+}
+
+/// What ends a primary's service when its lease ends, although no process of its host may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondLine {
+    /// Nothing.
+    None,
+    /// The kernel closes the server's port (see [`crate::fence`]).
+    Nftables,
 }
 
 /// How commits reach the standbys.

@@ -1,13 +1,14 @@
 //! Starts an agent: checks the host, opens what it needs in an order in which every failure has a clear cause, runs the
 //! loop, and takes everything down again.
 
+use crate::fence::Fence;
 use crate::guard::{GuardEvent, GuardHandle};
 use crate::hands::Hands;
 use crate::marker::Marker;
 use crate::os_user;
 use crate::postgres::{PgError, Place, files, process};
 use crate::run::{self, Parts};
-use crate::settings::{Replication, Settings, check_host};
+use crate::settings::{Replication, SecondLine, Settings, check_host};
 use crate::store::{Store, StoreOptions};
 use crate::{api, http};
 use cluster::NodeName;
@@ -91,7 +92,13 @@ pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), 
     let _pid_file = PidFile::write(&settings.dir)?;
     let (guard_sender, guard_events) = mpsc::unbounded_channel();
     let hands = match place(&settings)? {
-        Some(place) => Some(Arc::new(open_hands(place, &me, &store, guard_sender).await?)),
+        Some(place) => {
+            let fence = match settings.second_line {
+                SecondLine::None => None,
+                SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
+            };
+            Some(Arc::new(open_hands(place, &me, &store, fence, guard_sender).await?))
+        }
         None => None,
     };
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
@@ -103,6 +110,7 @@ pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), 
         let store = store.clone();
         async move { store.form().await }
     });
+    let fence = hands.as_ref().and_then(|h| h.fence.clone());
     let parts = parts(&settings, me, store.clone(), hands)?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
     tokio::pin!(running);
@@ -119,6 +127,12 @@ pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), 
         }
     };
     forming.abort();
+    // The server has stopped. After a failure it may still run, and is ended by its guard.
+    if let (Ok(()), Some(fence)) = (&outcome, fence)
+        && let Err(e) = fence.remove().await
+    {
+        tracing::error!("{e}");
+    }
     let _ = served_until.send(true);
     store.close().await;
     server.abort();
@@ -171,6 +185,7 @@ async fn open_hands(
     place: Place,
     me: &NodeName,
     store: &Store,
+    fence: Option<Arc<Fence>>,
     guard_sender: mpsc::UnboundedSender<GuardEvent>,
 ) -> Result<Hands, AgentError> {
     let marker = Marker::open(&place.dir)?;
@@ -180,7 +195,7 @@ async fn open_hands(
     files::make_dir(&place, &place.socket_dir(), 0o755)?;
     let attached = GuardHandle::attach(&place.guard_socket()).await.map_err(PgError::from)?;
     let port = place.settings.port;
-    let hands = Hands::new(place, me.clone(), store.clone(), marker, guard_sender);
+    let hands = Hands::new(place, me.clone(), store.clone(), marker, fence, guard_sender);
     match attached {
         Some((guard, events)) => {
             tracing::info!("found its server running (postmaster {}); takes it over", guard.pid());

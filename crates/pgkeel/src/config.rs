@@ -116,7 +116,7 @@ fn check(
 ) -> Option<Config> {
     root.refuse_unknown(
         report,
-        &["cluster", "node", "members", "postgres", "replication", "timing", "proxy"],
+        &["cluster", "node", "members", "postgres", "replication", "timing", "fence", "proxy"],
     );
     refuse_nothing_to_run(root, report);
     let cluster = members::read_cluster(root, report);
@@ -124,6 +124,7 @@ fn check(
     let node = members::read_node(root, report, voters.as_ref());
     let replication = timing::read_replication(root, report, voters.as_ref());
     let timing = timing::read_timing(root, report);
+    let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
     let postgres = postgres::read(root, report, own_address, find_bin_dir);
     let proxy = proxy_section::read(root, report, cluster.as_deref(), voters.as_ref());
@@ -141,6 +142,7 @@ fn check(
             members: voters?.texts(),
             postgres,
             replication,
+            second_line,
             detect: timing.detect,
             drift_ppm: timing.drift_ppm,
         }),

@@ -4,6 +4,7 @@
 //! and cables can be pulled ([`faults`]). [`survey`] and [`witness`] watch from outside.
 
 pub mod faults;
+pub mod loss;
 pub mod network;
 pub mod survey;
 pub mod watch;
@@ -180,7 +181,13 @@ impl Lab {
             proxies: options.proxies,
             placement,
         })?;
-        Ok(Ok(Lab { cluster, root: Some(root), network }))
+        let lab = Lab { cluster, root: Some(root), network };
+        if matches!(lab.cluster.options.mode, Mode::Async(_)) {
+            // No transactions but the clients' own: what `pgkeel lost` tells is compared with what they miss.
+            (0..options.nodes)
+                .try_for_each(|node| lab.configure(node, "hba", "settings = { autovacuum = \"off\" }"))?;
+        }
+        Ok(Ok(lab))
     }
 
     /// Starts everything and waits until every node has its place; makes the writer's table.
@@ -190,9 +197,17 @@ impl Lab {
     pub async fn up(&mut self) -> Result<Status> {
         self.cluster.start()?;
         let status = self.cluster.wait_settled(0, SETTLE_LIMIT).await?;
-        let options = self.load()?;
-        make_table(&options.address, &options.table, SHORT_LIMIT).await?;
+        self.make_table().await?;
         Ok(status)
+    }
+
+    /// Makes the writer's table, empty.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn make_table(&self) -> Result<()> {
+        let options = self.load()?;
+        make_table(&options.address, &options.table, SHORT_LIMIT).await
     }
 
     /// The load: 100 writes a second through the proxy.
@@ -244,6 +259,12 @@ impl Lab {
         self.cluster.index(status.primary.as_ref().context("there is no primary")?.as_str())
     }
 
+    /// The numbers of all nodes but this one.
+    #[must_use]
+    pub fn others(&self, node: usize) -> Vec<usize> {
+        (0..self.cluster.nodes.len()).filter(|other| *other != node).collect()
+    }
+
     /// One node.
     ///
     /// # Errors
@@ -289,6 +310,21 @@ impl Lab {
         Ok(())
     }
 
+    /// Lets every node close its server's port when its lease ends. Before anything is started.
+    ///
+    /// # Errors
+    /// When a configuration file has no `[replication]`.
+    pub fn fence_by_nftables(&self) -> Result<()> {
+        (0..self.cluster.nodes.len()).try_for_each(|node| {
+            let last = if matches!(self.cluster.options.mode, Mode::Async(_)) {
+                "max_loss"
+            } else {
+                "sync_standbys"
+            };
+            self.configure(node, last, "\n[fence]\nnftables = true")
+        })
+    }
+
     /// Runs `pgkeel ARGS... -c FILE` with the file of one node, to its end.
     ///
     /// # Errors
@@ -317,6 +353,12 @@ impl Drop for Lab {
 /// A host for each node, and the last for the proxy.
 fn host_names(nodes: usize) -> Vec<String> {
     (1..=nodes).map(|number| format!("db{number}")).chain(["proxy".to_owned()]).collect()
+}
+
+/// Whether what is repeated is to be repeated more often: `make lab-long`.
+#[must_use]
+pub fn long() -> bool {
+    std::env::var_os("PGKEEL_LAB_LONG").is_some()
 }
 
 /// The pgkeel program: PGKEEL_BIN, or the one built beside the running test or benchmark.

@@ -45,6 +45,8 @@ pub struct StartOptions {
     /// See [`super::GuardOptions::deadline_ms`]. Give one to a server that may come up as a primary: otherwise it is
     /// unattended if the agent dies before its first [`GuardHandle::set_deadline`].
     pub deadline_ms: Option<u64>,
+    /// See [`super::GuardOptions::fence`].
+    pub fence: Option<String>,
     /// See [`super::GuardOptions::program`].
     pub program: OsString,
     /// See [`super::GuardOptions::args`].
@@ -249,6 +251,9 @@ fn spawn(options: &StartOptions) -> Result<(Child, u64), GuardError> {
     }
     if let Some(deadline_ms) = options.deadline_ms {
         process.arg("--deadline").arg(deadline_ms.to_string());
+    }
+    if let Some(fence) = &options.fence {
+        process.arg("--fence").arg(fence);
     }
     process.arg("--").arg(&options.program).args(&options.args);
     process.stdin(Stdio::null()).stdout(log.try_clone().map_err(log_failed)?).stderr(log);

@@ -174,6 +174,11 @@ impl Watch {
     /// Tells everybody the end. The socket file goes first: an agent that hears `ended` may start a new guard at
     /// the same path at once.
     fn take_leave(&mut self, options: &GuardOptions, report: &Report) {
+        let _ = conversation::welcome(&self.listener, &mut self.agents, &self.duty.status());
+        if let Some(table) = options.fence.as_ref().filter(|_| self.agents.is_empty()) {
+            // Before the socket goes: an agent that finds no guard makes a new one.
+            crate::fence::remove_table(table);
+        }
         let _ = fs::remove_file(&options.socket);
         let _ = conversation::welcome(&self.listener, &mut self.agents, &self.duty.status());
         for agent in &mut self.agents {

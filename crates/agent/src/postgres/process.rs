@@ -11,13 +11,15 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a server without a guard may take to end after it was told to.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(60);
 
-/// Starts the server. Its kind (standby or not) is decided by standby.signal, its settings by the files.
+/// Starts the server. Its kind (standby or not) is decided by standby.signal, its settings by the files. The table `fence`
+/// is removed with it when there is no agent any more.
 ///
 /// # Errors
 /// When the guard or the server cannot be started.
 pub async fn start(
     place: &Place,
     deadline_ms: Option<u64>,
+    fence: Option<String>,
 ) -> Result<(GuardHandle, mpsc::Receiver<GuardEvent>), PgError> {
     files::make_dir(place, &place.socket_dir(), 0o755)?;
     let options = StartOptions {
@@ -27,6 +29,7 @@ pub async fn start(
         log: place.log(),
         user: place.user.as_ref().map(|u| u.name.clone()),
         deadline_ms,
+        fence,
         program: place.settings.bin_dir.join("postgres").into(),
         args: vec!["-D".into(), place.data().into()],
     };

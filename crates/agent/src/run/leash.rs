@@ -85,7 +85,7 @@ impl Run {
                 self.observed.guard_told = Some(None);
                 let events = self.events.clone();
                 tokio::spawn(async move {
-                    let told = guard.set_deadline(None).await;
+                    let told = hands.hold_to(&guard, None).await;
                     if let Err(e) = &told {
                         tracing::warn!("the guard did not take the lease off: {e}");
                     }

@@ -189,7 +189,8 @@ impl Run {
         if self.local.lease.is_some_and(|(e, u)| e == epoch && u >= until) {
             return;
         }
-        let Some(guard) = self.parts.hands.as_ref().and_then(|h| h.guard()) else {
+        let hands = self.parts.hands.clone();
+        let Some((hands, guard)) = hands.and_then(|h| h.guard().map(|guard| (h, guard))) else {
             self.local.lease = Some((epoch, until)); // no server yet: it is started with a deadline of its own
             return;
         };
@@ -198,7 +199,7 @@ impl Run {
         self.leash.telling();
         let events = self.events.clone();
         tokio::spawn(async move {
-            let told = guard.set_deadline(Some(deadline)).await;
+            let told = hands.hold_to(&guard, Some(deadline)).await;
             let lease = told.is_ok().then_some((epoch, until));
             if let Err(e) = told {
                 tracing::warn!("the guard did not take the lease: {e}");
@@ -214,10 +215,11 @@ impl Run {
         if !is_standby || may_promote || self.observed.guard_told == Some(None) {
             return;
         }
-        let Some(guard) = self.parts.hands.as_ref().and_then(|h| h.guard()) else { return };
+        let Some(hands) = self.parts.hands.clone() else { return };
+        let Some(guard) = hands.guard() else { return };
         self.observed.guard_told = Some(None);
         tokio::spawn(async move {
-            if let Err(e) = guard.set_deadline(None).await {
+            if let Err(e) = hands.hold_to(&guard, None).await {
                 tracing::warn!("the guard did not forget the old lease: {e}");
             }
         });

@@ -9,13 +9,16 @@ use rustix::fs::Access;
 
 use crate::os_user::{self, OsUser};
 
-use super::{MAJOR_MIN, OS_USER_DEFAULT, PROGRAMS, PostgresSettings, Settings, major_version};
+use super::{MAJOR_MIN, OS_USER_DEFAULT, PROGRAMS, PostgresSettings, SecondLine, Settings, major_version};
 
 /// Everything on this host that stands in the way, one sentence each with what to do next; empty when nothing does.
 #[must_use]
 pub fn check_host(settings: &Settings) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(cannot_create("node.dir", &settings.dir));
+    if settings.second_line == SecondLine::Nftables {
+        problems.extend(crate::fence::hindrance());
+    }
     if let Some(postgres) = &settings.postgres {
         let owner = check_os_user(postgres, &mut problems);
         let major = check_programs(&postgres.bin_dir, &mut problems);

@@ -47,6 +47,7 @@ impl Dir {
             log: self.0.join("log"),
             user: None,
             deadline_ms: None,
+            fence: None,
             program: program.into(),
             args: args.to_vec(),
         }

@@ -321,6 +321,9 @@ pub struct GuardArgs {
     /// First deadline, in milliseconds of CLOCK_BOOTTIME
     #[arg(long)]
     pub deadline: Option<u64>,
+    /// Table of nftables to remove at the end
+    #[arg(long)]
+    pub fence: Option<String>,
     /// The server's program and its arguments
     #[arg(last = true, required = true)]
     pub program: Vec<OsString>,

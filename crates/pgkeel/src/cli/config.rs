@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use agent::settings::{Replication, Settings, check_host};
+use agent::settings::{Replication, SecondLine, Settings, check_host};
 use cluster::state::Degrade;
 
 use crate::config::{self, Config, LoadError};
@@ -114,6 +114,9 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
         humantime::format_duration(agent.detect),
         f64::from(agent.drift_ppm) / 10_000.0
     ));
+    if let (SecondLine::Nftables, Some(postgres)) = (agent.second_line, &agent.postgres) {
+        lines.push(format!("nftables closes port {} when the lease of a primary ends", postgres.port));
+    }
     lines
 }
 

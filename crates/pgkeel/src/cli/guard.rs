@@ -17,6 +17,7 @@ pub fn run(args: GuardArgs) -> ExitCode {
         log: args.log,
         user: args.user,
         deadline_ms: args.deadline,
+        fence: args.fence,
         program,
         args: words.collect(),
     });

@@ -1,8 +1,9 @@
-//! How commits reach the standbys and how quickly a loss is noticed: `[replication]`, `[timing]`.
+//! How commits reach the standbys, how quickly a loss is noticed, and what closes the port then: `[replication]`,
+//! `[timing]`, `[fence]`.
 
 use std::time::Duration;
 
-use agent::settings::Replication;
+use agent::settings::{Replication, SecondLine};
 use cluster::state::Degrade;
 
 use super::members::Members;
@@ -107,6 +108,17 @@ fn read_quorum(
         ));
     }
     Some(Replication::Quorum { sync_standbys, degrade })
+}
+
+/// `[fence]`: what ends a primary's service besides the guard.
+pub(super) fn read_fence(root: &Section<'_>, report: &mut Report<'_>) -> SecondLine {
+    let Some(section) = root.open_or_empty(report, "fence") else { return SecondLine::None };
+    section.refuse_unknown(report, &["nftables"]);
+    if root.has("fence") && !root.has("postgres") {
+        let problem = "this host has no PostgreSQL server to fence; remove [fence]";
+        report.error(root.line_of(report, "fence"), "fence", problem.to_owned());
+    }
+    if section.flag(report, "nftables") { SecondLine::Nftables } else { SecondLine::None }
 }
 
 /// `None` goes with a reported error.

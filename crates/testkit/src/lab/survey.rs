@@ -147,6 +147,12 @@ impl Lines {
         self.all.iter().filter(|line| line.error.is_none()).map(|line| line.id)
     }
 
+    /// Ids that were sent and not acknowledged: they may be there.
+    pub fn unknown(&self) -> impl Iterator<Item = i64> + '_ {
+        let sent = |line: &&Line| line.error.as_ref().is_some_and(|error| error.starts_with(SENT));
+        self.all.iter().filter(sent).map(|line| line.id)
+    }
+
     /// In a few words.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -180,13 +186,16 @@ async fn attempt(options: &SurveyOptions, id: i64) -> Result<(), String> {
     let statement = format!("INSERT INTO {} (id) VALUES ({id})", options.table);
     // The survey's client had no limit here: a statement that waits is no error.
     match timeout(SHORT_LIMIT, session.client.batch_execute(&statement)).await {
-        Ok(answer) => answer.map_err(|error| format!("INSERT: {}", told(&error))),
-        Err(_) => Err("INSERT: no answer".to_owned()),
+        Ok(answer) => answer.map_err(|error| format!("{SENT} {}", told(&error))),
+        Err(_) => Err(format!("{SENT} no answer")),
     }
 }
 
 /// How the message of a client that gave up begins.
 pub const NOT_CONNECTED: &str = "not connected within";
+
+/// How the message of a statement begins that may have been done.
+const SENT: &str = "INSERT:";
 
 fn locked(lines: &Mutex<Vec<Line>>) -> MutexGuard<'_, Vec<Line>> {
     lines.lock().unwrap_or_else(PoisonError::into_inner)

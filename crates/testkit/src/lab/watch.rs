@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pgkeel::demo::stamp::Stamp;
-use pgkeel::demo::writer::{Writer, ids};
+use pgkeel::demo::writer::Writer;
 
+use super::loss::{self, Claims, Kept};
 use super::survey::{Lines, NOT_CONNECTED, Survey};
-use super::witness::{Kept, Witness};
+use super::witness::{Way, Witness};
 use super::{Lab, SHORT_LIMIT};
 
 /// The watchers, at work.
@@ -29,6 +30,8 @@ pub struct Watch {
 pub enum Allowed {
     /// Nothing at all: no error, and the open session of the load stays.
     Nothing,
+    /// No error, but a statement or a new connection may have to wait longer than a client does that gives up by itself.
+    Waiting,
     /// The open session ends; a new connection waits for the next primary, and no client gets an error.
     NewSession,
     /// The same, but the change may take longer than the survey's client waits: it gives up by itself, and nothing
@@ -42,7 +45,15 @@ impl Watch {
     /// # Errors
     /// When they are not acknowledged.
     pub async fn start(lab: &Lab) -> Result<Watch> {
-        let witness = Witness::start(lab).await?;
+        Watch::start_by(lab, Way::Socket).await
+    }
+
+    /// The same, and says how the witness reaches the servers.
+    ///
+    /// # Errors
+    /// When the first writes are not acknowledged.
+    pub async fn start_by(lab: &Lab, way: Way) -> Result<Watch> {
+        let witness = Witness::start(lab, way).await?;
         let (survey, patient) = (lab.survey()?, lab.patient()?);
         let load = lab.writer().await?;
         survey.success().await?;
@@ -85,37 +96,47 @@ impl Watch {
             patient.summary(),
             load.longest_gap_after(since).as_secs_f64()
         );
+        let may_give_up = matches!(allowed, Allowed::GivingUp | Allowed::Waiting);
         let mut wrong = complaints(&patient, None);
-        wrong.extend(complaints(&survey, (allowed == Allowed::GivingUp).then_some(NOT_CONNECTED)));
-        if allowed == Allowed::Nothing {
+        wrong.extend(complaints(&survey, may_give_up.then_some(NOT_CONNECTED)));
+        if matches!(allowed, Allowed::Nothing | Allowed::Waiting) {
+            let gave_up = |message: &str| allowed == Allowed::Waiting && message.contains("no answer within");
             let after = load.failures.iter().filter(|failure| failure.at.instant >= since.instant);
+            let after = after.filter(|failure| !gave_up(&failure.message));
             wrong.extend(after.map(|failure| format!("load: {}", failure.message)));
         }
         ensure!(wrong.is_empty(), "{what}: {}", wrong.join("; "));
         Ok(())
     }
 
-    /// Stops all of them and checks that no two servers ever acknowledged commits at once; and in quorum mode that
-    /// every acknowledged row is in the table of the primary of this moment.
+    /// Stops all of them and checks that no two servers ever acknowledged commits at once; and by the mode either that
+    /// every acknowledged row is in the tables of the primary of this moment, or that `pgkeel lost` tells of those that
+    /// are not.
     ///
     /// # Errors
     /// With what was lost, or with the two servers.
     pub async fn judge(self, lab: &Lab, kept: Kept) -> Result<()> {
-        let witnessed = self.witness.judge(lab, kept).await?;
-        println!("{witnessed} rows acknowledged by the servers themselves, never by two at once");
-        let clients = [self.survey.so_far(), self.patient.so_far()];
+        let witnessed = self.witness.judge(kept)?;
+        let alone = if kept == Kept::OrToldLate { "" } else { ", never by two at once" };
+        println!("{witnessed} rows acknowledged by the servers themselves{alone}");
+        let table = lab.load()?.table;
+        let mut all = vec![self.witness.claims()];
+        for client in [self.survey.so_far(), self.patient.so_far()] {
+            all.push(Claims {
+                name: client.name,
+                table: table.clone(),
+                acknowledged: client.acknowledged().collect(),
+                unknown: client.unknown().collect(),
+            });
+        }
         let record = self.load.stop();
-        if kept == Kept::NotAll {
-            return Ok(());
-        }
-        let status = lab.cluster.status().await?;
-        let server = lab.node(lab.primary(&status)?)?.place.server();
-        let present = ids(&server, &lab.load()?.table, SHORT_LIMIT).await?;
-        for client in &clients {
-            let lost: Vec<i64> = client.acknowledged().filter(|id| !present.contains(id)).collect();
-            ensure!(lost.is_empty(), "acknowledged to {}, and lost: {lost:?}", client.name);
-        }
-        lab.nothing_lost(&record).await
+        all.push(Claims {
+            name: "load",
+            table,
+            acknowledged: record.acks.iter().map(|ack| ack.id).collect(),
+            unknown: record.unknown.iter().copied().collect(),
+        });
+        loss::judge(lab, &all, kept).await
     }
 
     /// So long nothing happens but the clients' writes.

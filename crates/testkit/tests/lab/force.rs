@@ -9,6 +9,7 @@ use cluster::word::Word;
 use pgkeel::demo::session::Address;
 use pgkeel::demo::writer::ids;
 use testkit::lab::faults::Fault;
+use testkit::lab::loss::told;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 use tokio::time::sleep;
 
@@ -23,9 +24,6 @@ fn accepted_loss_is_what_is_lost() -> Result<()> {
 }
 
 async fn force(lab: &mut Lab) -> Result<()> {
-    for node in 0..3 {
-        lab.configure(node, "hba", "settings = { autovacuum = \"off\" }")?;
-    }
     let status = lab.up().await?;
     let (node, epoch) = (lab.primary(&status)?, status.epoch);
     let (name, port) = (lab.node(node)?.place.name.clone(), lab.node(node)?.place.postgres_port);
@@ -79,7 +77,7 @@ async fn force(lab: &mut Lab) -> Result<()> {
     lab.cluster.start_node(node)?;
     lab.cluster.wait_settled(epoch, SETTLE_LIMIT).await?;
     rejoined(lab, &loss).await?;
-    listed_exactly(lab, &loss)
+    listed_exactly(lab, &loss, &told(lab, loss.node).await?)
 }
 
 #[test]

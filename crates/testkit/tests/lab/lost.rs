@@ -1,51 +1,56 @@
 //! What a lost primary had and the cluster has not: kept before anything undoes it, and listed exactly.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::postgres::aside::{Kept, Kind};
 use agent::postgres::lost::Record;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cluster::Lsn;
 use cluster::observe::Rejoined;
-use cluster::reason::Reason;
+use cluster::reason::{Reason, Safe};
 use pgkeel::demo::processes;
-use pgkeel::demo::session::Address;
+use pgkeel::demo::session::{Address, Session};
 use pgkeel::demo::writer::ids;
 use rustix::process::Signal;
+use testkit::lab::faults::Fault;
+use testkit::lab::loss::{told, writers};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 use tokio::time::sleep;
 use tokio_postgres::NoTls;
 
 /// Rows that the primary acknowledges and nobody else gets.
-const ROWS: i64 = 40;
+const ROWS: usize = 40;
 
 #[test]
 fn lost_is_listed() -> Result<()> {
-    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
+    run(LabOptions::asynchronous_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
         let loss = lose(lab).await?;
-        lab.cluster.start_node(loss.node)?;
+        lab.repair(loss.node, Fault::PowerOff)?;
         lab.cluster.wait_settled(loss.epoch, SETTLE_LIMIT).await?;
         let rejoined = rejoined(lab, &loss).await?;
         println!("{}", Reason::Rejoined { node: loss.name.parse()?, rejoined: rejoined.clone() });
         let short = rejoined.lost.context("the history does not say what was lost")?;
         ensure!(short.transactions == Some(loss.xids.len() as u64), "the history says {short}");
-        listed_exactly(lab, &loss)
+        ensure!(short.from_lsn == loss.wal.0, "the history says {short}");
+        listed_exactly(lab, &loss, &told(lab, loss.node).await?)
     })
 }
 
 #[test]
 fn rewind_cut_short() -> Result<()> {
-    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
+    run(LabOptions::asynchronous_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
         let loss = lose(lab).await?;
-        lab.cluster.start_node(loss.node)?;
+        lab.repair(loss.node, Fault::PowerOff)?;
         kill_in_rewind(lab, &loss).await?;
         lab.cluster.start_node(loss.node)?;
         lab.cluster.wait_settled(loss.epoch, SETTLE_LIMIT).await?;
         let rejoined = rejoined(lab, &loss).await?;
         println!("{}", Reason::Rejoined { node: loss.name.parse()?, rejoined: rejoined.clone() });
         ensure!(rejoined.lost.is_some(), "the history does not say what was lost");
-        listed_exactly(lab, &loss)?;
+        listed_exactly(lab, &loss, &told(lab, loss.node).await?)?;
         prune(lab, &loss).await
     })
 }
@@ -56,26 +61,27 @@ pub(super) struct Loss {
     pub(super) name: String,
     pub(super) epoch: u64,
     pub(super) xids: BTreeSet<u32>,
-    /// Its position before the first of them and after the last.
+    /// Where the next primary's WAL leaves its own, or later, and its position after the last of them.
     pub(super) wal: (Lsn, Lsn),
 }
 
-/// Starts a cluster, stops the primary's WAL senders, lets it acknowledge some rows, and takes its host away. The rows
-/// are then nowhere else, and every transaction after the fork is known.
+/// Starts a cluster, stops the primary's WAL senders, lets it acknowledge rows of the load and of the survey's client, and
+/// takes its host away. The rows are then nowhere else, and every transaction after the fork is known.
 async fn lose(lab: &mut Lab) -> Result<Loss> {
-    for node in 0..3 {
-        // No transactions but the test's own.
-        lab.configure(node, "hba", "settings = { autovacuum = \"off\" }")?;
-    }
     let status = lab.up().await?;
     let (node, epoch) = (lab.primary(&status)?, status.epoch);
-    let (name, port) = (lab.node(node)?.place.name.clone(), lab.node(node)?.place.postgres_port);
-    for other in (0..3).filter(|other| *other != node) {
-        wait_for_table(lab, other).await?;
-    }
+    let (name, server) = (lab.node(node)?.place.name.clone(), lab.node(node)?.place.server());
+    let table = lab.load()?.table;
+    let (load, survey) = (lab.writer().await?, lab.survey()?);
+    survey.success().await?;
     stop_senders(lab, node)?;
-    let (xids, wal) = acknowledged(port).await?;
-    lab.cluster.kill_host(node)?;
+    load.wait_for(ROWS, SHORT_LIMIT).await?;
+    survey.success().await?;
+    let (load, lines) = (load.stop(), survey.so_far());
+    drop(survey);
+    let end = last_words(&server, &table).await?;
+    let written = writers(&server, &table).await?;
+    lab.strike(node, Fault::PowerOff)?;
     let what = "another node is primary";
     let status = lab
         .cluster
@@ -83,11 +89,23 @@ async fn lose(lab: &mut Lab) -> Result<Loss> {
             now.epoch > epoch && now.primary.as_ref().is_some_and(|primary| primary.as_str() != name)
         })
         .await?;
-    let primary = lab.node(lab.primary(&status)?)?.place.postgres_port;
-    let present = ids(&Address::loopback(primary), &lab.load()?.table, SHORT_LIMIT).await?;
-    ensure!(present.is_empty(), "the rows were to be lost, but the new primary has {present:?}");
-    println!("{name} acknowledged {} rows between {} and {}; none is left", xids.len(), wal.0, wal.1);
-    Ok(Loss { node, name, epoch, xids, wal })
+    let next = lab.node(lab.primary(&status)?)?.place.clone();
+    let present = ids(&next.server(), &table, SHORT_LIMIT).await?;
+    let missing: BTreeSet<i64> = written.keys().filter(|id| !present.contains(id)).copied().collect();
+    let xids = missing.iter().filter_map(|id| written.get(id)).copied().collect();
+    let acknowledged: BTreeSet<i64> =
+        load.acks.iter().map(|ack| ack.id).chain(lines.acknowledged()).collect();
+    let lost = acknowledged.iter().filter(|id| !present.contains(id)).count();
+    let whole = acknowledged.iter().all(|id| present.contains(id) || missing.contains(id));
+    ensure!(whole, "acknowledged, and not even in the table of the server that acknowledged them");
+    ensure!(lost >= ROWS, "{ROWS} rows were to be lost, {lost} are");
+    let fork = fork(&next.data_dir)?;
+    let bytes = end.bytes_after(fork);
+    within_what_is_allowed(lab, epoch, bytes).await?;
+    println!(
+        "F1: {name} acknowledged {lost} rows in {bytes} bytes of WAL between {fork} and {end}; none is left"
+    );
+    Ok(Loss { node, name, epoch, xids, wal: (fork, end) })
 }
 
 /// The standbys must have all that comes before the rows.
@@ -99,6 +117,36 @@ pub(super) async fn wait_for_table(lab: &Lab, node: usize) -> Result<()> {
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// The choice says that something may be missing, and that it is no more than is allowed.
+async fn within_what_is_allowed(lab: &Lab, epoch: u64, bytes: u64) -> Result<()> {
+    let history = lab.cluster.why().await?;
+    let chosen = history.iter().find_map(|entry| match &entry.reason {
+        Reason::Chosen { safe, .. } if entry.epoch > epoch => Some(safe.clone()),
+        _ => None,
+    });
+    match chosen.context("the history does not say who was chosen")? {
+        Safe::WithinLoss { missing_bytes, max_loss_bytes } => {
+            println!(
+                "F1: at most {missing_bytes} bytes were known to be missing, {max_loss_bytes} are allowed"
+            );
+            ensure!(missing_bytes.max(bytes) <= max_loss_bytes, "more was lost than is allowed");
+            Ok(())
+        }
+        safe => bail!("the choice says that nothing can be lost: {safe:?}"),
+    }
+}
+
+/// Where the last change of timeline left the one before: the newest history file says it (timeline.c).
+fn fork(data_dir: &Path) -> Result<Lsn> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(data_dir.join("pg_wal"))?.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "history"));
+    let newest = files.iter().max().context("the next primary has a history file")?;
+    let text = fs::read_to_string(newest)?;
+    let line = text.lines().rfind(|line| !line.trim().is_empty()).context("a history has a line")?;
+    Ok(line.split_whitespace().nth(1).context("a line of a history has a position")?.parse()?)
 }
 
 pub(super) fn stop_senders(lab: &Lab, node: usize) -> Result<()> {
@@ -126,7 +174,7 @@ pub(super) async fn acknowledged(port: u16) -> Result<(BTreeSet<u32>, (Lsn, Lsn)
     };
     let before = position("pg_current_wal_insert_lsn").await?;
     let mut xids = BTreeSet::new();
-    for id in 1..=ROWS {
+    for id in 1..=ROWS as i64 {
         let insert = "INSERT INTO pgkeel_demo (id) VALUES ($1) RETURNING txid_current()";
         let row = client.query_one(insert, &[&id]).await?;
         xids.insert(u32::try_from(row.get::<_, i64>(0))?);
@@ -136,6 +184,14 @@ pub(super) async fn acknowledged(port: u16) -> Result<(BTreeSet<u32>, (Lsn, Lsn)
     drop(client);
     let _ = connection.await;
     Ok((xids, (before, after)))
+}
+
+/// A transaction that is rolled back; then the position after everything.
+async fn last_words(server: &Address, table: &str) -> Result<Lsn> {
+    let session = Session::open(server).await?;
+    session.client.batch_execute(&format!("BEGIN; INSERT INTO {table} (id) VALUES (-1); ROLLBACK")).await?;
+    let row = session.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
+    Ok(row.try_get::<_, String>(0)?.parse()?)
 }
 
 /// How the node came back, once that is recorded.
@@ -164,27 +220,25 @@ fn pgkeel(lab: &Lab, loss: &Loss, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &said)
 }
 
-pub(super) fn listed_exactly(lab: &Lab, loss: &Loss) -> Result<()> {
-    let records: Vec<Record> = serde_json::from_str(&pgkeel(lab, loss, &["lost", &loss.name, "--json"])?)?;
+pub(super) fn listed_exactly(lab: &Lab, loss: &Loss, records: &[Record]) -> Result<()> {
     ensure!(records.len() == 1, "one loss is kept: {records:?}");
     let record = &records[0];
     let found = record.findings.as_ref().context("the kept WAL was examined")?;
-    ensure!((&record.problem, &found.problem) == (&None, &None), "{:?}, {:?}", record.problem, found.problem);
     let xids: BTreeSet<u32> = found.listed.iter().map(|one| one.xid).collect();
     println!(
-        "acknowledged and missing {}, listed by pgkeel lost {}; WAL {} to {}, {} bytes, of which {} lie between the \
-         positions that the client saw and {} belong to the transactions",
+        "F1: {} rows missing, {} transactions listed by pgkeel lost; {} bytes of WAL from {} to {}, {} of them belong to \
+         the transactions",
         loss.xids.len(),
         found.transactions,
+        record.to.bytes_after(record.from),
         record.from,
         record.to,
-        record.to.bytes_after(record.from),
-        loss.wal.1.bytes_after(loss.wal.0),
         found.listed.iter().map(|one| one.bytes).sum::<u64>()
     );
-    ensure!(xids == loss.xids, "listed: {xids:?}, acknowledged and missing: {:?}", loss.xids);
+    ensure!(xids == loss.xids, "listed: {xids:?}, written and missing: {:?}", loss.xids);
     ensure!(found.transactions == loss.xids.len() as u64);
-    ensure!(record.from <= loss.wal.0 && loss.wal.1 <= record.to, "the rows lie between {:?}", loss.wal);
+    ensure!(record.from <= loss.wal.0, "the next primary's WAL leaves it at {}", loss.wal.0);
+    ensure!(record.to >= loss.wal.1, "the rows end at {}", loss.wal.1);
     ensure!(found.listed.iter().all(|one| one.bytes > 0));
     let text = pgkeel(lab, loss, &["lost"])?;
     ensure!(text.contains(&record.from.to_string()) && text.contains(&loss.name), "{text}");

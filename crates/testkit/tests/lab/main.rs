@@ -6,12 +6,16 @@
 mod agent;
 mod degrade;
 mod failover;
+mod fence;
+mod first_start;
 mod force;
 mod frozen;
 mod host;
+mod load;
 mod lost;
 mod nodes;
 mod old_data;
+mod oldest_first;
 mod proxy;
 mod replication;
 mod restart;

@@ -1,12 +1,12 @@
 //! A node fails and comes back, each on a host of its own: its host loses power, its postmaster is killed, its cable is
-//! pulled. First a standby, then the primary.
+//! pulled. First a standby, then the primary; then the roles are switched back by command. Each in both modes.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use testkit::lab::faults::Fault;
+use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
-use testkit::lab::witness::Kept;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
 
 /// How long a node is away: longer than it takes to be missed.
@@ -16,38 +16,50 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 
 #[test]
 fn power_fails() -> Result<()> {
-    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
-        each_in_turn(lab, Fault::PowerOff).await
-    })
+    each_in_turn(LabOptions::quorum_on_hosts(), Fault::PowerOff)
+}
+
+#[test]
+fn power_fails_async() -> Result<()> {
+    each_in_turn(LabOptions::asynchronous_on_hosts(), Fault::PowerOff)
 }
 
 #[test]
 fn postmaster_is_killed() -> Result<()> {
-    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
-        each_in_turn(lab, Fault::PostmasterKilled).await
-    })
+    each_in_turn(LabOptions::quorum_on_hosts(), Fault::PostmasterKilled)
+}
+
+#[test]
+fn postmaster_is_killed_async() -> Result<()> {
+    each_in_turn(LabOptions::asynchronous_on_hosts(), Fault::PostmasterKilled)
 }
 
 #[test]
 fn cable_is_pulled() -> Result<()> {
-    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
-        each_in_turn(lab, Fault::LinkCut).await
-    })
+    each_in_turn(LabOptions::quorum_on_hosts(), Fault::LinkCut)
 }
 
-async fn each_in_turn(lab: &mut Lab, fault: Fault) -> Result<()> {
-    lab.up().await?;
-    let watch = Watch::start(lab).await?;
-    standby_fails(lab, &watch, fault).await?;
-    primary_fails(lab, &watch, fault).await?;
-    watch.judge(lab, Kept::All).await
+#[test]
+fn cable_is_pulled_async() -> Result<()> {
+    each_in_turn(LabOptions::asynchronous_on_hosts(), Fault::LinkCut)
+}
+
+fn each_in_turn(options: LabOptions, fault: Fault) -> Result<()> {
+    run(options, TEST_LIMIT, async |lab: &mut Lab| {
+        lab.up().await?;
+        let watch = Watch::start(lab).await?;
+        standby_fails(lab, &watch, fault).await?;
+        let first = primary_fails(lab, &watch, fault).await?;
+        roles_are_switched_back(lab, &watch, first, fault).await?;
+        watch.judge(lab, Kept::by_mode(lab)).await
+    })
 }
 
 /// Nobody notices, neither when it goes nor when it comes back.
 async fn standby_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()> {
     let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
     let primary = lab.primary(&before)?;
-    let standby = (0..lab.cluster.nodes.len()).find(|node| *node != primary).context("there is a standby")?;
+    let standby = *lab.others(primary).first().context("there is a standby")?;
     let server = lab.node(standby)?.postmaster();
     let struck = watch.quiet_moment().await?;
     lab.strike(standby, fault)?;
@@ -66,8 +78,8 @@ async fn standby_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()>
     watch.seen(&format!("B2 {fault:?}"), back, Allowed::Nothing)
 }
 
-/// Another takes over; when the old one is back it is a standby, and nobody notices.
-async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()> {
+/// Another takes over; when the old one is back it is a standby, and nobody notices. Returns which one it was.
+async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<usize> {
     let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
     let old = lab.primary(&before)?;
     let server = lab.node(old)?.postmaster();
@@ -96,5 +108,23 @@ async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()>
     }
     watch.go_on(AFTERWARDS).await?;
     let name = if fault == Fault::LinkCut { "B7" } else { "B4" };
-    watch.seen(&format!("{name} {fault:?}"), back, Allowed::Nothing)
+    watch.seen(&format!("{name} {fault:?}"), back, Allowed::Nothing)?;
+    Ok(old)
+}
+
+/// By command, and nobody notices: not even the session that is open.
+async fn roles_are_switched_back(lab: &mut Lab, watch: &Watch, first: usize, fault: Fault) -> Result<()> {
+    let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+    let now = lab.primary(&before)?;
+    // The killed postmaster may have been the best candidate: then there is nothing to switch back, and another is as good.
+    let to = if now == first { *lab.others(now).first().context("there is a standby")? } else { first };
+    let name = lab.node(to)?.place.name.clone();
+    let since = watch.quiet_moment().await?;
+    let said = lab.pgkeel(now, &["switchover", "--to", &name, "--yes"])?;
+    ensure!(said.status.success(), "refused: {}", String::from_utf8_lossy(&said.stderr));
+    let after = lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;
+    ensure!(lab.primary(&after)? == to, "{name} was to be primary, but {:?} is", after.primary);
+    watch.go_on(AFTERWARDS).await?;
+    // How long a change in order takes is the benchmark's to measure.
+    watch.seen(&format!("B6 after {fault:?}"), since, Allowed::Waiting)
 }

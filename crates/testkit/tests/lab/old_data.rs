@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cluster::reason::Reason;
 use testkit::lab::faults::Fault;
+use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
-use testkit::lab::witness::Kept;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
 
 #[test]

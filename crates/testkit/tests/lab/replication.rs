@@ -1,19 +1,20 @@
-//! What may be lost without synchronous standbys, and what a synchronous standby's end costs, with others and without.
+//! What a standby that confirms commits costs when it fails, and one that never confirms any when it is slow.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cluster::reason::{Reason, Safe};
-use pgkeel::demo::writer::ids;
+use cluster::status::{Role, Status};
+use pgkeel::demo::processes;
+use rustix::process::Signal;
 use testkit::lab::faults::Fault;
+use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
-use testkit::lab::witness::Kept;
-use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
 
-#[test]
-fn asynchronous_primary_loses_power() -> Result<()> {
-    run(LabOptions::asynchronous_on_hosts(), TEST_LIMIT, lose_what_is_allowed)
-}
+/// How long a standby is away or slow.
+const AWAY: Duration = Duration::from_secs(4);
+/// The standby for reports.
+const SLOW: usize = 2;
 
 #[test]
 fn one_of_several_synchronous_standbys_fails() -> Result<()> {
@@ -21,12 +22,16 @@ fn one_of_several_synchronous_standbys_fails() -> Result<()> {
         let status = lab.up().await?;
         let primary = lab.primary(&status)?;
         let watch = Watch::start(lab).await?;
-        let standbys: Vec<usize> = (0..lab.cluster.nodes.len()).filter(|node| *node != primary).collect();
-        for (standby, fault) in standbys.into_iter().zip([Fault::PowerOff, Fault::LinkCut]) {
+        let faults = [Fault::PowerOff, Fault::PostmasterKilled, Fault::LinkCut];
+        for (standby, fault) in lab.others(primary).into_iter().zip(faults) {
+            let server = lab.node(standby)?.postmaster();
             let since = watch.quiet_moment().await?;
             lab.strike(standby, fault)?;
-            watch.go_on(Duration::from_secs(4)).await?;
+            watch.go_on(AWAY).await?;
             lab.repair(standby, fault)?;
+            if fault != Fault::LinkCut {
+                lab.new_postmaster(standby, server).await?;
+            }
             let after = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
             ensure!(after.epoch == status.epoch, "a standby was away, and the epoch is now {}", after.epoch);
             watch.seen(&format!("F3 {fault:?}"), since, Allowed::Nothing)?;
@@ -35,43 +40,41 @@ fn one_of_several_synchronous_standbys_fails() -> Result<()> {
     })
 }
 
-async fn lose_what_is_allowed(lab: &mut Lab) -> Result<()> {
-    let before = lab.up().await?;
-    let old = lab.primary(&before)?;
-    let watch = Watch::start(lab).await?;
-    let since = watch.quiet_moment().await?;
-    lab.strike(old, Fault::PowerOff)?;
-    let taken_over = |now: &cluster::status::Status| now.epoch > before.epoch && now.primary.is_some();
-    lab.cluster.wait_until("the next epoch has a primary", SETTLE_LIMIT, taken_over).await?;
-    watch.all_write().await?;
-    watch.seen("F1 PowerOff", since, Allowed::GivingUp)?;
-    let history = lab.cluster.why().await?;
-    let chosen = history.iter().find_map(|entry| match &entry.reason {
-        Reason::Chosen { safe, .. } if entry.epoch > before.epoch => Some(safe.clone()),
-        _ => None,
-    });
-    match chosen.context("the history does not say who was chosen")? {
-        Safe::WithinLoss { missing_bytes, max_loss_bytes } => {
-            println!("F1: at most {missing_bytes} bytes of WAL may be lost, {max_loss_bytes} are allowed");
-            ensure!(missing_bytes <= max_loss_bytes, "more may be lost than is allowed");
-        }
-        Safe::Quorum { .. }
-        | Safe::LastPrimary { .. }
-        | Safe::StoppedInOrder { .. }
-        | Safe::Accepted { .. } => {
-            anyhow::bail!("the choice says that nothing can be lost, without a synchronous standby")
-        }
-    }
-    let back = watch.quiet_moment().await?;
-    lab.repair(old, Fault::PowerOff)?;
-    let after = lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;
-    ensure!(after.primary != before.primary, "{:?} is primary again", after.primary);
-    watch.seen("F1, the old primary is back", back, Allowed::Nothing)?;
-    let server = lab.node(lab.primary(&after)?)?.place.server();
-    let present = ids(&server, &lab.load()?.table, SHORT_LIMIT).await?;
-    let record = watch.load.so_far();
-    // A row that is acknowledged while the table is read is not in it yet.
-    let lost = record.acks.iter().filter(|ack| ack.at.instant < back.instant && !present.contains(&ack.id));
-    println!("F1: {} of {} acknowledged rows lost", lost.count(), record.acks.len());
-    watch.judge(lab, Kept::NotAll).await
+/// Its server stands still, as under a report that needs all of its host; and nobody waits for it.
+#[test]
+fn slow_standby_that_never_confirms() -> Result<()> {
+    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
+        lab.configure(SLOW, "name", "never_sync = true")?;
+        lab.cluster.start()?;
+        let name = lab.node(SLOW)?.place.name.clone();
+        let what = "one primary, two standbys, of which one confirms commits";
+        let up = |status: &Status| {
+            let standbys = status.nodes.iter().filter(|n| n.role == Role::Standby && n.state == "streaming");
+            let (sync, not): (Vec<_>, Vec<_>) = standbys.partition(|n| n.sync);
+            status.primary.is_some() && sync.len() == 1 && not.len() == 1 && not[0].node.as_str() == name
+        };
+        let before = lab.cluster.wait_until(what, SETTLE_LIMIT, up).await?;
+        lab.make_table().await?;
+        let watch = Watch::start(lab).await?;
+        let since = watch.quiet_moment().await?;
+        let server = server(lab, SLOW)?;
+        server.iter().for_each(|pid| processes::send(*pid, Signal::STOP));
+        let acknowledged = watch.load.acknowledged();
+        watch.go_on(AWAY).await?;
+        let meanwhile = watch.load.acknowledged() - acknowledged;
+        server.iter().for_each(|pid| processes::send(*pid, Signal::CONT));
+        println!("F4: {meanwhile} rows acknowledged while {name} stood still");
+        let after = lab.cluster.wait_until(what, SETTLE_LIMIT, up).await?;
+        ensure!(after.epoch == before.epoch, "a slow standby, and the epoch is now {}", after.epoch);
+        watch.seen("F4", since, Allowed::Nothing)?;
+        watch.judge(lab, Kept::All).await
+    })
+}
+
+/// The postmaster of a node, then its children.
+fn server(lab: &Lab, node: usize) -> Result<Vec<i32>> {
+    let postmaster = lab.node(node)?.postmaster().context("the server runs")?;
+    let mut all = vec![postmaster];
+    all.extend(processes::descendants(postmaster, &processes::all()));
+    Ok(all)
 }

@@ -4,11 +4,14 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use agent::os_user;
 use agent::settings::{OS_USER_DEFAULT, find_bin_dir};
 use anyhow::{Context, Result, ensure};
 use pgkeel::demo::ports::occupy;
+use testkit::lab::loss::Kept;
+use testkit::lab::watch::{Allowed, Watch};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 
 #[test]
@@ -68,32 +71,43 @@ fn two_nodes_with_one_name() -> Result<()> {
 
 #[test]
 fn data_of_another_system() -> Result<()> {
-    run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
-        let status = lab.up().await?;
-        let primary = lab.primary(&status)?;
-        let node = (0..3).find(|node| *node != primary).context("there is a standby")?;
-        lab.cluster.stop_node(node).await?;
-        let place = lab.node(node)?.place.clone();
-        fs::rename(&place.data_dir, place.dir.join("own-data"))?;
-        init_foreign(&place.data_dir)?;
-        let control = fs::read(place.data_dir.join("global/pg_control"))?;
-        lab.cluster.start_node(node)?;
-        let what = format!("status says that the data of {} belongs to another system", place.name);
-        let said = |status: &cluster::status::Status| {
-            let own =
-                status.nodes.iter().filter(|other| other.node.as_str() == place.name).map(|other| &other.why);
-            own.chain(&status.why).any(|why| why.contains("system identifier"))
-        };
-        let status = lab.cluster.wait_until(&what, SETTLE_LIMIT, said).await?;
-        println!("{}", pgkeel::demo::observe::in_short(&status));
-        let writer = lab.writer().await.context("the others serve")?;
-        lab.nothing_lost(&writer.stop()).await?;
-        ensure!(
-            fs::read(place.data_dir.join("global/pg_control"))? == control,
-            "the foreign data was changed"
-        );
-        Ok(())
-    })
+    run(LabOptions::quorum_on_hosts(), TEST_LIMIT, refuse_foreign_data)
+}
+
+async fn refuse_foreign_data(lab: &mut Lab) -> Result<()> {
+    let status = lab.up().await?;
+    let primary = lab.primary(&status)?;
+    let node = *lab.others(primary).first().context("there is a standby")?;
+    let watch = Watch::start(lab).await?;
+    let since = watch.quiet_moment().await?;
+    lab.cluster.stop_node(node).await?;
+    let place = lab.node(node)?.place.clone();
+    fs::rename(&place.data_dir, place.dir.join("own-data"))?;
+    init_foreign(&place.data_dir)?;
+    let control = fs::read(place.data_dir.join("global/pg_control"))?;
+    let identifiers = [identifier(&lab.node(primary)?.place.data_dir)?, identifier(&place.data_dir)?]
+        .map(|id| id.to_string());
+    lab.cluster.start_node(node)?;
+    let what = format!("status says that the data of {} belongs to {identifiers:?}", place.name);
+    let said = |status: &cluster::status::Status| {
+        let own =
+            status.nodes.iter().filter(|other| other.node.as_str() == place.name).map(|other| &other.why);
+        own.chain(&status.why).any(|why| identifiers.iter().all(|identifier| why.contains(identifier)))
+    };
+    let status = lab.cluster.wait_until(&what, SETTLE_LIMIT, said).await?;
+    println!("{}", pgkeel::demo::observe::in_short(&status));
+    watch.go_on(Duration::from_secs(2)).await?;
+    watch.seen("E3", since, Allowed::Nothing)?;
+    watch.judge(lab, Kept::All).await?;
+    ensure!(fs::read(place.data_dir.join("global/pg_control"))? == control, "the foreign data was changed");
+    Ok(())
+}
+
+/// The system identifier is what pg_control begins with (ControlFileData, pg_control.h).
+fn identifier(data_dir: &Path) -> Result<u64> {
+    let control = fs::read(data_dir.join("global/pg_control"))?;
+    let bytes = control.first_chunk().context("pg_control is shorter than 8 bytes")?;
+    Ok(u64::from_ne_bytes(*bytes))
 }
 
 /// Starts one node alone: its agent ends by itself, not with success, and its log has every one of `words`.
