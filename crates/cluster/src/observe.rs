@@ -4,6 +4,7 @@
 //! are ever compared.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
+use crate::copy::{CloneCause, CopyProgress};
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::mutant::{self, Mutant};
 use crate::state::{Fork, Member, Phase, State, SyncSet};
@@ -143,6 +144,9 @@ pub struct Rejoined {
     pub from_lsn: Lsn,
     /// How long it took.
     pub took_ms: Millis,
+    /// Why it was copied anew, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<CloneCause>,
     /// What it had and the cluster has not; `None`: nothing, or it is not known where its WAL parted from the cluster's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
@@ -204,6 +208,9 @@ pub struct Observation {
     /// What speaks against stopping or promoting its server.
     #[serde(default)]
     pub hindrances: Vec<Hindrance>,
+    /// How far its copy is, while one is made.
+    #[serde(default)]
+    pub copying: Option<CopyProgress>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
     /// What it is doing, for people.
@@ -233,6 +240,7 @@ impl Observation {
             rejoined: None,
             handover: None,
             hindrances: Vec::new(),
+            copying: None,
             lease_left_ms: None,
             doing: String::new(),
             problem: None,

@@ -5,6 +5,7 @@
 //! steps that replace a data directory set it aside.
 
 use crate::basics::{Epoch, Lsn, Moment, NodeName};
+use crate::copy::CloneCause;
 use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::mutant::{self, Mutant};
@@ -50,6 +51,8 @@ pub struct Local {
     pub inconsistent: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
+    /// Why its data must be replaced although it runs: found by its agent, or asked for.
+    pub must_clone: Option<CloneCause>,
     /// The switchover for which it has made a checkpoint.
     pub checkpointed: Option<String>,
     /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
@@ -65,12 +68,14 @@ pub enum Step {
     Wait(Wait),
     /// Make the database, then start it as primary.
     Initialise,
-    /// Copy the primary's data; an old directory is set aside first.
+    /// Copy the cluster's data; an old directory is set aside first.
     Clone {
-        /// From whom.
+        /// The primary; the copy may come from a standby of it.
         from: NodeName,
         /// The line its data will belong to.
         line: String,
+        /// Why.
+        cause: CloneCause,
     },
     /// Start the server as a standby that receives from nobody.
     StartSealed,
@@ -393,9 +398,9 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     let line = &appointment.promotion_id;
     let serves = matches!(state.phase, Phase::Serving { .. }) || mutant::is(Mutant::CloneUnpublished);
     let follow = || Step::Follow { upstream: primary.clone(), epoch: state.epoch, line: line.clone() };
-    let clone = || {
+    let clone = |cause| {
         if serves {
-            Step::Clone { from: primary.clone(), line: line.clone() }
+            Step::Clone { from: primary.clone(), line: line.clone(), cause }
         } else {
             Step::Wait(Wait::Promotion { of: primary.clone() })
         }
@@ -403,11 +408,18 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     if local.data == DataDir::Absent || local.unfinished.is_some() {
         return match local.server {
             Server::Unknown => Step::Wait(Wait::Looking),
-            Server::Stopped => clone(),
+            Server::Stopped if local.unfinished.is_none() => clone(CloneCause::NoData),
+            Server::Stopped => clone(CloneCause::CutShort),
             Server::Starting | Server::Unresponsive { .. } | Server::Standby(_) | Server::Primary { .. } => {
                 Step::Fence { epoch: state.epoch }
             }
         };
+    }
+    if let (true, Some(cause)) = (serves, &local.must_clone)
+        && (matches!(local.server, Server::Standby(_))
+            || local.inconsistent && local.server == Server::Starting)
+    {
+        return clone(cause.clone());
     }
     // A standby that noted whom to follow and was cut short before it was told to: it is told again.
     let untold = matches!(&local.server, Server::Standby(s) if s.upstream.as_ref() != Some(primary));
@@ -423,7 +435,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     }
     if local.inconsistent && local.server == Server::Starting {
         // Rewound or copied data becomes readable only with WAL of the primary it came from.
-        return if local.line.as_ref() == Some(line) { follow() } else { clone() };
+        return if local.line.as_ref() == Some(line) { follow() } else { clone(CloneCause::CutShort) };
     }
     let standby = match as_sealed_standby(state, local) {
         Ok(standby) => standby,
@@ -444,6 +456,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         Relation::Diverged if local.rewound_for != Some(state.epoch) => {
             Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }
         }
-        Relation::Diverged | Relation::Unrelated => clone(),
+        Relation::Diverged => clone(CloneCause::RewoundInVain),
+        Relation::Unrelated => clone(CloneCause::Unrelated),
     }
 }

@@ -29,13 +29,21 @@ async fn status(
     State(shared): State<Shared>,
     Query(options): Query<Options>,
 ) -> Result<Json<Status>, Unanswered> {
+    if options.local == 0 {
+        return of_leader(&shared).await.map(Json);
+    }
+    shared.ask(Event::AskStatus).await.map(Json)
+}
+
+/// What the leader knows; if it does not answer, what this node knows.
+pub(super) async fn of_leader(shared: &Shared) -> Result<Status, Unanswered> {
     let own = shared.ask(Event::AskStatus).await?;
-    let leader = own.leader.as_ref().filter(|leader| **leader != own.asked && options.local == 0);
+    let leader = own.leader.as_ref().filter(|leader| **leader != own.asked);
     let agent = leader.and_then(|l| shared.store.state().members.get(l).map(|m| m.agent.clone()));
     if let Some(agent) = agent
         && let Ok(theirs) = http::get::<Status>(&agent, "/v1/status?local=1", LEADER_LIMIT).await
     {
-        return Ok(Json(theirs));
+        return Ok(theirs);
     }
-    Ok(Json(own))
+    Ok(own)
 }

@@ -2,6 +2,7 @@
 
 use super::{Run, now};
 use crate::messages::Pong;
+use cluster::copy::CloneCause;
 use cluster::observe::{Observations, Server};
 use cluster::status::{self, Status};
 
@@ -17,6 +18,15 @@ impl Run {
             lsn,
             flushed: replicas.map(|(n, r)| (n.clone(), r.flush_lsn)).collect(),
         }
+    }
+
+    /// The order is on disk before it is answered.
+    pub(super) fn on_clone_ordered(&mut self, cause: CloneCause) -> Result<(), String> {
+        let Some(hands) = &self.parts.hands else { return Err("a witness has no data".to_owned()) };
+        tracing::warn!("is to be copied anew, {cause}");
+        hands.remember(|f| f.clone_ordered = Some(cause)).map_err(|e| e.to_string())?;
+        self.recall_facts();
+        Ok(())
     }
 
     /// On the leader all that it knows; elsewhere what this node knows of itself, and what hinders the store.

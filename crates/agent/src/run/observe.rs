@@ -65,6 +65,7 @@ impl Run {
             sync_applied: self.server.sync.applied().cloned(),
             rejoined: self.acting.rejoined.clone(),
             handover: self.handover_progress(),
+            copying: self.parts.hands.as_ref().and_then(|h| h.progress()),
             hindrances: self.server.hindrances.clone(),
             lease_left_ms: self
                 .local
@@ -90,6 +91,7 @@ impl Run {
         let wants_lease = self.state.lease_holder() == Some(self.me()) && observation.lease_left_ms.is_none();
         digest.lease_left_ms = wants_lease.then_some(0);
         digest.problem = None;
+        digest.copying = None;
         digest.doing = String::new();
         match &mut digest.server {
             Server::Standby(s) => {

@@ -35,6 +35,8 @@ pub enum Command {
     Pause(OrderArgs),
     /// End a pause
     Resume(OrderArgs),
+    /// Have a standby copied anew, and show how far it is; its old data are set aside
+    Clone(CloneArgs),
     /// Show what nodes had and the cluster lost in a failover
     Lost(LostArgs),
     /// Look at, or remove, the directories that nodes keep beside their data
@@ -137,6 +139,25 @@ pub struct WhyArgs {
     /// Show only the last N epochs
     #[arg(short, long, value_name = "N")]
     pub epochs: Option<usize>,
+}
+
+/// Options of `clone`.
+#[derive(Args, Debug)]
+pub struct CloneArgs {
+    /// The standby
+    pub node: NodeName,
+    /// Copy from this node [default: the least busy standby, else the primary]
+    #[arg(long, value_name = "NODE")]
+    pub from: Option<NodeName>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// Options of `lost`.

@@ -4,6 +4,7 @@
 //! measures that.
 
 mod agent;
+mod copies;
 mod failover;
 mod frozen;
 mod host;
@@ -11,6 +12,7 @@ mod lost;
 mod nodes;
 mod old_data;
 mod proxy;
+mod rejoin;
 mod replication;
 mod restart;
 mod switchover;

@@ -78,11 +78,14 @@ fn data_of_another_system() -> Result<()> {
         init_foreign(&place.data_dir)?;
         let control = fs::read(place.data_dir.join("global/pg_control"))?;
         lab.cluster.start_node(node)?;
-        let what = format!("status says that the data of {} belongs to another system", place.name);
+        let own_data = place.dir.join("own-data/global/pg_control");
+        let both = [system_identifier(&control)?, system_identifier(&fs::read(own_data)?)?];
+        let what =
+            format!("status says that the data of {} are of {} and not of {}", place.name, both[0], both[1]);
         let said = |status: &cluster::status::Status| {
             let own =
                 status.nodes.iter().filter(|other| other.node.as_str() == place.name).map(|other| &other.why);
-            own.chain(&status.why).any(|why| why.contains("system identifier"))
+            own.chain(&status.why).any(|why| both.iter().all(|id| why.contains(id.as_str())))
         };
         let status = lab.cluster.wait_until(&what, SETTLE_LIMIT, said).await?;
         println!("{}", pgkeel::demo::observe::in_short(&status));
@@ -109,6 +112,12 @@ async fn refuses_to_run(lab: &mut Lab, node: usize, words: &[&str]) -> Result<()
         ensure!(said.contains(word), "the agent ended without a word of {word}; it said:\n{said}");
     }
     Ok(())
+}
+
+/// The first eight bytes of pg_control (src/include/catalog/pg_control.h).
+fn system_identifier(control: &[u8]) -> Result<String> {
+    let bytes = control.first_chunk::<8>().context("pg_control is too short")?;
+    Ok(u64::from_ne_bytes(*bytes).to_string())
 }
 
 fn port_of(address: &str) -> Result<u16> {
