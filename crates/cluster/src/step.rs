@@ -415,22 +415,20 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
             }
         };
     }
-    if let (true, Some(cause)) = (serves, &local.must_clone)
-        && (matches!(local.server, Server::Standby(_))
-            || local.inconsistent && local.server == Server::Starting)
-    {
-        return clone(cause.clone());
-    }
     // A standby that noted whom to follow and was cut short before it was told to: it is told again.
     let untold = matches!(&local.server, Server::Standby(s) if s.upstream.as_ref() != Some(primary));
     if local.following == Some((state.epoch, primary.clone())) && !untold {
-        return match &local.server {
-            Server::Stopped => Step::StartSealed,
-            Server::Primary { .. } => Step::Fence { epoch: state.epoch },
-            Server::Unknown => Step::Wait(Wait::Looking),
-            Server::Starting => Step::Wait(Wait::Starting),
-            Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
-            Server::Standby(_) => Step::Wait(Wait::Following { upstream: primary.clone() }),
+        let cause = local.must_clone.as_ref().filter(|_| serves);
+        return match (&local.server, cause) {
+            (Server::Stopped, _) => Step::StartSealed,
+            (Server::Primary { .. }, _) => Step::Fence { epoch: state.epoch },
+            (Server::Unknown, _) => Step::Wait(Wait::Looking),
+            // Only what follows is replaced: until then it may be needed, and it confirms commits while it waits for room.
+            (Server::Starting, Some(cause)) if local.inconsistent => clone(cause.clone()),
+            (Server::Standby(_), Some(cause)) => clone(cause.clone()),
+            (Server::Starting, _) => Step::Wait(Wait::Starting),
+            (Server::Unresponsive { .. }, _) => Step::Wait(Wait::NoAnswer),
+            (Server::Standby(_), _) => Step::Wait(Wait::Following { upstream: primary.clone() }),
         };
     }
     if local.inconsistent && local.server == Server::Starting {

@@ -5,7 +5,7 @@ use crate::http;
 use crate::marker::Facts;
 use crate::messages::DataSize;
 use crate::postgres::configuration::Upstream;
-use crate::postgres::{PgError, basebackup, room, slots};
+use crate::postgres::{PgError, basebackup, process, room, slots};
 use cluster::copy::{self, Choice, ChosenBecause, CloneCause, CopyProgress};
 use cluster::observe::{RejoinWay, Server};
 use cluster::status::Status;
@@ -84,6 +84,7 @@ impl Hands {
                 }
             }
         }
+        process::end_copying(&self.place).await?;
         self.fence().await?;
         self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
         basebackup::exchange(&self.place)?;
@@ -125,7 +126,7 @@ impl Hands {
 
     async fn copy_one(&self, from: &NodeName, primary: &Upstream, cause: &CloneCause) -> Result<(), PgError> {
         let source = self.upstream(from)?;
-        basebackup::clear(&self.place)?;
+        basebackup::clear(&self.place).await?;
         let needed = self.size_of(from).await.unwrap_or(0);
         room::check(&self.place, from, needed)?;
         // The copy goes on at the primary, whoever it came from: WAL is kept for it there from now on.
@@ -136,12 +137,11 @@ impl Hands {
         }
         let mut telling = self.telling(from);
         let copied = basebackup::copy(&self.place, &source, |done, total| telling.note(done, total)).await;
-        copied.map_err(|e| {
-            let explained = room::explain(&self.place, e, needed);
-            // A full disk stops more than this copy.
-            let _ = basebackup::clear(&self.place);
-            explained
-        })
+        let Err(error) = copied else { return Ok(()) };
+        let explained = room::explain(&self.place, error, needed);
+        // A full disk stops more than this copy.
+        basebackup::clear(&self.place).await?;
+        Err(explained)
     }
 
     async fn size_of(&self, node: &NodeName) -> Option<u64> {

@@ -1,18 +1,19 @@
 //! Copies another node's data (pg_basebackup), and exchanges data directories without ever deleting the only copy.
 
 use super::configuration::Upstream;
-use super::{PgError, Place, aside, files, programs};
+use super::{PgError, Place, aside, files, process, programs};
 use cluster::{Lsn, Timeline};
 use std::time::Duration;
 
 /// A copy may take long; it ends with its task when the primary changes.
 const COPY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Removes what an unfinished copy left.
+/// Ends and removes what an unfinished copy left.
 ///
 /// # Errors
 /// When something cannot be removed.
-pub fn clear(place: &Place) -> Result<(), PgError> {
+pub async fn clear(place: &Place) -> Result<(), PgError> {
+    process::end_copying(place).await?;
     files::remove_dir(&place.data_new())
 }
 
@@ -22,7 +23,7 @@ pub fn clear(place: &Place) -> Result<(), PgError> {
 /// # Errors
 /// When pg_basebackup fails, with its last words.
 pub async fn copy(place: &Place, from: &Upstream, progress: impl FnMut(u64, u64)) -> Result<(), PgError> {
-    clear(place)?;
+    clear(place).await?;
     let fresh = place.data_new();
     files::make_dir(place, &fresh, 0o700)?;
     let mut command = place.command_that_writes("pg_basebackup");

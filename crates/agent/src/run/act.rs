@@ -7,6 +7,7 @@ use crate::postgres::{aside, configuration, slots};
 use cluster::copy::CloneCause;
 use cluster::handover::Stopped;
 use cluster::observe::{RejoinWay, Rejoined, Server};
+use cluster::state::State;
 use cluster::step::{self, Step, Wait};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
 use std::sync::Arc;
@@ -83,6 +84,12 @@ impl Acting {
     }
 }
 
+/// A copy for a primary that is none any more: what this node has may be needed meanwhile.
+fn in_vain(state: &State, running: &Step) -> bool {
+    let line = state.appointment().map(|appointment| &appointment.promotion_id);
+    matches!(running, Step::Clone { line: copied, .. } if line != Some(copied))
+}
+
 /// A fence waits for nothing, and a copy of what is the primary's no more is in vain: what the node has may be needed.
 fn overtakes(wanted: &Step, running: &Step) -> bool {
     match (wanted, running) {
@@ -123,7 +130,7 @@ impl Run {
         }
         let wanted = step::step(&self.state, &self.parts.me, &self.local, now());
         if let Some((running, task)) = &self.acting.running {
-            if !overtakes(&wanted, running) {
+            if !overtakes(&wanted, running) && !in_vain(&self.state, running) {
                 return;
             }
             tracing::warn!("gives up: {}", describe_step(running));
