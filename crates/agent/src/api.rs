@@ -1,16 +1,19 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
 //! reads the recorded state, or the directories beside the data directory. Only `order` changes the cluster, by a
-//! decision of the leader; only `aside` removes what somebody names.
+//! decision of the leader; only `clone` changes the node, and only `aside` removes what somebody names.
 
 mod aside;
+mod clone;
 mod elsewhere;
 pub mod explain;
 mod heartbeat;
 mod lost;
 mod order;
 mod ping;
+mod size;
 mod status;
 mod view;
+mod wal;
 mod why;
 
 use crate::postgres::Place;
@@ -57,6 +60,9 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
         .merge(view::routes())
         .merge(lost::routes())
         .merge(aside::routes())
+        .merge(wal::routes())
+        .merge(size::routes())
+        .merge(clone::routes())
         .with_state(shared)
         .merge(raft)
 }

@@ -1,6 +1,7 @@
 //! Carries out one [`Step`] on PostgreSQL. It has no choices: what to do was decided in `cluster::step`; a step that no
 //! longer fits the recorded state is given up.
 
+mod copying;
 mod lost;
 
 use crate::fence::{self, Fence};
@@ -10,10 +11,12 @@ use crate::postgres::configuration::{self, Managed, Upstream};
 use crate::postgres::connection::{connect, within};
 use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
-use crate::postgres::{PgError, Place, basebackup, control, follow, initialise, promote, rewind};
+use crate::postgres::{PgError, Place, control, follow, initialise, promote, rewind, room};
 use crate::store::Store;
 use cluster::command::first_promotion_id;
-use cluster::observe::{RejoinWay, Seal, Server};
+use cluster::copy::CopyProgress;
+use cluster::lineage;
+use cluster::observe::{RejoinWay, Seal, Server, Standby};
 use cluster::state::SyncSet;
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName};
@@ -63,6 +66,7 @@ pub struct Hands {
     guard: Mutex<Option<GuardHandle>>,
     guard_events: mpsc::UnboundedSender<GuardEvent>,
     segment_bytes: Mutex<u64>,
+    progress: Mutex<Option<CopyProgress>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +93,7 @@ impl Hands {
             guard: Mutex::new(None),
             guard_events,
             segment_bytes: Mutex::new(16 * 1024 * 1024),
+            progress: Mutex::new(None),
         }
     }
 
@@ -184,7 +189,7 @@ impl Hands {
                 self.remember(|f| f.sync_revision = f.sync_revision.max(*revision))?;
                 self.set_sync(sync).await
             }
-            Step::Clone { from, line } => self.clone_from(from, line).await,
+            Step::Clone { from, line, cause } => self.clone_from(from, line, cause).await,
             Step::Rewind { from, epoch, line } => self.rewind(from, *epoch, line).await,
             Step::Checkpoint { id } => self.checkpoint(id).await,
             Step::StopInOrder { .. } => self.stop(STOP_LIMIT).await.map(|()| Done::Plain),
@@ -284,11 +289,26 @@ impl Hands {
         })?;
         match self.probe().await? {
             Server::Standby(s) => {
-                let line = self.facts().line;
+                let line = self.checked_line(&s)?;
                 Ok(Done::Sealed(Seal { epoch, timeline: s.timeline, lsn: s.lsn, line }))
             }
             other => Err(PgError::Unexpected(format!("cannot seal: the server is no standby but {other:?}"))),
         }
+    }
+
+    /// The line of this sealed standby's data. A directory that was promoted or exchanged by hand has none.
+    fn checked_line(&self, standby: &Standby) -> Result<Option<String>, PgError> {
+        let Some(line) = self.facts().line else { return Ok(None) };
+        let (timeline, at) = (standby.timeline, standby.replay_lsn);
+        if lineage::fits(&self.store.state(), &line, timeline, at) {
+            return Ok(Some(line));
+        }
+        tracing::warn!(
+            "its data stands at {at} on timeline {timeline}, which is not what this node has written or received: it was \
+             promoted or exchanged by somebody else, and does not count"
+        );
+        self.remember(|f| f.strayed = f.line.take())?;
+        Ok(None)
     }
 
     async fn probe(&self) -> Result<Server, PgError> {
@@ -301,6 +321,7 @@ impl Hands {
         self.still_in(epoch)?;
         self.remember(|f| {
             f.line = Some(line.to_owned());
+            f.strayed = None;
             f.following = Some((epoch, node.clone()));
         })?;
         self.configure(Some(upstream), sync_of_standby(&self.store.state()))?;
@@ -321,9 +342,11 @@ impl Hands {
             f.following = None;
             f.promised = f.promised.max(epoch);
             f.promoted_for = epoch;
+            f.clone_ordered = None;
         })?;
         self.set_sync(sync).await?;
         promote::promote(&self.place).await?;
+        promote::checkpoint_soon(self.place.clone());
         let server = self.probe().await?;
         Ok(Done::Promoted(server, sync.clone()))
     }
@@ -386,34 +409,20 @@ impl Hands {
         Ok(())
     }
 
-    async fn clone_from(&self, from: &NodeName, line: &str) -> Result<Done, PgError> {
-        let upstream = self.upstream(from)?;
-        let timeline = self.store.state().last_published().map_or(0, |(_, published)| published.timeline);
-        self.keep_lost(line).await?;
-        self.fence().await?;
-        let (copied, ()) = tokio::join!(basebackup::copy(&self.place, &upstream), self.examine_lost());
-        copied?;
-        basebackup::check_timeline(&self.place, timeline)?;
-        self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
-        basebackup::exchange(&self.place)?;
-        self.remember(|f| {
-            let (promised, leased_again, lost) = (f.promised, f.leased_again, f.lost.take());
-            let line = Some(line.to_owned());
-            *f = Facts { line, inconsistent: true, promised, leased_again, lost, ..Facts::default() };
-        })?;
-        Ok(Done::DataChanged(RejoinWay::Clone))
-    }
-
     async fn rewind(&self, from: &NodeName, epoch: Epoch, line: &str) -> Result<Done, PgError> {
         let upstream = self.upstream(from)?;
         let timeline = self.store.state().last_published().map_or(0, |(_, published)| published.timeline);
         self.keep_lost(line).await?;
+        rewind::wait_for_checkpoint(&upstream, timeline).await?;
         self.stop(START_LIMIT).await?;
         self.still_in(epoch)?;
         self.remember(|f| f.unfinished = Some(Unfinished::Rewind))?;
-        let rewinding = rewind::rewind(&self.place, &upstream, timeline);
+        let mut telling = self.telling(from);
+        let rewinding =
+            rewind::rewind(&self.place, &upstream, timeline, |done, total| telling.note(done, total));
         let (rewound, ()) = tokio::join!(rewinding, self.examine_lost());
-        rewound?;
+        rewound.map_err(|e| room::explain(&self.place, e, 0))?;
+        drop(telling);
         self.remember(|f| {
             f.unfinished = None;
             f.inconsistent = true;

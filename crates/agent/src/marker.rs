@@ -2,6 +2,7 @@
 //! and so is a directory that was exchanged by hand.
 
 use crate::postgres::{PgError, files};
+use cluster::copy::CloneCause;
 use cluster::observe::Lost;
 use cluster::step::Unfinished;
 use cluster::{Epoch, NodeName};
@@ -35,6 +36,12 @@ pub struct Facts {
     /// The revision of the state whose sync set the server was last told.
     #[serde(default)]
     pub sync_revision: u64,
+    /// The line that the data had been of, when it was found to have been changed behind the node's back.
+    #[serde(default)]
+    pub strayed: Option<String>,
+    /// A person wants this node copied anew.
+    #[serde(default)]
+    pub clone_ordered: Option<CloneCause>,
     /// WAL that was kept because the cluster lost it, until that is recorded in the history.
     #[serde(default)]
     pub lost: Option<Lost>,

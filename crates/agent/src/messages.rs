@@ -38,6 +38,44 @@ pub struct Pong {
     pub flushed: BTreeMap<NodeName, Lsn>,
 }
 
+/// An agent's answer to "does your server still hold this WAL?".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalHeld {
+    /// Who answers.
+    pub node: NodeName,
+    /// What its server has flushed, when it is a primary.
+    pub flushed: Option<Lsn>,
+    /// Whether the segment with the position is on its disk.
+    pub held: bool,
+}
+
+/// How much room a copy of a node's data takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSize {
+    /// In bytes.
+    pub bytes: u64,
+}
+
+/// A person wants a node copied anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneAsked {
+    /// Who asks, for the history.
+    pub by: String,
+    /// From which node; none: from whichever serves best.
+    #[serde(default)]
+    pub from: Option<NodeName>,
+    /// Only say whether it could be done.
+    #[serde(default)]
+    pub only_try: bool,
+}
+
+/// The node's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneAnswer {
+    /// Why it is not done, if it is not.
+    pub refused: Option<String>,
+}
+
 /// What somebody wants to be rid of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prune {

@@ -17,8 +17,10 @@ pub mod process;
 pub mod programs;
 pub mod promote;
 pub mod rewind;
+pub mod room;
 pub mod slots;
 pub mod sync;
+pub mod wal;
 
 use crate::os_user::OsUser;
 use crate::settings::PostgresSettings;
@@ -129,6 +131,9 @@ pub enum PgError {
         /// The limit, in seconds.
         limit_s: u64,
     },
+    /// The disk is full, or would be.
+    #[error("{0}")]
+    NoRoom(String),
     /// The guard.
     #[error(transparent)]
     Guard(#[from] crate::guard::GuardError),

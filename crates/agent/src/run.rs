@@ -6,6 +6,7 @@
 
 mod act;
 mod asked;
+mod cut_off;
 mod drain;
 mod lead;
 mod leash;
@@ -22,6 +23,7 @@ use crate::postgres::probe::Probe;
 use crate::probing;
 use crate::reach;
 use crate::store::{Standing, Store};
+use cluster::copy::CloneCause;
 use cluster::decide::Proposed;
 use cluster::decide::switchover::Ordered;
 use cluster::handover::Stopped;
@@ -77,6 +79,15 @@ pub enum Event {
     SlotsKept(Result<(), String>),
     /// The checkpoint after which commits surely wait for the sync set of this number, or why it was not made.
     CommitsWait(u64, Result<(), String>),
+    /// A person wants this node copied anew.
+    CloneOrdered {
+        /// Who, and from where.
+        cause: CloneCause,
+        /// Whether the order could be written down.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Why the server does not stream.
+    CutOff(cut_off::Found),
     /// The data directory of a server that was stopped for this switchover was looked at.
     StoppedFor(String, Stopped),
     /// A person's order; answered if this agent leads.
@@ -121,6 +132,7 @@ pub struct Run {
     local: Local,
     server: server::ServerSight,
     acting: act::Acting,
+    cut_off: cut_off::CutOff,
     lead: lead::Lead,
     heard: reach::Shared,
     observed: observe::Last,
@@ -211,6 +223,7 @@ impl Run {
             standing: parts.store.standing().borrow().clone(),
             server: server::ServerSight::new(attached, now()),
             acting: act::Acting::default(),
+            cut_off: cut_off::CutOff::default(),
             lead: lead::Lead::default(),
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
@@ -251,6 +264,8 @@ impl Run {
             Event::Transferred => self.lead.transferring = false,
             Event::SlotsKept(outcome) => self.on_slots_kept(outcome),
             Event::CommitsWait(number, outcome) => self.on_commits_wait(number, &outcome),
+            Event::CutOff(found) => self.on_cut_off(found),
+            Event::CloneOrdered { cause, reply } => drop(reply.send(self.on_clone_ordered(cause))),
             Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
@@ -262,6 +277,7 @@ impl Run {
     /// What follows from all that is known now.
     fn turn(&mut self) {
         self.mind_leash();
+        self.watch_for_cut_off();
         self.act();
         self.decide();
         self.tell();

@@ -12,6 +12,7 @@
 
 pub mod basics;
 pub mod command;
+pub mod copy;
 pub mod mutant;
 pub mod observe;
 pub mod reason;

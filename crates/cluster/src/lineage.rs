@@ -69,6 +69,18 @@ pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
     }
 }
 
+/// Whether data that ends on `timeline`, replayed up to `lsn`, can be of `line`, as its node remembers.
+///
+/// A line wrote one timeline, which it opened where its history says. Data of a later timeline was promoted by somebody
+/// else, data beyond a fork of the history is of another copy: in both cases the directory was changed behind the node's
+/// back, and says nothing about what the cluster acknowledged.
+#[must_use]
+pub fn fits(state: &State, line: &str, timeline: Timeline, lsn: Lsn) -> bool {
+    let published = ancestry(state, line).next().and_then(|p| p.published.as_ref());
+    let Some(published) = published.filter(|p| timeline != 0 && p.timeline != timeline) else { return true };
+    published.forks.iter().any(|fork| fork.timeline == timeline && lsn <= fork.at)
+}
+
 /// Up to where data of `line` is the same WAL as that of the published promotion `of`; `None`: not known any more.
 ///
 /// Their nearest common ancestor is where both parted, and the first of them to part is the end of what they share. What
@@ -171,6 +183,18 @@ mod tests {
         assert_eq!(settled(&s, "b", 2, Lsn(90)), "b");
         assert_eq!(settled(&s, "a", 1, Lsn(0)), "a");
         assert_eq!(settled(&s, "never heard of", 1, Lsn(0)), "never heard of");
+    }
+
+    #[test]
+    fn data_changed_behind_the_nodes_back_does_not_fit_its_line() {
+        let s = history();
+        assert!(fits(&s, "a", 1, Lsn(9999)));
+        assert!(!fits(&s, "a", 2, Lsn(50)), "promoted by hand");
+        assert!(fits(&s, "d", 4, Lsn(9999)) && fits(&s, "d", 2, Lsn(200)));
+        assert!(!fits(&s, "d", 2, Lsn(201)), "an old copy from before, with WAL of its own");
+        assert!(!fits(&s, "b", 3, Lsn(1)));
+        assert!(fits(&s, "x", 7, Lsn(1)) && fits(&s, "unknown", 7, Lsn(1)), "nothing is known of these");
+        assert!(fits(&s, "a", 0, Lsn(1)), "its timeline is not known");
     }
 
     #[test]

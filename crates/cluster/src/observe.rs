@@ -5,6 +5,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
 use crate::brake::Brake;
+use crate::copy::{CloneCause, CopyProgress};
 use crate::exposure::Exposure;
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::mutant::{self, Mutant};
@@ -145,6 +146,9 @@ pub struct Rejoined {
     pub from_lsn: Lsn,
     /// How long it took.
     pub took_ms: Millis,
+    /// Why it was copied anew, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<CloneCause>,
     /// What it had and the cluster has not; `None`: nothing, or it is not known where its WAL parted from the cluster's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
@@ -218,6 +222,9 @@ pub struct Observation {
     /// The number of the pause after which it runs under a lease again (see [`crate::leash`]).
     #[serde(default)]
     pub leased_again: Option<u64>,
+    /// How far its copy is, while one is made.
+    #[serde(default)]
+    pub copying: Option<CopyProgress>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
     /// What it is doing, for people.
@@ -251,6 +258,7 @@ impl Observation {
             handover: None,
             hindrances: Vec::new(),
             leased_again: None,
+            copying: None,
             lease_left_ms: None,
             doing: String::new(),
             problem: None,

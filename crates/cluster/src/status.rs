@@ -1,6 +1,7 @@
 //! The cluster as a person sees it: one line per node, and what is waited for.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::copy::CopyProgress;
 use crate::exposure::Exposure;
 use crate::handover::{Planned, Stage};
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
@@ -53,6 +54,9 @@ pub struct NodeStatus {
     pub sync: bool,
     /// Age of its last heartbeat at the leader.
     pub heard_ms: Option<Millis>,
+    /// How far its copy is, while one is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying: Option<CopyProgress>,
     /// What it does, and what hinders it.
     pub why: String,
 }
@@ -279,6 +283,7 @@ fn node_status(
             .map(|(l, a)| l.saturating_sub(a)),
         sync,
         heard_ms: age,
+        copying: heard.and_then(|h| h.observation.copying.clone()),
         why: maintained(state, node)
             + &heard.map_or_else(
                 || "no heartbeat yet".to_owned(),
@@ -313,9 +318,13 @@ fn why_line(o: &Observation, silent: bool, age: Millis) -> String {
     if silent {
         return format!("no heartbeat for {:.1} s; last: {}", age as f64 / 1000.0, o.doing);
     }
-    match &o.problem {
-        Some(problem) => format!("{}: {problem}", o.doing),
+    let doing = match &o.copying {
+        Some(progress) => format!("{}: {progress}", o.doing),
         None => o.doing.clone(),
+    };
+    match &o.problem {
+        Some(problem) => format!("{doing}: {problem}"),
+        None => doing,
     }
 }
 

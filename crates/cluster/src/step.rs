@@ -6,6 +6,7 @@
 
 use crate::basics::{Epoch, Lsn, Moment, NodeName};
 use crate::brake;
+use crate::copy::CloneCause;
 use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::mutant::{self, Mutant};
@@ -52,6 +53,8 @@ pub struct Local {
     pub inconsistent: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
+    /// Why its data must be replaced although it runs: found by its agent, or asked for.
+    pub must_clone: Option<CloneCause>,
     /// The switchover for which it has made a checkpoint.
     pub checkpointed: Option<String>,
     /// What its standbys have confirmed to it, since it is primary (see [`crate::brake::remember`]).
@@ -69,12 +72,14 @@ pub enum Step {
     Wait(Wait),
     /// Make the database, then start it as primary.
     Initialise,
-    /// Copy the primary's data; an old directory is set aside first.
+    /// Copy the cluster's data; an old directory is set aside first.
     Clone {
-        /// From whom.
+        /// The primary; the copy may come from a standby of it.
         from: NodeName,
         /// The line its data will belong to.
         line: String,
+        /// Why.
+        cause: CloneCause,
     },
     /// Start the server as a standby that receives from nobody.
     StartSealed,
@@ -417,9 +422,9 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     let line = &appointment.promotion_id;
     let serves = matches!(state.phase, Phase::Serving { .. }) || mutant::is(Mutant::CloneUnpublished);
     let follow = || Step::Follow { upstream: primary.clone(), epoch: state.epoch, line: line.clone() };
-    let clone = || {
+    let clone = |cause| {
         if serves {
-            Step::Clone { from: primary.clone(), line: line.clone() }
+            Step::Clone { from: primary.clone(), line: line.clone(), cause }
         } else {
             Step::Wait(Wait::Promotion { of: primary.clone() })
         }
@@ -427,7 +432,8 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     if local.data == DataDir::Absent || local.unfinished.is_some() {
         return match local.server {
             Server::Unknown => Step::Wait(Wait::Looking),
-            Server::Stopped => clone(),
+            Server::Stopped if local.unfinished.is_none() => clone(CloneCause::NoData),
+            Server::Stopped => clone(CloneCause::CutShort),
             Server::Starting | Server::Unresponsive { .. } | Server::Standby(_) | Server::Primary { .. } => {
                 Step::Fence { epoch: state.epoch }
             }
@@ -436,18 +442,22 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     // A standby that noted whom to follow and was cut short before it was told to: it is told again.
     let untold = matches!(&local.server, Server::Standby(s) if s.upstream.as_ref() != Some(primary));
     if local.following == Some((state.epoch, primary.clone())) && !untold {
-        return match &local.server {
-            Server::Stopped => Step::StartSealed,
-            Server::Primary { .. } => Step::Fence { epoch: state.epoch },
-            Server::Unknown => Step::Wait(Wait::Looking),
-            Server::Starting => Step::Wait(Wait::Starting),
-            Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
-            Server::Standby(_) => Step::Wait(Wait::Following { upstream: primary.clone() }),
+        let cause = local.must_clone.as_ref().filter(|_| serves);
+        return match (&local.server, cause) {
+            (Server::Stopped, _) => Step::StartSealed,
+            (Server::Primary { .. }, _) => Step::Fence { epoch: state.epoch },
+            (Server::Unknown, _) => Step::Wait(Wait::Looking),
+            // Only what follows is replaced: until then it may be needed, and it confirms commits while it waits for room.
+            (Server::Starting, Some(cause)) if local.inconsistent => clone(cause.clone()),
+            (Server::Standby(_), Some(cause)) => clone(cause.clone()),
+            (Server::Starting, _) => Step::Wait(Wait::Starting),
+            (Server::Unresponsive { .. }, _) => Step::Wait(Wait::NoAnswer),
+            (Server::Standby(_), _) => Step::Wait(Wait::Following { upstream: primary.clone() }),
         };
     }
     if local.inconsistent && local.server == Server::Starting {
         // Rewound or copied data becomes readable only with WAL of the primary it came from.
-        return if local.line.as_ref() == Some(line) { follow() } else { clone() };
+        return if local.line.as_ref() == Some(line) { follow() } else { clone(CloneCause::CutShort) };
     }
     let standby = match as_sealed_standby(state, local) {
         Ok(standby) => standby,
@@ -468,6 +478,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         Relation::Diverged if local.rewound_for != Some(state.epoch) => {
             Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }
         }
-        Relation::Diverged | Relation::Unrelated => clone(),
+        Relation::Diverged => clone(CloneCause::RewoundInVain),
+        Relation::Unrelated => clone(CloneCause::Unrelated),
     }
 }

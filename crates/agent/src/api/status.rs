@@ -22,10 +22,15 @@ async fn status(
     State(shared): State<Shared>,
     Query(local): Query<Local>,
 ) -> Result<Json<Status>, Unanswered> {
+    known_best(&shared, local).await.map(Json)
+}
+
+/// What the leader knows; if it does not answer, or is not to be asked, what this node knows.
+pub(super) async fn known_best(shared: &Shared, local: Local) -> Result<Status, Unanswered> {
     if let Some(agent) = shared.leader(local)
         && let Ok(theirs) = http::get::<Status>(&agent, "/v1/status?local=1", LEADER_LIMIT).await
     {
-        return Ok(Json(theirs));
+        return Ok(theirs);
     }
     let mut own = shared.ask(Event::AskStatus).await?;
     if let Some(known) = shared.known().await? {
@@ -35,5 +40,5 @@ async fn status(
         };
         own.readiness = blocking(judge).await.ok();
     }
-    Ok(Json(own))
+    Ok(own)
 }

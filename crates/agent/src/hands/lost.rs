@@ -1,9 +1,10 @@
 //! Keeps what only this node has before a step undoes it.
 
 use super::Hands;
-use crate::postgres::{PgError, lost};
-use cluster::lineage;
+use crate::postgres::{PgError, history, lost};
 use cluster::observe::{Server, Standby};
+use cluster::state::{Fork, State};
+use cluster::{Timeline, lineage};
 
 impl Hands {
     /// Copies aside the WAL that this sealed standby has beyond the line of the primary, if it has any.
@@ -22,8 +23,13 @@ impl Hands {
             ));
         };
         let state = self.store.state();
+        if facts.line.as_deref() == Some(primary_line) {
+            return Ok(()); // all that it has came from there
+        }
         let line = facts.line.as_deref().map(|line| lineage::settled(&state, line, timeline, lsn));
-        let Some(fork) = line.and_then(|line| lineage::parted(&state, line, primary_line)) else {
+        let parted = line.or(facts.strayed.as_deref()).and_then(|l| lineage::parted(&state, l, primary_line));
+        let strayed = facts.strayed.as_deref().and_then(|line| self.strayed_at(&state, line, timeline));
+        let Some(fork) = [parted, strayed].into_iter().flatten().min_by_key(|fork| fork.at) else {
             tracing::warn!(
                 "it is not known where this data left the cluster's WAL: it is set aside as a whole"
             );
@@ -43,6 +49,13 @@ impl Hands {
         let bytes = beyond.end.bytes_after(beyond.fork);
         tracing::warn!("{bytes} bytes of WAL are on this node alone; kept in {}", dir.display());
         self.remember(|f| f.lost = Some(record.summary()))
+    }
+
+    /// Where data that was promoted by hand left the WAL of its line: the history file of that promotion says it.
+    fn strayed_at(&self, state: &State, line: &str, timeline: Timeline) -> Option<Fork> {
+        let published = state.promotions.iter().find(|p| p.promotion_id == line)?.published.as_ref()?;
+        let forks = history::read_forks(&self.place, timeline).ok()?;
+        forks.into_iter().find(|fork| fork.timeline == published.timeline)
     }
 
     /// Looks at what was kept and not examined yet; on the side, because nothing depends on it.

@@ -3,6 +3,7 @@
 //! A replaced directory stays until the next one is set aside and replaced in its turn, or until a person prunes it. It
 //! may go only once its successor has streamed: a mark in it says so, because that outlives everything in memory.
 
+use super::room::bytes_under;
 use super::{PgError, Place, files, lost};
 use cluster::WallMs;
 use serde::{Deserialize, Serialize};
@@ -116,23 +117,7 @@ pub fn list(place: &Place) -> Vec<Kept> {
 
 fn kept(dir: &Path, kind: Kind, since: WallMs, needed: Option<String>) -> Kept {
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Kept { name, kind, since, bytes: size(dir), needed }
-}
-
-/// What the files under `dir` hold; what cannot be read counts nothing, and links are not followed.
-fn size(dir: &Path) -> u64 {
-    let mut dirs = vec![dir.to_owned()];
-    let mut bytes = 0;
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            match entry.metadata() {
-                Ok(meta) if meta.is_dir() => dirs.push(entry.path()),
-                Ok(meta) => bytes += meta.len(),
-                Err(_) => {}
-            }
-        }
-    }
-    bytes
+    Kept { name, kind, since, bytes: bytes_under(dir, &|_| true), needed }
 }
 
 /// Takes the directories of these names away, and returns what is left to be removed; a name that is not listed, or

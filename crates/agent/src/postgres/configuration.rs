@@ -24,6 +24,19 @@ pub struct Upstream {
     pub password: String,
 }
 
+impl Upstream {
+    /// How PostgreSQL's programs reach it, without the password. A host that vanishes is noticed within seconds.
+    #[must_use]
+    pub fn conninfo(&self) -> String {
+        let host = self.address.host.replace('\\', "\\\\").replace('\'', "\\'");
+        format!(
+            "host='{host}' port={} user={REPLICATION_ROLE} dbname=postgres connect_timeout=5 \
+             keepalives_idle=2 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=10000",
+            self.address.port
+        )
+    }
+}
+
 /// What changes from moment to moment; everything else follows from the node's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Managed {

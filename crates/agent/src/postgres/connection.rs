@@ -1,6 +1,7 @@
 //! The agent's own connection to its server, over the Unix socket.
 
-use super::{PgError, Place, SUPERUSER};
+use super::configuration::Upstream;
+use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER};
 use std::time::Duration;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -23,6 +24,31 @@ pub async fn connect(place: &Place, limit: Duration) -> Result<Client, PgError> 
         tokio::time::timeout(limit, config.connect(NoTls)).await.map_err(|_| slow())??;
     tokio::spawn(async move {
         // An error here also fails the query under way, which reports it.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// A connection to another node's server, as the replication role.
+///
+/// # Errors
+/// When the server cannot be reached within `limit`, or refuses.
+pub async fn connect_to(upstream: &Upstream, limit: Duration) -> Result<Client, PgError> {
+    let mut config = Config::new();
+    config
+        .host(&upstream.address.host)
+        .port(upstream.address.port)
+        .user(REPLICATION_ROLE)
+        .password(&upstream.password)
+        .dbname("postgres")
+        .application_name("pgkeel agent");
+    let slow = || PgError::Slow {
+        doing: format!("connecting to the server of {}", upstream.node),
+        limit_s: limit.as_secs(),
+    };
+    let (client, connection) =
+        tokio::time::timeout(limit, config.connect(NoTls)).await.map_err(|_| slow())??;
+    tokio::spawn(async move {
         let _ = connection.await;
     });
     Ok(client)

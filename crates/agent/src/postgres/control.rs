@@ -14,6 +14,8 @@ pub struct Control {
     pub wal_segment_bytes: u64,
     /// Where the shutdown checkpoint begins, when the server has stopped in order (and was no standby).
     pub shut_down_at: Option<Lsn>,
+    /// Where replay begins at the next start.
+    pub redo: Option<Lsn>,
     /// The timeline up to which it must recover to be consistent; 0 when it need not.
     pub min_recovery_timeline: Timeline,
 }
@@ -52,6 +54,7 @@ fn parse(text: &str) -> Option<Control> {
     let checkpoint = field("Latest checkpoint location").and_then(|lsn| lsn.parse().ok());
     Some(Control {
         shut_down_at: checkpoint.filter(|_| in_order),
+        redo: field("Latest checkpoint's REDO location").and_then(|lsn| lsn.parse().ok()),
         system_identifier: field("Database system identifier")?.parse().ok()?,
         wal_segment_bytes: field("Bytes per WAL segment")?.parse().ok().filter(|b| *b > 0)?,
         min_recovery_timeline: field("Min recovery ending loc's timeline")?.parse().ok()?,
@@ -68,12 +71,14 @@ mod tests {
                     Database system identifier:           7412345678901234567\n\
                     Database cluster state:               shut down\n\
                     Latest checkpoint location:           0/3000060\n\
+                    Latest checkpoint's REDO location:    0/3000028\n\
                     Min recovery ending loc's timeline:   2\n\
                     Bytes per WAL segment:                16777216\n";
         let control = Control {
             system_identifier: 7_412_345_678_901_234_567,
             wal_segment_bytes: 16_777_216,
             shut_down_at: Some(Lsn(0x300_0060)),
+            redo: Some(Lsn(0x300_0028)),
             min_recovery_timeline: 2,
         };
         assert_eq!(parse(text), Some(control));

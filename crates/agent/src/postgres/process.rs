@@ -91,6 +91,43 @@ pub fn orphan(place: &Place) -> Option<i32> {
     (cwd == data).then_some(pid)
 }
 
+/// Ends what an earlier copy left running: pg_basebackup receives WAL in a process of its own, which outlives the other
+/// and would go on to write where the next copy grows.
+///
+/// # Errors
+/// When one does not end.
+pub async fn end_copying(place: &Place) -> Result<(), PgError> {
+    let fresh = place.data_new();
+    let writes_there = |pid: i32| {
+        let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let args: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
+        let copies = args.iter().any(|arg| arg.ends_with(b"pg_basebackup"));
+        copies && args.iter().any(|arg| *arg == fresh.as_os_str().as_encoded_bytes())
+    };
+    let began = Instant::now();
+    loop {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let left: Vec<i32> = pids.filter(|pid| writes_there(*pid)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for pid in left.into_iter().filter_map(Pid::from_raw) {
+            // As below: looked at again after it is open.
+            if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+                && writes_there(pid.as_raw_nonzero().get())
+            {
+                let _ = pidfd_send_signal(&fd, Signal::KILL);
+            }
+        }
+        if began.elapsed() > LISTEN_LIMIT {
+            let doing = "ending the pg_basebackup of an earlier copy".into();
+            return Err(PgError::Slow { doing, limit_s: LISTEN_LIMIT.as_secs() });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Ends a server that runs without a guard: nobody would stop it when its lease ends.
 ///
 /// # Errors

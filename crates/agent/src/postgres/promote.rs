@@ -5,9 +5,24 @@ use super::{PgError, Place};
 use std::time::{Duration, Instant};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(900);
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
 /// `pg_promote(true)` looks only ten times a second.
 const LOOK_AGAIN: Duration = Duration::from_millis(4);
+
+/// Makes the first checkpoint of the new timeline at once, on the side. PostgreSQL makes one too, but takes minutes over
+/// it, and until it is made pg_rewind and a crash of this server have to do with the old one.
+pub fn checkpoint_soon(place: Place) {
+    tokio::spawn(async move {
+        let made = async {
+            let client = connect(&place, CONNECT_LIMIT).await?;
+            within("the first checkpoint", CHECKPOINT_LIMIT, client.batch_execute("checkpoint")).await
+        };
+        if let Err(e) = made.await {
+            tracing::warn!("the first checkpoint after the promotion was not made: {e}");
+        }
+    });
+}
 
 /// Promotes the server and returns once it is out of recovery. Repeatable.
 ///

@@ -4,8 +4,10 @@ use super::{Event, Run, now};
 use crate::hands::{Done, Hands};
 use crate::postgres::sync::Sessions;
 use crate::postgres::{aside, configuration, slots};
+use cluster::copy::CloneCause;
 use cluster::handover::Stopped;
 use cluster::observe::{RejoinWay, Rejoined, Server};
+use cluster::state::State;
 use cluster::step::{self, Step, Wait};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub(super) struct Acting {
     /// Why the last step is a wait.
     waiting: Option<Wait>,
     rejoin: Option<Rejoin>,
+    /// Why the last clone was made.
+    cause: Option<CloneCause>,
     /// The last rejoin that ended well, told until it is recorded.
     pub(super) rejoined: Option<Rejoined>,
     /// How this node's server stopped for a switchover.
@@ -64,6 +68,10 @@ impl Acting {
         self.holding = true;
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.failure.is_none()
+    }
+
     /// For people: what is being done, and what went wrong.
     pub(super) fn describe(&self) -> (String, Option<String>) {
         let doing = match (&self.running, &self.waiting) {
@@ -76,11 +84,28 @@ impl Acting {
     }
 }
 
+/// A copy for a primary that is none any more: what this node has may be needed meanwhile.
+fn in_vain(state: &State, running: &Step) -> bool {
+    let line = state.appointment().map(|appointment| &appointment.promotion_id);
+    matches!(running, Step::Clone { line: copied, .. } if line != Some(copied))
+}
+
+/// A fence waits for nothing, and a copy of what is the primary's no more is in vain: what the node has may be needed.
+fn overtakes(wanted: &Step, running: &Step) -> bool {
+    match (wanted, running) {
+        (Step::Fence { .. }, Step::Fence { .. }) => false,
+        (Step::Fence { .. }, _) => true,
+        (Step::Clone { line: a, .. }, Step::Clone { line: b, .. }) => a != b,
+        (Step::Seal { .. } | Step::Follow { .. }, Step::Clone { .. }) => true,
+        _ => false,
+    }
+}
+
 fn describe_step(step: &Step) -> String {
     match step {
         Step::Wait(wait) => wait.to_string(),
         Step::Initialise => "makes the database (initdb)".to_owned(),
-        Step::Clone { from, .. } => format!("clones {from} (pg_basebackup)"),
+        Step::Clone { from, cause, .. } => format!("clones {from} (pg_basebackup), because {cause}"),
         Step::StartSealed => "starts its server as a sealed standby".to_owned(),
         Step::StartPrimary => "starts its server as primary".to_owned(),
         Step::Seal { epoch } => format!("seals for epoch {epoch}"),
@@ -105,9 +130,7 @@ impl Run {
         }
         let wanted = step::step(&self.state, &self.parts.me, &self.local, now());
         if let Some((running, task)) = &self.acting.running {
-            let overtaken = matches!(wanted, Step::Fence { .. }) && !matches!(running, Step::Fence { .. })
-                || matches!((&wanted, running), (Step::Clone { from: a, .. }, Step::Clone { from: b, .. }) if a != b);
-            if !overtaken {
+            if !overtakes(&wanted, running) && !in_vain(&self.state, running) {
                 return;
             }
             tracing::warn!("gives up: {}", describe_step(running));
@@ -209,6 +232,7 @@ impl Run {
             }
             Done::DataChanged(way) => {
                 self.acting.looking = way == RejoinWay::Clone;
+                self.local.must_clone = None;
                 self.look_at_data();
             }
         }
@@ -221,26 +245,32 @@ impl Run {
             Step::Clone { .. } => RejoinWay::Clone,
             _ => return,
         };
+        if let Step::Clone { cause, .. } = step {
+            self.acting.cause = Some(cause.clone());
+        }
         let epoch = self.state.epoch;
         self.acting.aside_noted = false;
         let known = self.acting.rejoin.as_ref().is_some_and(|r| r.epoch == epoch);
         if known && way == RejoinWay::Follow {
             return; // the end of a rewind or a clone
         }
-        let seal = self.local.seal.as_ref();
+        let own = match (&self.local.seal, &self.local.server) {
+            (Some(seal), _) => (seal.timeline, seal.lsn),
+            (None, Server::Standby(standby)) => (standby.timeline, standby.lsn),
+            (None, _) => (0, Lsn(0)),
+        };
         let began = self.acting.rejoin.as_ref().filter(|_| known).map_or_else(now, |r| r.began);
-        self.acting.rejoin = Some(Rejoin {
-            epoch,
-            way,
-            from_timeline: seal.map_or(0, |s| s.timeline),
-            from_lsn: seal.map_or(Lsn(0), |s| s.lsn),
-            began,
-        });
+        self.acting.rejoin = Some(Rejoin { epoch, way, from_timeline: own.0, from_lsn: own.1, began });
     }
 
     /// The server streams: a rejoin has ended well, and what was set aside for it may go when it is pruned.
     pub(super) fn note_streaming(&mut self) {
         let Server::Standby(standby) = &self.local.server else { return };
+        // Its data are about to be replaced: that it streams until then ends nothing.
+        let replacing = matches!(self.acting.running, Some((Step::Clone { .. } | Step::Rewind { .. }, _)));
+        if replacing || self.local.must_clone.is_some() {
+            return;
+        }
         let follows = self.local.following.as_ref().is_some_and(|(epoch, _)| *epoch == self.state.epoch);
         if !standby.streaming || !follows {
             return;
@@ -254,6 +284,7 @@ impl Run {
                 }
             });
         }
+        let cause = self.acting.cause.take();
         let Some(rejoin) = self.acting.rejoin.take() else { return };
         if rejoin.epoch != self.state.epoch {
             return;
@@ -264,6 +295,7 @@ impl Run {
             from_timeline: rejoin.from_timeline,
             from_lsn: rejoin.from_lsn,
             took_ms: now().since(rejoin.began),
+            cause: cause.filter(|_| rejoin.way == RejoinWay::Clone),
             lost,
         });
     }

@@ -3,6 +3,7 @@
 use super::{Run, now};
 use crate::clock::wall_ms;
 use crate::messages::Pong;
+use cluster::copy::CloneCause;
 use cluster::decide::{Now, Proposed};
 use cluster::observe::{Observations, Server};
 use cluster::reason::Reason;
@@ -48,6 +49,15 @@ impl Run {
             waits: self.lead.waits.clone(),
             now: Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() },
         })
+    }
+
+    /// The order is on disk before it is answered.
+    pub(super) fn on_clone_ordered(&mut self, cause: CloneCause) -> Result<(), String> {
+        let Some(hands) = &self.parts.hands else { return Err("a witness has no data".to_owned()) };
+        tracing::warn!("is to be copied anew, {cause}");
+        hands.remember(|f| f.clone_ordered = Some(cause)).map_err(|e| e.to_string())?;
+        self.recall_facts();
+        Ok(())
     }
 
     /// On the leader all that it knows; elsewhere what this node knows of itself, and what hinders the store.

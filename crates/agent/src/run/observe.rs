@@ -73,6 +73,7 @@ impl Run {
             opted_out: self.server.opted_out.clone(),
             rejoined: self.acting.rejoined.clone(),
             handover: self.handover_progress(),
+            copying: self.parts.hands.as_ref().and_then(|h| h.progress()),
             hindrances: self.server.hindrances.clone(),
             leased_again: self.leased_again(),
             lease_left_ms: self
@@ -103,6 +104,7 @@ impl Run {
         let wants_lease = self.state.lease_holder() == Some(self.me()) && observation.lease_left_ms.is_none();
         digest.lease_left_ms = wants_lease.then_some(0);
         digest.problem = None;
+        digest.copying = None;
         digest.doing = String::new();
         match &mut digest.server {
             Server::Standby(s) => {

@@ -77,6 +77,7 @@ pub(super) fn recall(local: &mut Local, facts: &Facts) {
     local.unfinished = facts.unfinished;
     local.line = facts.line.clone().filter(|_| same);
     local.following = facts.following.clone().filter(|_| same);
+    local.must_clone = facts.clone_ordered.clone().or(local.must_clone.take());
     local.inconsistent = facts.inconsistent;
     local.rewound_for = facts.rewound_for;
     local.sync_revision = facts.sync_revision;

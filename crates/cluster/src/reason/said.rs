@@ -259,6 +259,9 @@ impl Reason {
                     "{node} rejoined in {} ms by {} (it stood at {} on timeline {})",
                     rejoined.took_ms, rejoined.way, rejoined.from_lsn, rejoined.from_timeline
                 )?;
+                if let Some(cause) = &rejoined.cause {
+                    write!(f, ", because {cause}")?;
+                }
                 match &rejoined.lost {
                     Some(lost) => write!(f, "; lost: {lost}; listed by `pgkeel lost {node}`"),
                     None => Ok(()),

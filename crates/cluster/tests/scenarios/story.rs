@@ -13,6 +13,7 @@
 //! n1 lease                             it gets a lease for the present epoch
 //! n1 done                              it has done the step it was told
 //! n1 line p2 | unfinished | inconsistent | lags
+//! n1 cut off at 2/500 | clone asked for its upstream has removed that WAL | a person wants it copied anew
 //! n1 streams to n2 2/500, n3 2/400     pg_stat_replication of n1; nobody: `n1 streams to -`
 //! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then; `obeys any 2 of n2 n3 since ...`
 //! n1 priority 5 | never primary | never sync    its tags
@@ -29,6 +30,7 @@
 
 use super::{asked, words};
 use cluster::command::{Change, Command, apply, first_promotion_id};
+use cluster::copy::CloneCause;
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
 use cluster::handover::{Obstacle, Progress, Stopped};
@@ -246,6 +248,13 @@ impl Story {
             ["line", line] => node.local.line = Some((*line).to_owned()),
             ["unfinished"] => node.local.unfinished = Some(Unfinished::Clone),
             ["inconsistent"] => node.local.inconsistent = true,
+            ["cut", "off", "at", at] => {
+                let (needs, upstream) = (position(at).1, state.primary().unwrap().clone());
+                node.local.must_clone = Some(CloneCause::CutOff { needs, upstream });
+            }
+            ["clone", "asked", "for"] => {
+                node.local.must_clone = Some(CloneCause::Ordered { by: "ada".to_owned(), from: None });
+            }
             ["lags"] => node.lags = true,
             ["priority", number] => node.tags.priority = number.parse().unwrap(),
             ["never", "primary"] => node.tags.never_primary = true,
@@ -327,6 +336,7 @@ impl Story {
             Step::Clone { line, .. } => {
                 node.local.data = DataDir::Present { system_identifier: state.system_identifier.unwrap() };
                 (node.local.line, node.local.inconsistent) = (Some(line), true);
+                (node.local.must_clone, node.local.following) = (None, None);
                 (node.local.unfinished, node.local.server, node.local.seal) = (None, Server::Stopped, None);
             }
             Step::StartSealed => {

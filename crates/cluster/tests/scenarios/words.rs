@@ -22,7 +22,7 @@ pub fn step(step: &Step) -> String {
     match step {
         Step::Wait(wait) => format!("waits: {wait}"),
         Step::Initialise => "make the database".into(),
-        Step::Clone { from, line } => format!("copy from {from} (line {line})"),
+        Step::Clone { from, line, cause } => format!("copy from {from} (line {line}), because {cause}"),
         Step::StartSealed => "start as a standby that follows nobody".into(),
         Step::StartPrimary => "start as the primary it is".into(),
         Step::Seal { epoch } => format!("seal for epoch {epoch}"),

@@ -40,6 +40,8 @@ pub enum Command {
     Pause(PauseArgs),
     /// End a pause
     Resume(OrderArgs),
+    /// Have a standby copied anew, and show how far it is; its old data are set aside
+    Clone(CloneArgs),
     /// Leave a node alone: it is never chosen, confirms no commits, and its server may be stopped by hand
     #[command(subcommand)]
     Maintenance(MaintenanceCommand),
@@ -222,6 +224,25 @@ pub struct WhatifArgs {
     /// What is supposed; see below
     #[arg(required = true, num_args = 1..=2, value_name = "EVENT")]
     pub event: Vec<String>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Options of `clone`.
+#[derive(Args, Debug)]
+pub struct CloneArgs {
+    /// The standby
+    pub node: NodeName,
+    /// Copy from this node [default: the least busy standby, else the primary]
+    #[arg(long, value_name = "NODE")]
+    pub from: Option<NodeName>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
     /// Whom to ask.
     #[command(flatten)]
     pub ask: AskArgs,

@@ -7,7 +7,7 @@ use super::args::{
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
-use super::{agents, aside, config, explain, failover, guard, lost, order, status, switchover, why};
+use super::{agents, aside, clone, config, explain, failover, guard, lost, order, status, switchover, why};
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
 use cluster::state::Fencing;
@@ -62,6 +62,16 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Maintenance(command) => maintain(command),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(order::run(&agents, format, Order::Resume, "resumed"))
+        }),
+        Command::Clone(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(clone::run(&clone::CloneOptions {
+                agents,
+                format,
+                node: args.node,
+                from: args.from,
+                sure: args.yes,
+                afterwards: if args.no_wait { clone::Afterwards::Leave } else { clone::Afterwards::Watch },
+            }))
         }),
         Command::Lost(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(lost::run(&lost::LostOptions { agents, format, node: args.node }))

@@ -5,6 +5,7 @@ pub mod dispatch;
 
 pub mod agents;
 pub mod aside;
+pub mod clone;
 pub mod config;
 pub mod each_node;
 pub mod explain;

@@ -39,7 +39,8 @@ pub async fn send(agents: &[String], order: &Order, only_try: bool) -> Result<Or
 }
 
 /// Who gives the order, as far as this host knows.
-fn who() -> String {
+#[must_use]
+pub fn who() -> String {
     let user = std::env::var("SUDO_USER")
         .or_else(|_| std::env::var("USER"))
         .unwrap_or_else(|_| "somebody".to_owned());

@@ -227,6 +227,7 @@ mod tests {
             lease_left_ms: (role == Role::Primary).then_some(2_100),
             sync: role == Role::Standby,
             heard_ms: Some(40),
+            copying: None,
             why: "follows n2".to_owned(),
         }
     }

@@ -46,7 +46,7 @@ impl Picture {
             | Step::Checkpoint { .. }
             | Step::StopInOrder { .. } => return false,
             Step::Clone { .. } | Step::Rewind { .. } | Step::StartSealed if last => return false,
-            Step::Clone { from, line } => return self.copy(node, &from, line),
+            Step::Clone { from, line, .. } => return self.copy(node, &from, line),
             Step::Rewind { from, epoch, line } => return self.rewind(node, &from, epoch, line),
             Step::StartSealed => {
                 host.notes.following = None;

@@ -121,6 +121,7 @@ impl World {
             promised: notes.promised,
             promoted_for: notes.promoted_for,
             unfinished: notes.unfinished,
+            must_clone: None,
             inconsistent: notes.inconsistent,
             rewound_for: notes.rewound_for,
             checkpointed: agent.and_then(|a| a.checkpointed.clone()),

@@ -167,7 +167,7 @@ impl World {
         agent.busy = None;
         match step {
             Step::Initialise | Step::StartPrimary => self.become_first_primary(node),
-            Step::Clone { from, line } => self.finish_copy(node, &from, line),
+            Step::Clone { from, line, .. } => self.finish_copy(node, &from, line),
             Step::Rewind { from, epoch, line } => self.finish_rewind(node, &from, epoch, line),
             Step::Seal { epoch } => self.finish_seal(node, epoch),
             Step::Follow { upstream, .. } => {
@@ -338,7 +338,8 @@ impl World {
         let epoch = host.replica.state.epoch;
         let (from_timeline, from_lsn) = (1, host.postgres.lsn());
         if let Some(agent) = &mut host.agent {
-            agent.rejoined = Some(Rejoined { epoch, way, from_timeline, from_lsn, took_ms: 1, lost: None });
+            agent.rejoined =
+                Some(Rejoined { epoch, way, from_timeline, from_lsn, took_ms: 1, cause: None, lost: None });
         }
     }
 

@@ -9,7 +9,7 @@ use agent::postgres::aside::{Kept, Kind};
 use agent::postgres::lost::Record;
 use anyhow::{Context, Result, bail, ensure};
 use cluster::Lsn;
-use cluster::observe::Rejoined;
+use cluster::observe::{RejoinWay, Rejoined};
 use cluster::reason::{Reason, Safe};
 use pgkeel::demo::processes;
 use pgkeel::demo::session::{Address, Session};
@@ -20,6 +20,8 @@ use testkit::lab::loss::{told, writers};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 use tokio::time::sleep;
 use tokio_postgres::NoTls;
+
+use super::copies::replace_program;
 
 /// Rows that the primary acknowledges and nobody else gets.
 const ROWS: usize = 40;
@@ -32,6 +34,8 @@ fn lost_is_listed() -> Result<()> {
         lab.cluster.wait_settled(loss.epoch, SETTLE_LIMIT).await?;
         let rejoined = rejoined(lab, &loss).await?;
         println!("{}", Reason::Rejoined { node: loss.name.parse()?, rejoined: rejoined.clone() });
+        // The new primary had been promoted a moment before.
+        ensure!(rejoined.way == RejoinWay::Rewind, "{} came back by {}", loss.name, rejoined.way);
         let short = rejoined.lost.context("the history does not say what was lost")?;
         ensure!(short.transactions == Some(loss.xids.len() as u64), "the history says {short}");
         ensure!(short.from_lsn == loss.wal.0, "the history says {short}");
@@ -42,6 +46,10 @@ fn lost_is_listed() -> Result<()> {
 #[test]
 fn rewind_cut_short() -> Result<()> {
     run(LabOptions::asynchronous_on_hosts(), TEST_LIMIT, async |lab: &mut Lab| {
+        for node in 0..3 {
+            // A rewind of so little data would be over before it can be killed.
+            replace_program(lab, node, "pg_rewind", "sleep 2\nexec REAL \"$@\"")?;
+        }
         let loss = lose(lab).await?;
         lab.repair(loss.node, Fault::PowerOff)?;
         kill_in_rewind(lab, &loss).await?;
@@ -256,11 +264,12 @@ async fn kill_in_rewind(lab: &mut Lab, loss: &Loss) -> Result<()> {
         ensure!(began.elapsed() < SETTLE_LIMIT, "{} does not rewind", loss.name);
         sleep(Duration::from_millis(2)).await;
     }
-    let runs = |p: &processes::Process| p.args.first().is_some_and(|arg| arg.ends_with("/pg_rewind"));
+    let runs = |p: &processes::Process| p.args.iter().any(|arg| arg.ends_with("/pg_rewind"));
     while rewinds() && !processes::all().iter().any(|p| runs(p) && processes::mentions(p, &place.dir)) {
         sleep(Duration::from_millis(2)).await;
     }
     lab.cluster.kill_agent(loss.node)?;
+    ensure!(rewinds(), "the rewind of {} had ended before it was killed", loss.name);
     let own: Vec<i32> = processes::all()
         .iter()
         .filter(|p| p.args.first().is_some_and(|arg| !arg.ends_with("/pgkeel")))

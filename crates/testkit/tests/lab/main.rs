@@ -4,6 +4,7 @@
 //! measures that.
 
 mod agent;
+mod copies;
 mod degrade;
 mod failover;
 mod fence;
@@ -17,6 +18,7 @@ mod nodes;
 mod old_data;
 mod oldest_first;
 mod proxy;
+mod rejoin;
 mod replication;
 mod restart;
 mod switchover;

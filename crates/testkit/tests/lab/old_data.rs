@@ -12,7 +12,6 @@ use testkit::lab::watch::{Allowed, Watch};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
 
 #[test]
-#[ignore = "open: now and then the restored standby follows and never streams again; it should be cloned then"]
 fn standby_restored_from_an_old_copy() -> Result<()> {
     run(LabOptions::quorum_on_hosts(), TEST_LIMIT, restore_an_old_copy)
 }
