@@ -70,7 +70,6 @@ mutants! {
     OpenSetCovered: "quorum: commits that waited for nobody count as covered by any standby",
     OpenSetDroppedEarly: "a set under which commits did not wait is dropped before the standbys have caught up",
     ReducedSetUnrecorded: "the primary stops waiting for standbys before a reduced set is recorded",
-    OldSetObeyed: "a primary whose agent comes back with an older state obeys an older sync set",
     CheckpointerNotAwaited: "commits count as waiting again before PostgreSQL's checkpointer has seen to it",
     LateReportAccepted: "a report that a later one has overtaken is believed",
     InitialiseOverData: "a new database is made though a node has data",

@@ -325,7 +325,7 @@ fn initialising(state: &State, local: &Local, now: Moment) -> Step {
 
 /// A server that was told a later set goes on obeying that one: the sets before it may not be in force any more.
 fn set_sync(state: &State, local: &Local, sync: SyncSet) -> Option<Step> {
-    let old = state.revision < local.sync_revision && !mutant::is(Mutant::OldSetObeyed);
+    let old = state.revision < local.sync_revision;
     let told = local.sync_configured.as_ref() == Some(&sync);
     (!told && !old).then_some(Step::SetSync { sync, revision: state.revision })
 }
@@ -480,5 +480,20 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         }
         Relation::Diverged => clone(CloneCause::RewoundInVain),
         Relation::Unrelated => clone(CloneCause::Unrelated),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_state_does_not_change_the_sync_set() {
+        let state = State { revision: 7, ..State::default() };
+        let mut local = Local { sync_revision: 8, ..Local::default() };
+        let set = SyncSet { k: 1, members: Default::default() };
+        assert_eq!(set_sync(&state, &local, set.clone()), None, "its server was told by a later one");
+        local.sync_revision = 7;
+        assert_eq!(set_sync(&state, &local, set.clone()), Some(Step::SetSync { sync: set, revision: 7 }));
     }
 }
