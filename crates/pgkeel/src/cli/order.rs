@@ -33,7 +33,7 @@ pub async fn send(agents: &[String], order: &Order, only_try: bool) -> Result<Or
         }
     }
     Err(format!(
-        "no agent took the order:\n{}\npgkeel status says whether the store has a leader",
+        "no agent took the order:\n{}\nan order needs a leader, and a leader needs a majority of the agents: pgkeel status says whether there is one",
         failed.join("\n")
     ))
 }
