@@ -16,7 +16,7 @@ use crate::decide::{Now, Proposed};
 use crate::handover::Obstacle;
 use crate::observe::Observations;
 use crate::reason::{NotChosen, Reason, Safe};
-use crate::state::{Replication, State};
+use crate::state::{Fencing, Replication, State};
 use course::Course;
 use serde::{Deserialize, Serialize};
 pub use sides::{Deciders, Leadership};
@@ -216,15 +216,19 @@ fn undecided(state: &State, event: &Event, deciders: Deciders) -> Answer {
     let lease_ms = state.settings.as_ref().map(crate::state::Settings::lease_ms);
     // Only who could still serve alone matters: a host that is gone acknowledges nothing.
     let gone = matches!(event, Event::Down { node } if state.primary() == Some(node));
+    // A pause without fencing: it serves on although nobody renews its lease.
+    let suspended = state.paused.as_ref().is_some_and(|p| p.fencing == Fencing::Suspended);
+    let serves_on = status_primary(state).filter(|_| suspended && !gone);
+    let commits = if serves_on.is_some() { Commits::GoOn } else { Commits::Stop };
     Answer {
         event: event.clone(),
         primary: state.primary().cloned(),
         deciders,
-        end: End::NoMajority,
+        alone_ms: lease_ms.filter(|_| !gone && serves_on.is_none() && state.primary().is_some()),
+        end: serves_on.map_or(End::NoMajority, |node| End::Stays { node }),
         times: None,
-        commits: Commits::Stop,
+        commits,
         loss_bytes: None,
-        alone_ms: lease_ms.filter(|_| !gone && state.primary().is_some()),
         decided: Vec::new(),
         waits: Vec::new(),
     }

@@ -23,6 +23,13 @@ pub enum Bar {
     Witness,
     /// Its configuration forbids it to be primary.
     NeverPrimary,
+    /// Somebody looks after it by hand.
+    Maintained {
+        /// Who asked for it.
+        by: String,
+        /// Why, in that person's words.
+        text: Option<String>,
+    },
     /// The leader has had no heartbeat of it.
     NeverHeard {
         /// Since it leads.
@@ -114,6 +121,7 @@ impl Bar {
         match self {
             Bar::Witness
             | Bar::NeverPrimary
+            | Bar::Maintained { .. }
             | Bar::NeverHeard { .. }
             | Bar::Silent { .. }
             | Bar::NoData { .. }
@@ -138,6 +146,7 @@ impl Bar {
         let own = || node.clone();
         match self {
             Bar::NeverPrimary => Some(Cure::Untag { node: own(), key: "never_primary".to_owned() }),
+            Bar::Maintained { .. } => Some(Cure::EndMaintenance { node: own() }),
             Bar::NeverHeard { .. } | Bar::Silent { .. } => {
                 Some(Cure::Agents { nodes: BTreeSet::from([own()]) })
             }
@@ -161,6 +170,10 @@ impl fmt::Display for Bar {
         match self {
             Bar::Witness => f.write_str("it is a witness: it votes and holds no data"),
             Bar::NeverPrimary => f.write_str("it has never_primary in its configuration"),
+            Bar::Maintained { by, text: None } => write!(f, "it is under maintenance, asked for by {by}"),
+            Bar::Maintained { by, text: Some(text) } => {
+                write!(f, "it is under maintenance, asked for by {by}: {text}")
+            }
             Bar::NeverHeard { leading_ms } => {
                 write!(f, "its agent has not been heard by this leader, which leads for {leading_ms} ms")
             }
@@ -213,6 +226,10 @@ impl fmt::Display for Bar {
 /// What keeps a node from doing its part, as the leader last heard; empty when all is well with it.
 #[must_use]
 pub fn plight(state: &State, seen: &Observations, node: &NodeName, now: Moment) -> Vec<Bar> {
+    // What its server does then is somebody's own business.
+    if let Some(maintenance) = state.maintenance.get(node) {
+        return vec![Bar::Maintained { by: maintenance.by.clone(), text: maintenance.text.clone() }];
+    }
     let silent_after = state.settings.as_ref().map_or(SILENT_DEFAULT_MS, |s| s.detect_ms);
     let Some(Heard { at, observation: o }) = seen.nodes.get(node) else {
         return vec![Bar::NeverHeard { leading_ms: now.since(seen.leading_since) }];

@@ -17,6 +17,11 @@ pub enum Cure {
     },
     /// End the pause.
     Resume,
+    /// End the maintenance of a node.
+    EndMaintenance {
+        /// The node.
+        node: NodeName,
+    },
     /// See to these hosts and their agents.
     Agents {
         /// The nodes.
@@ -72,6 +77,9 @@ impl fmt::Display for Cure {
             Cure::Passes { in_ms: None } => f.write_str("it passes by itself"),
             Cure::Passes { in_ms: Some(ms) } => write!(f, "it passes by itself, in {ms} ms"),
             Cure::Resume => f.write_str("end the pause: pgkeel resume"),
+            Cure::EndMaintenance { node } => {
+                write!(f, "when the work is done: pgkeel maintenance off {node}")
+            }
             Cure::Agents { nodes } if nodes.is_empty() => f.write_str("it passes by itself"),
             Cure::Agents { nodes } => write!(
                 f,
@@ -80,7 +88,12 @@ impl fmt::Display for Cure {
             ),
             Cure::BringBack { nodes } if nodes.is_empty() => f.write_str("wait for a node that has the data"),
             Cure::BringBack { nodes } => {
-                write!(f, "bring back {} with its data: start its host and its agent", either(nodes))
+                write!(
+                    f,
+                    "bring back {} with its data: start its host and its agent; if that cannot be, pgkeel failover --to NODE \
+                     shows what it would lose to do without",
+                    either(nodes)
+                )
             }
             Cure::Network { node } => write!(
                 f,
