@@ -44,12 +44,6 @@ pub fn settled<'a>(state: &'a State, line: &'a str, timeline: Timeline, lsn: Lsn
         .map_or(line, |p| p.promotion_id.as_str())
 }
 
-/// Whether `line` is `ancestor` or descends from it.
-#[must_use]
-pub fn descends(state: &State, line: &str, ancestor: &str) -> bool {
-    ancestry(state, line).any(|p| p.promotion_id == ancestor)
-}
-
 /// How data of `line`, held up to `lsn`, relates to the published promotion `of`.
 #[must_use]
 pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
@@ -101,8 +95,12 @@ pub fn rank(state: &State, line: &str) -> Option<usize> {
     state.promotions.iter().position(|p| p.promotion_id == line)
 }
 
-/// Whether data of `line` up to `lsn` may become the cluster's: it descends from the last published promotion, or is a
-/// prefix of it.
+/// Whether data of `line` up to `lsn` may become the cluster's: it descends from the last published promotion or from a
+/// later appointment, or is a prefix of the last published.
+///
+/// A later appointment need not descend from the last published: where that one died before any standby had its WAL, the
+/// next was made of a prefix of it. It may have acknowledged commits before it could be published, so its line counts
+/// (and comes first, see [`rank`]).
 #[must_use]
 pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
     if mutant::is(Mutant::AlwaysEligible) {
@@ -110,7 +108,12 @@ pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
     }
     let Some(line) = line else { return false };
     let Some((published, _)) = state.last_published() else { return false };
-    descends(state, line, &published.promotion_id)
+    let later = rank(state, &published.promotion_id).unwrap_or(0);
+    let counts = |p: &Promotion| match mutant::is(Mutant::UnpublishedIneligible) {
+        true => p.promotion_id == published.promotion_id,
+        false => rank(state, &p.promotion_id) >= Some(later),
+    };
+    ancestry(state, line).any(counts)
         || relation(state, line, lsn, &published.promotion_id) == Relation::Prefix
 }
 
@@ -199,5 +202,8 @@ mod tests {
         assert!(!eligible(&s, None, Lsn(1)));
         s.promotions.pop();
         assert!(eligible(&s, Some("c"), Lsn(9999)), "an appointed node that was never published");
+        s.promotions.push(promotion("e", Some("a"), None));
+        assert!(eligible(&s, Some("e"), Lsn(9999)), "appointed later, from a prefix of the last published");
+        assert!(!eligible(&s, Some("x"), Lsn(1)), "appointed before the last published");
     }
 }

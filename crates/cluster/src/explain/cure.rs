@@ -125,7 +125,9 @@ pub fn cure(reason: &Reason) -> Option<Cure> {
         Reason::WaitLoss { waiting_for, .. } => Some(Cure::BringBack { nodes: waiting_for.clone() }),
         Reason::NotConfirmed { node, .. } => Some(Cure::Network { node: node.clone() }),
         Reason::StreamAdvances { node, .. } => Some(Cure::Agent { node: node.clone() }),
-        Reason::SyncShort { .. } | Reason::SyncReduced { .. } | Reason::LossBound { .. } => Some(Cure::Standbys),
+        Reason::SyncShort { .. } | Reason::SyncReduced { .. } | Reason::LossBound { .. } => {
+            Some(Cure::Standbys)
+        }
         Reason::WaitLease { left_ms, .. } => passes(Some(*left_ms)),
         Reason::WaitPromotion { .. } | Reason::WaitInitialise { .. } | Reason::SwitchoverWaits { .. } => {
             passes(None)
