@@ -89,6 +89,17 @@ pub fn parted(state: &State, line: &str, of: &str) -> Option<Fork> {
     }
 }
 
+/// Whether `line` can have written WAL of `timeline`, as far as is known.
+///
+/// A standby whose agent stands still goes on connecting to the node that it followed, and receives what that wrote when
+/// it was promoted again: WAL of a line that its agent never noted. Timeline numbers repeat, so to `pg_rewind` it may look
+/// as if that were the source's own.
+#[must_use]
+pub fn may_have_written(state: &State, line: &str, timeline: Timeline) -> bool {
+    let last = state.promotions.iter().find(|p| p.promotion_id == line);
+    last.is_some_and(|p| timeline <= p.published.as_ref().map_or(p.sealed_timeline + 1, |w| w.timeline))
+}
+
 /// Order of appointment of a line: the later one is nearer to what clients were told. `None`: not known.
 #[must_use]
 pub fn rank(state: &State, line: &str) -> Option<usize> {
@@ -174,6 +185,14 @@ mod tests {
         assert_eq!(settled(&s, "b", 2, Lsn(90)), "b");
         assert_eq!(settled(&s, "a", 1, Lsn(0)), "a");
         assert_eq!(settled(&s, "never heard of", 1, Lsn(0)), "never heard of");
+    }
+
+    #[test]
+    fn a_line_wrote_no_later_timeline_than_its_own() {
+        let s = history();
+        assert!(may_have_written(&s, "b", 2) && may_have_written(&s, "b", 1));
+        assert!(!may_have_written(&s, "b", 3), "received from a node that was promoted again");
+        assert!(!may_have_written(&s, "never heard of", 1));
     }
 
     #[test]
