@@ -40,7 +40,7 @@ pub enum Aim {
 
 impl World {
     /// A leader proposes `change`; nobody has heard of it yet.
-    pub fn aim_at_proposal(&mut self, _: NodeId, change: &Change) {
+    pub fn aim_at_proposal(&mut self, change: &Change) {
         if matches!(
             change,
             Change::OpenEpoch { .. }

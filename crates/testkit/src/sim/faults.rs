@@ -10,6 +10,9 @@ use cluster::state::{Degrade, Replication};
 /// The system identifier of data that is not the cluster's.
 const FOREIGN: u64 = 7;
 
+/// Breaks something at a node; what, for the report.
+type Kind = fn(&mut World, NodeId) -> &'static str;
+
 impl World {
     /// Breaks something, and plans the next fault. Each fault draws from a sequence of its own, so that one can be left
     /// out (`skip`) without changing the others.
@@ -35,7 +38,7 @@ impl World {
 
     /// Each kind with its weight; of each seed some kinds are more frequent and some are missing, so that rare meetings of
     /// two of them are less rare in some seeds.
-    const KINDS: [(u64, fn(&mut World, NodeId) -> &'static str); 19] = [
+    const KINDS: [(u64, Kind); 19] = [
         (20, World::kill_postmaster),
         (12, |w, node| w.kill_agent(node, 4000)),
         (14, World::power_off),

@@ -209,7 +209,7 @@ impl World {
         super::invariants::proposed(self, node, &command);
         if self.leads_last_term(node) {
             self.store.left_over.push(command.clone());
-            self.aim_at_proposal(node, &command.change);
+            self.aim_at_proposal(&command.change);
         }
         if let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) {
             leading.proposal = Some(Proposal { command, in_round });
