@@ -66,6 +66,9 @@ impl World {
             }
             Change::Appoint { .. } | Change::HandedOver { .. } => {
                 let (kill, mute) = (Aim::KillAgent(anybody), Aim::Mute(anybody));
+                if old == primary {
+                    self.aim(30, &[Aim::KillServer(primary)]);
+                }
                 let new = [Aim::Isolate(primary), Aim::FreezeAgent(primary), Aim::KillServer(primary)];
                 self.aim(25, &[&[Aim::Any, kill, mute], new.as_slice()].concat());
             }
