@@ -253,7 +253,8 @@ fn parts(
         names: agents.keys().cloned().collect(),
     };
     let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags };
-    let run = uuid::Uuid::new_v4().to_string();
+    // Later runs have greater names: the leader tells by them which of two reports is the later one.
+    let run = uuid::Uuid::now_v7().to_string();
     Ok(Parts { me, run, member, proposed, agents, store, hands })
 }
 

@@ -7,9 +7,9 @@
 
 use crate::basics::{Millis, Moment, NodeName};
 use crate::mutant::{self, Mutant};
-use crate::observe::{Observations, Server};
+use crate::observe::{Observation, Observations, Seen, Server};
 use crate::reason::Reason;
-use crate::state::{OldLease, Phase, Replication, Settings, State};
+use crate::state::{OldLease, Replication, Settings, State};
 use crate::word::Word;
 use std::collections::BTreeMap;
 
@@ -29,21 +29,22 @@ pub enum Verdict {
 pub fn judge(state: &State, settings: &Settings, seen: &Observations, now: Moment) -> Verdict {
     let Some(primary) = state.primary() else { return Verdict::Fine };
     if let Some(o) = seen.fresh(primary, now, settings.detect_ms) {
-        if o.epoch != state.epoch {
-            return Verdict::Fine; // it has not heard of its appointment yet
+        // It has not heard of its appointment yet; what it says is from before, however late it was heard.
+        if o.epoch != state.epoch || o.seen == Seen::Open && !mutant::is(Mutant::OldWordBelieved) {
+            return Verdict::Fine;
         }
-        return judge_server(state, settings, primary, &o.server);
+        return judge_server(settings, primary, o);
     }
     judge_silence(state, settings, seen, primary, now)
 }
 
-fn judge_server(state: &State, settings: &Settings, primary: &NodeName, server: &Server) -> Verdict {
-    let serving = matches!(state.phase, Phase::Serving { .. });
+fn judge_server(settings: &Settings, primary: &NodeName, said: &Observation) -> Verdict {
+    let serving = said.seen == Seen::Published || mutant::is(Mutant::OldWordBelieved);
     let gone = |seen: &str| {
         let reason = Reason::NotPrimaryAnyMore { node: primary.clone(), seen: seen.to_owned() };
         Verdict::Suspect(reason, OldLease::Returned)
     };
-    match server {
+    match &said.server {
         Server::Stopped => Verdict::Suspect(Reason::ServerGone { node: primary.clone() }, OldLease::Returned),
         Server::Unresponsive { silent_ms } if *silent_ms >= 2 * settings.lease_ms() => {
             let reason = Reason::ServerHung { node: primary.clone(), silent_ms: *silent_ms };

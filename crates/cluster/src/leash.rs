@@ -18,7 +18,7 @@
 
 use crate::basics::{Epoch, Millis, Moment, NodeName};
 use crate::mutant::{self, Mutant};
-use crate::observe::{Observations, Server};
+use crate::observe::{Observation, Observations, Seen, Server};
 use crate::state::{Fencing, Phase, Settings, State};
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,10 @@ pub fn is_over(state: &State, settings: &Settings, seen: &Observations, now: Mom
     if mutant::is(Mutant::UnleasedForgotten) {
         return true;
     }
-    let report = seen.fresh(&unleased.node, now, settings.detect_ms).filter(|o| o.epoch == state.epoch);
+    let report = seen.fresh(&unleased.node, now, settings.detect_ms);
+    // What it said of its server before it was published is from before.
+    let after = |o: &Observation| o.epoch > unleased.epoch || o.seen == Seen::Published;
+    let report = report.filter(|o| o.epoch == state.epoch && after(o));
     report.is_some_and(|o| match o.server {
         Server::Stopped | Server::Standby(_) => true,
         Server::Primary { .. } => o.leased_again == Some(unleased.number),

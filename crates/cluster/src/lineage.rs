@@ -44,12 +44,6 @@ pub fn settled<'a>(state: &'a State, line: &'a str, timeline: Timeline, lsn: Lsn
         .map_or(line, |p| p.promotion_id.as_str())
 }
 
-/// Whether `line` is `ancestor` or descends from it.
-#[must_use]
-pub fn descends(state: &State, line: &str, ancestor: &str) -> bool {
-    ancestry(state, line).any(|p| p.promotion_id == ancestor)
-}
-
 /// How data of `line`, held up to `lsn`, relates to the published promotion `of`.
 #[must_use]
 pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
@@ -107,14 +101,29 @@ pub fn parted(state: &State, line: &str, of: &str) -> Option<Fork> {
     }
 }
 
+/// Whether `line` can have written WAL of `timeline`, as far as is known.
+///
+/// A standby whose agent stands still goes on connecting to the node that it followed, and receives what that wrote when
+/// it was promoted again: WAL of a line that its agent never noted. Timeline numbers repeat, so to `pg_rewind` it may look
+/// as if that were the source's own.
+#[must_use]
+pub fn may_have_written(state: &State, line: &str, timeline: Timeline) -> bool {
+    let last = state.promotions.iter().find(|p| p.promotion_id == line);
+    last.is_some_and(|p| timeline <= p.published.as_ref().map_or(p.sealed_timeline + 1, |w| w.timeline))
+}
+
 /// Order of appointment of a line: the later one is nearer to what clients were told. `None`: not known.
 #[must_use]
 pub fn rank(state: &State, line: &str) -> Option<usize> {
     state.promotions.iter().position(|p| p.promotion_id == line)
 }
 
-/// Whether data of `line` up to `lsn` may become the cluster's: it descends from the last published promotion, or is a
-/// prefix of it.
+/// Whether data of `line` up to `lsn` may become the cluster's: it descends from the last published promotion or from a
+/// later appointment, or is a prefix of the last published.
+///
+/// A later appointment need not descend from the last published: where that one died before any standby had its WAL, the
+/// next was made of a prefix of it. It may have acknowledged commits before it could be published, so its line counts
+/// (and comes first, see [`rank`]).
 #[must_use]
 pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
     if mutant::is(Mutant::AlwaysEligible) {
@@ -122,7 +131,12 @@ pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
     }
     let Some(line) = line else { return false };
     let Some((published, _)) = state.last_published() else { return false };
-    descends(state, line, &published.promotion_id)
+    let later = rank(state, &published.promotion_id).unwrap_or(0);
+    let counts = |p: &Promotion| match mutant::is(Mutant::UnpublishedIneligible) {
+        true => p.promotion_id == published.promotion_id,
+        false => rank(state, &p.promotion_id) >= Some(later),
+    };
+    ancestry(state, line).any(counts)
         || relation(state, line, lsn, &published.promotion_id) == Relation::Prefix
 }
 
@@ -198,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn a_line_wrote_no_later_timeline_than_its_own() {
+        let s = history();
+        assert!(may_have_written(&s, "b", 2) && may_have_written(&s, "b", 1));
+        assert!(!may_have_written(&s, "b", 3), "received from a node that was promoted again");
+        assert!(!may_have_written(&s, "never heard of", 1));
+    }
+
+    #[test]
     fn the_same_timeline_number_is_not_the_same_line() {
         assert_eq!(relation(&history(), "x", Lsn(50), "d"), Relation::Unrelated);
         assert_eq!(relation(&history(), "never heard of", Lsn(0), "d"), Relation::Unrelated);
@@ -223,5 +245,8 @@ mod tests {
         assert!(!eligible(&s, None, Lsn(1)));
         s.promotions.pop();
         assert!(eligible(&s, Some("c"), Lsn(9999)), "an appointed node that was never published");
+        s.promotions.push(promotion("e", Some("a"), None));
+        assert!(eligible(&s, Some("e"), Lsn(9999)), "appointed later, from a prefix of the last published");
+        assert!(!eligible(&s, Some("x"), Lsn(1)), "appointed before the last published");
     }
 }

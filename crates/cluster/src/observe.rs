@@ -173,15 +173,44 @@ pub struct Lost {
     pub problem: Option<String>,
 }
 
+/// How much of its epoch a node has seen recorded: what it says of its server was true then, and may be overtaken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seen {
+    /// Nobody is appointed yet.
+    #[default]
+    Open,
+    /// A node is appointed.
+    Appointed,
+    /// It is published.
+    Published,
+}
+
+impl Seen {
+    /// What `state` shows.
+    #[must_use]
+    pub fn of(state: &State) -> Seen {
+        match state.phase {
+            Phase::Empty | Phase::Initialising { .. } | Phase::Sealing { .. } => Seen::Open,
+            Phase::Promoting { .. } => Seen::Appointed,
+            Phase::Serving { .. } => Seen::Published,
+        }
+    }
+}
+
 /// What a node tells the leader with each heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// Who.
     pub node: NodeName,
-    /// Which run of its agent this is, and the how-manieth observation of that run: a late one is recognised.
+    /// Which run of its agent this is, and the how-manieth observation of that run: a late one is recognised. Of two runs
+    /// the name of the later one is the greater.
     pub serial: (String, u64),
     /// The epoch of the state it has seen.
     pub epoch: Epoch,
+    /// How much of that epoch it has seen.
+    #[serde(default)]
+    pub seen: Seen,
     /// Where it is reached, from its own configuration.
     pub member: Option<Member>,
     /// Its data directory.
@@ -241,6 +270,7 @@ impl Observation {
             node,
             serial: (String::new(), 0),
             epoch: 0,
+            seen: Seen::Open,
             member: None,
             data: DataDir::Unknown,
             server: Server::Unknown,
@@ -315,7 +345,7 @@ impl Observations {
         }
     }
 
-    /// Takes in a heartbeat; one that was overtaken by a later one of the same run says only how far a primary had come.
+    /// Takes in a heartbeat; one that was overtaken by a later one says only how far a primary had come.
     pub fn hear(&mut self, state: &State, observation: Observation, now: Moment) {
         // Its last word may come when the next epoch is open already.
         if let (Some(last), Server::Primary { lsn, .. }) = (state.promotions.last(), &observation.server)
@@ -324,11 +354,7 @@ impl Observations {
         {
             self.primary_reached = self.primary_reached.max(Some((last.epoch, *lsn)));
         }
-        let (run, number) = &observation.serial;
-        let last = self.nodes.get(&observation.node).map(|heard| &heard.observation.serial);
-        if last.is_some_and(|(last_run, last)| last_run == run && number < last)
-            && !mutant::is(Mutant::LateReportAccepted)
-        {
+        if self.is_overtaken(state, &observation, now) && !mutant::is(Mutant::LateReportAccepted) {
             return;
         }
         if state.primary() == Some(&observation.node) {
@@ -339,6 +365,19 @@ impl Observations {
             }
         }
         self.nodes.insert(observation.node.clone(), Heard { at: now, observation });
+    }
+
+    /// Whether a later report of the same node was heard: of the same run, or of a run that began later. Runs are told
+    /// apart by a wall clock, so a run that seems to be earlier counts again once the other was silent for `detect`.
+    fn is_overtaken(&self, state: &State, observation: &Observation, now: Moment) -> bool {
+        let Some(heard) = self.nodes.get(&observation.node) else { return false };
+        let (last_run, last_number) = &heard.observation.serial;
+        let (run, number) = &observation.serial;
+        if run == last_run {
+            return number < last_number;
+        }
+        let detect_ms = state.settings.as_ref().map_or(0, |s| s.detect_ms);
+        run < last_run && now.since(heard.at) < detect_ms
     }
 
     /// Takes in a change of the recorded state.

@@ -473,9 +473,10 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         return follow();
     }
     let settled = settled_line(state, local, standby);
+    let known = settled.is_some_and(|l| lineage::may_have_written(state, l, standby.timeline));
     match settled.map_or(Relation::Unrelated, |l| lineage::relation(state, l, standby.lsn, line)) {
         Relation::Prefix => follow(),
-        Relation::Diverged if local.rewound_for != Some(state.epoch) => {
+        Relation::Diverged if local.rewound_for != Some(state.epoch) && known => {
             Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }
         }
         Relation::Diverged => clone(CloneCause::RewoundInVain),

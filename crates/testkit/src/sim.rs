@@ -6,6 +6,7 @@
 //! invariant of `invariants` is checked after every event.
 
 mod agent;
+mod aimed;
 mod client;
 mod execute;
 mod faults;

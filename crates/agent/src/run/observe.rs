@@ -7,7 +7,7 @@ use crate::reach;
 use cluster::brake;
 use cluster::command::first_promotion_id;
 use cluster::exposure::Exposure;
-use cluster::observe::{Observation, Promoted, Server};
+use cluster::observe::{Observation, Promoted, Seen, Server};
 use cluster::reason::Reason;
 use cluster::state::{Fork, Phase};
 use cluster::{Moment, NodeName, Timeline};
@@ -55,6 +55,7 @@ impl Run {
         Observation {
             serial: (self.parts.run.clone(), self.observed.number),
             epoch: self.state.epoch,
+            seen: Seen::of(&self.state),
             member: Some(self.parts.member.clone()),
             data: self.local.data.clone(),
             server: self.local.server.clone(),

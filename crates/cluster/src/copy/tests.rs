@@ -45,6 +45,9 @@ fn status() -> Status {
             node("n4", Role::None, "stopped", false, 0),
         ],
         why: Vec::new(),
+        exposure: None,
+        opted_out: Vec::new(),
+        readiness: None,
     }
 }
 

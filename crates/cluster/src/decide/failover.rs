@@ -167,10 +167,13 @@ fn safe_in_async(
     }
 }
 
-/// The furthest position of the last primary that anybody has heard of.
+/// The furthest position of the last primary that anybody has heard of. It may have died before it could report anything:
+/// it had at least what it was sealed with.
 pub(super) fn known_of_last(state: &State, seen: &Observations) -> Option<Lsn> {
+    let appointed = state.last_appointed.as_ref().map(|a| a.sealed_lsn);
     furthest_primary_lsn(seen)
         .max(seen.last_primary_lsn(state).filter(|_| !mutant::is(Mutant::LastWordForgotten)))
+        .max(appointed.filter(|at| at.0 > 0 && !mutant::is(Mutant::AppointedForgotten)))
 }
 
 /// How long the lease of the old primary may still be in force; `None`: it has surely ended.

@@ -35,7 +35,7 @@ use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
 use cluster::handover::{Obstacle, Progress, Stopped};
 use cluster::observe::{
-    DataDir, Observation, Observations, Promoted, Replica, Seal, Server, Standby, SyncApplied,
+    DataDir, Observation, Observations, Promoted, Replica, Seal, Seen, Server, Standby, SyncApplied,
 };
 use cluster::state::{
     Degrade, Fencing, Fork, Member, PgAddress, Phase, Replication, Settings, State, SyncSet, Tags,
@@ -488,6 +488,7 @@ impl Story {
         let mut o = Observation::blank(who.clone());
         let witness = node.local.data == DataDir::Witness;
         o.epoch = if node.lags { 0 } else { self.state.epoch };
+        o.seen = Seen::of(&self.state);
         o.member = Some(Member {
             agent: format!("{who}:1"),
             postgres: (!witness).then(|| PgAddress { host: who.to_string(), port: 5432 }),

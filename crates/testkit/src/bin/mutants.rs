@@ -1,5 +1,6 @@
 //! `mutants [--seeds N] [NAME...]`: breaks each rule in turn and simulates clusters until an invariant is broken. A rule
-//! that can be broken unnoticed is a hole in the simulator: then this fails.
+//! that can be broken unnoticed is a hole in the simulator: then this fails. All of them are rules of safety, so a run
+//! that only gets stuck does not count.
 
 use cluster::mutant::{Mutant, set};
 use std::collections::BTreeMap;
@@ -9,14 +10,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use testkit::sim::{Trace, run};
 
 /// Seeds tried for each mutant.
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 
 /// How a mutant ended: the invariant that caught it, and after how many seeds.
 type Caught = Option<(&'static str, u64)>;
 
 fn hunt(mutant: Mutant, seeds: u64) -> Caught {
     set(Some(mutant));
-    let caught = (1..=seeds).find_map(|seed| run(seed, Trace::Off).violation.map(|v| (v.invariant, seed)));
+    let caught = (1..=seeds).find_map(|seed| {
+        let violation = run(seed, Trace::Off).violation.filter(|v| v.invariant != "liveness")?;
+        Some((violation.invariant, seed))
+    });
     set(None);
     caught
 }

@@ -4,7 +4,7 @@ use super::picture::{NodeId, Picture, Process, id, name};
 use super::wal::{forks, lsn, timeline};
 use super::{Planted, start};
 use cluster::Moment;
-use cluster::observe::{DataDir, Observation, Promoted, Replica, Seal, Server, Standby, SyncApplied};
+use cluster::observe::{DataDir, Observation, Promoted, Replica, Seal, Seen, Server, Standby, SyncApplied};
 use cluster::state::{Fork, Phase};
 use cluster::step::Local;
 
@@ -62,6 +62,7 @@ impl Picture {
         let state = self.known(node);
         let mut observation = Observation::blank(name(node));
         observation.epoch = state.epoch;
+        observation.seen = Seen::of(state);
         observation.data = DataDir::Present { system_identifier: start::SYSTEM_IDENTIFIER };
         observation.server = self.server(node);
         observation.seal = self.seal(node).filter(|s| s.epoch == state.epoch);

@@ -7,7 +7,7 @@ use super::picture::{
 use super::wal::{Record, lsn};
 use cluster::command::{apply, first_promotion_id};
 use cluster::decide::{Now, Proposed, decide};
-use cluster::observe::{DataDir, Observation, Observations, Promoted, Replica, Server, SyncApplied};
+use cluster::observe::{DataDir, Observation, Observations, Promoted, Replica, Seen, Server, SyncApplied};
 use cluster::state::{Degrade, Member, PgAddress, Phase, Replication, Settings, State};
 use cluster::{Moment, NodeName};
 use std::collections::BTreeMap;
@@ -42,6 +42,7 @@ fn served() -> State {
 fn well(state: &State, node: NodeId) -> Observation {
     let mut observation = Observation::blank(name(node));
     observation.epoch = state.epoch;
+    observation.seen = Seen::of(state);
     observation.member = Some(Member {
         agent: format!("{}:1", name(node)),
         postgres: Some(PgAddress { host: name(node).to_string(), port: 5432 }),

@@ -8,7 +8,9 @@ use super::world::{Event, World};
 use cluster::brake;
 use cluster::command::first_promotion_id;
 use cluster::mutant::{self, Mutant};
-use cluster::observe::{DataDir, Observation, Promoted, Rejoined, Replica, Server, Standby, SyncApplied};
+use cluster::observe::{
+    DataDir, Observation, Promoted, Rejoined, Replica, Seen, Server, Standby, SyncApplied,
+};
 use cluster::state::{Member, PgAddress, Phase, SyncSet};
 use cluster::step::{Local, Step, step};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName, leash};
@@ -104,6 +106,7 @@ impl World {
                 self.begin_step(node, next);
             }
         }
+        super::invariants::looked(self, node);
         self.heartbeat(node);
     }
 
@@ -223,16 +226,17 @@ impl World {
         let mut observation = self.observe(node);
         let every = self.proposed.settings.heartbeat_ms();
         let Some(agent) = &mut self.nodes[node].agent else { return };
-        let urgent = agent.told.as_ref() != Some(&digest(&observation));
+        let urgent = agent.told.as_ref().is_none_or(|told| tells_more(&observation, told));
         if !urgent && now < agent.next_heartbeat {
             return;
         }
-        agent.told = Some(digest(&observation));
+        agent.told = Some(observation.clone());
         agent.next_heartbeat = now.plus(every);
-        let (leader, asks) = (agent.leader, agent.asks.clone());
+        let (leader, asks, life) = (agent.leader, agent.asks.clone(), agent.life);
         if let Some(leader) = leader {
             // Two heartbeats of one moment, of a host that was frozen, are still one after the other.
-            observation.serial.1 = self.number();
+            observation.serial = (format!("{life:012}"), self.number());
+            observation.member = Some(self.member(node));
             let message = Message::Heartbeat { observation: Box::new(observation), sent: now };
             self.send(node, leader, message);
         }
@@ -253,13 +257,8 @@ impl World {
         }
         let follows = host.notes.following.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch);
         let age = |at: u64| -> Millis { (self.now - at) / 1000 };
-        observation.serial = (agent.life.to_string(), self.now);
         observation.epoch = state.epoch;
-        observation.member = Some(Member {
-            agent: format!("{}:1", host.name),
-            postgres: (!host.witness).then(|| PgAddress { host: host.name.to_string(), port: 5432 }),
-            tags: host.tags,
-        });
+        observation.seen = Seen::of(state);
         observation.data = local.data;
         observation.server = local.server;
         observation.seal = local.seal.filter(|s| s.epoch == state.epoch);
@@ -277,6 +276,15 @@ impl World {
         observation.leased_again = Some(host.notes.leased_again);
         observation.handover = self.handover_progress(node);
         observation
+    }
+
+    fn member(&self, node: NodeId) -> Member {
+        let host = &self.nodes[node];
+        Member {
+            agent: format!("{}:1", host.name),
+            postgres: (!host.witness).then(|| PgAddress { host: host.name.to_string(), port: 5432 }),
+            tags: host.tags,
+        }
     }
 
     fn replicas(&self, node: NodeId) -> BTreeMap<NodeName, Replica> {
@@ -354,24 +362,36 @@ impl World {
     }
 }
 
-/// An observation without what changes all the time.
-fn digest(observation: &Observation) -> Observation {
-    let mut digest = observation.clone();
-    digest.serial = (String::new(), 0);
-    digest.primary_agent_silent_ms = observation.primary_agent_silent_ms.map(|ms| u64::from(ms >= 1500));
-    digest.wal_silent_ms = observation.wal_silent_ms.map(|ms| u64::from(ms >= 1500));
-    digest.primary_lsn = None;
-    if let Some(brake) = &mut digest.brake {
-        brake.nearest = None;
-    }
-    match &mut digest.server {
-        Server::Standby(s) => (s.lsn, s.replay_lsn) = (Lsn(0), Lsn(0)),
-        Server::Primary { lsn, .. } => *lsn = Lsn(0),
-        Server::Unresponsive { silent_ms } => *silent_ms = 0,
-        Server::Unknown | Server::Stopped | Server::Starting => {}
-    }
-    for replica in digest.replicas.values_mut() {
-        (replica.flush_lsn, replica.replay_lsn) = (Lsn(0), Lsn(0));
-    }
-    digest
+/// Whether `now` says something that `then` did not, apart from what changes all the time.
+fn tells_more(now: &Observation, then: &Observation) -> bool {
+    let late = |ms: Option<Millis>| ms.map(|ms| ms >= 1500);
+    let servers = match (&now.server, &then.server) {
+        (Server::Standby(a), Server::Standby(b)) => {
+            (a.timeline, &a.upstream, a.streaming) == (b.timeline, &b.upstream, b.streaming)
+        }
+        (Server::Primary { timeline: a, .. }, Server::Primary { timeline: b, .. }) => a == b,
+        (Server::Unresponsive { .. }, Server::Unresponsive { .. }) => true,
+        (a, b) => a == b,
+    };
+    let brakes = match (&now.brake, &then.brake) {
+        (Some(a), Some(b)) => {
+            let (mut a, mut b) = (a.clone(), b.clone());
+            (a.nearest, b.nearest) = (None, None);
+            a == b
+        }
+        (a, b) => a == b,
+    };
+    let streaming = now.replicas.iter().map(|(n, r)| (n, r.streaming));
+    !(servers
+        && brakes
+        && (now.epoch, now.seen) == (then.epoch, then.seen)
+        && now.data == then.data
+        && now.seal == then.seal
+        && now.promoted == then.promoted
+        && late(now.primary_agent_silent_ms) == late(then.primary_agent_silent_ms)
+        && late(now.wal_silent_ms) == late(then.wal_silent_ms)
+        && streaming.eq(then.replicas.iter().map(|(n, r)| (n, r.streaming)))
+        && now.sync_applied == then.sync_applied
+        && now.rejoined == then.rejoined
+        && now.handover == then.handover)
 }

@@ -15,6 +15,7 @@ impl World {
     pub fn begin_step(&mut self, node: NodeId, step: Step) {
         let name = self.nodes[node].name.clone();
         self.say(|_| format!("{name} begins {step:?}"));
+        super::invariants::begins(self, node, &step);
         let host = &mut self.nodes[node];
         let (notes, postgres) = (&mut host.notes, &mut host.postgres);
         let (from, to) = match &step {
@@ -146,6 +147,7 @@ impl World {
             return;
         }
         super::invariants::before_promotion(self, node);
+        self.aim_at_promotion(node);
         self.nodes[node].postgres.finish_promotion(id);
         let name = self.nodes[node].name.clone();
         self.say(|w| format!("{name}: promoted at {}", w.nodes[node].postgres.lsn()));
@@ -215,9 +217,14 @@ impl World {
         }
         super::invariants::replaced(self, node, &line, source.system_identifier);
         let notes = &mut self.nodes[node].notes;
-        let leased_again = notes.leased_again;
-        *notes =
-            super::node::Notes { line: Some(line), inconsistent: true, leased_again, ..Default::default() };
+        let (promised, leased_again) = (notes.promised, notes.leased_again);
+        *notes = super::node::Notes {
+            line: Some(line),
+            inconsistent: true,
+            promised,
+            leased_again,
+            ..Default::default()
+        };
         self.nodes[node].postgres.data = Some(source);
         self.note_rejoin(node, RejoinWay::Clone);
     }

@@ -1,81 +1,90 @@
 //! What breaks, when, and for how long.
 
+use super::aimed::{AIMED, Aim};
 use super::node::{NodeId, Running};
 use super::postgres::{Data, Process};
 use super::random::Random;
-use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
-use cluster::command::Change;
+use super::world::{Event, FAULTS_UNTIL, World};
 use cluster::state::{Degrade, Replication};
 
-/// Faults from this number on were planned for a certain moment.
-const AIMED: u64 = 1000;
 /// The system identifier of data that is not the cluster's.
 const FOREIGN: u64 = 7;
+
+/// Breaks something at a node; what, for the report.
+type Kind = fn(&mut World, NodeId) -> &'static str;
 
 impl World {
     /// Breaks something, and plans the next fault. Each fault draws from a sequence of its own, so that one can be left
     /// out (`skip`) without changing the others.
-    pub fn make_fault(&mut self, index: u64) {
+    pub fn make_fault(&mut self, index: u64, aim: Aim) {
         let own = Random::of_fault(self.seed, index);
         let common = std::mem::replace(&mut self.random, own);
         if index < AIMED {
             let pause = self.random.ms(100, 3500);
             if self.now + pause < FAULTS_UNTIL {
-                self.after(pause, Event::Fault { index: index + 1 });
+                self.after(pause, Event::Fault { index: index + 1, aim: Aim::Any });
             }
         }
         if !self.skip.contains(&index) && self.now < FAULTS_UNTIL {
             self.report.made.push(index);
             let node = self.victim(index);
+            let (kind, node) = self.hit(aim, node);
             let name = self.nodes[node].name.clone();
-            let kind = self.break_something(node);
             *self.report.faults.entry(kind).or_default() += 1;
             self.say(|_| format!("FAULT {index}: {kind} ({name})"));
         }
         self.random = common;
     }
 
-    /// Plans a fault for the moment after a change that matters.
-    pub fn aim_fault(&mut self, change: &Change) {
-        let percent = match change {
-            Change::SyncSetNext { .. } | Change::SyncSetDone { .. } => 12,
-            Change::OpenEpoch { .. } | Change::Appoint { .. } | Change::Publish { .. } => 15,
-            _ => 0,
-        };
-        let index = AIMED + self.aimed;
-        self.aimed += 1;
-        let mut own = Random::of_fault(self.seed, !index);
-        if self.now > FAULTS_FROM && own.chance(percent) {
-            let wait = own.ms(0, 400);
-            self.after(wait, Event::Fault { index });
-        }
-    }
+    /// Each kind with its weight; of each seed some kinds are more frequent and some are missing, so that rare meetings of
+    /// two of them are less rare in some seeds.
+    const KINDS: [(u64, Kind); 19] = [
+        (20, World::kill_postmaster),
+        (12, |w, node| w.kill_agent(node, 4000)),
+        (14, World::power_off),
+        (8, World::freeze_host),
+        (8, World::freeze_agent),
+        (10, World::cut_one_way),
+        (12, World::isolate),
+        (10, World::slow_link),
+        (6, World::restart_all),
+        (8, World::unreliable_network),
+        (6, World::slow_store),
+        (6, World::change_speed),
+        (6, World::hang_server),
+        (4, World::lose_data),
+        (10, World::part),
+        (5, World::only_leader_hears),
+        (5, World::streams_dry_up),
+        (3, World::swap_disk),
+        (6, World::bar),
+    ];
 
-    fn break_something(&mut self, node: NodeId) -> &'static str {
-        match self.random.below(140) {
-            0..=19 => self.kill_postmaster(node),
-            20..=31 => self.kill_agent(node),
-            32..=45 => self.power_off(node),
-            46..=53 => self.freeze_host(node),
-            54..=61 => self.freeze_agent(node),
-            62..=71 => self.cut_one_way(node),
-            72..=83 => self.isolate(node),
-            84..=93 => self.slow_link(node),
-            94..=99 => self.restart_all(),
-            100..=107 => self.unreliable_network(),
-            108..=113 => self.slow_store(node),
-            114..=119 => self.change_speed(),
-            120..=125 => self.hang_server(node),
-            126..=129 => self.lose_data(node),
-            _ => self.part(node),
+    pub(super) fn break_something(&mut self, node: NodeId) -> &'static str {
+        let mut mix = Random::of_fault(self.seed, u64::MAX - 1);
+        let plain = mix.chance(40);
+        let weigh = |weight: u64, mix: &mut Random| match mix.below(6) {
+            _ if plain => weight,
+            0..=1 => 0,
+            2 => weight * 4,
+            _ => weight,
+        };
+        let weights = Self::KINDS.map(|(weight, _)| weigh(weight, &mut mix));
+        let mut left = self.random.below(weights.iter().sum());
+        for (weight, (_, make)) in weights.into_iter().zip(Self::KINDS) {
+            if left < weight {
+                return make(self, node);
+            }
+            left -= weight;
         }
+        self.kill_postmaster(node)
     }
 
     /// Mostly whoever is primary, sometimes the leader, sometimes anybody.
     fn victim(&mut self, index: u64) -> NodeId {
         let anybody = self.random.index(self.nodes.len());
         let primary = self.nodes.iter().position(|n| n.postgres.process == Process::Primary);
-        let leader = self.nodes.iter().position(|n| n.agent.as_ref().is_some_and(|a| a.leads.is_some()));
+        let leader = self.leader();
         match self.random.below(if index < AIMED { 10 } else { 6 }) {
             0..=3 => primary.unwrap_or(anybody),
             4..=5 => leader.unwrap_or(anybody),
@@ -83,25 +92,25 @@ impl World {
         }
     }
 
-    fn kill_postmaster(&mut self, node: NodeId) -> &'static str {
+    pub(super) fn kill_postmaster(&mut self, node: NodeId) -> &'static str {
         self.kill_server(node);
         self.look(node);
         "postmaster killed"
     }
 
-    fn kill_agent(&mut self, node: NodeId) -> &'static str {
+    pub(super) fn kill_agent(&mut self, node: NodeId, back_within_ms: u64) -> &'static str {
         let host = &mut self.nodes[node];
         host.agent = None;
         host.agent_process = Running::Yes;
         host.backlog
             .retain(|e| !matches!(e, Event::Tick { .. } | Event::Message { .. } | Event::Done { .. }));
         let boots = host.boots;
-        let wait = self.random.ms(50, 4000);
+        let wait = self.random.ms(50, back_within_ms);
         self.after(wait, Event::AgentStart { node, boots });
         "agent killed"
     }
 
-    fn power_off(&mut self, node: NodeId) -> &'static str {
+    pub(super) fn power_off(&mut self, node: NodeId) -> &'static str {
         let wait = self.random.ms(300, 12_000);
         self.lose_power(node, wait);
         "host lost"
@@ -138,7 +147,7 @@ impl World {
         }
     }
 
-    fn restart_all(&mut self) -> &'static str {
+    fn restart_all(&mut self, _: NodeId) -> &'static str {
         for node in 0..self.nodes.len() {
             let wait = self.random.ms(200, 6000);
             self.lose_power(node, wait);
@@ -155,17 +164,6 @@ impl World {
             self.after(wait, Event::HostThaws { node, boots });
         }
         "host frozen"
-    }
-
-    fn freeze_agent(&mut self, node: NodeId) -> &'static str {
-        let wait = self.random.ms(300, 7000);
-        let host = &mut self.nodes[node];
-        if let Some(agent) = &host.agent {
-            host.agent_process = Running::Frozen;
-            let life = agent.life;
-            self.after(wait, Event::AgentThaws { node, life });
-        }
-        "agent frozen"
     }
 
     /// A frozen host goes on: the guard's timer is the first to notice how late it is.
@@ -202,7 +200,7 @@ impl World {
         "link cut one way"
     }
 
-    fn isolate(&mut self, node: NodeId) -> &'static str {
+    pub(super) fn isolate(&mut self, node: NodeId) -> &'static str {
         let until = self.now + self.random.ms(300, 9000);
         for other in (0..self.nodes.len()).filter(|o| *o != node) {
             self.network.cut(node, other, until);
@@ -235,7 +233,7 @@ impl World {
         "link slowed"
     }
 
-    fn unreliable_network(&mut self) -> &'static str {
+    fn unreliable_network(&mut self, _: NodeId) -> &'static str {
         let (percent, until) = (self.random.between(5, 60), self.now + self.random.ms(1000, 9000));
         self.network.unreliable(percent, until);
         "messages lost, repeated, overtaken"
@@ -248,7 +246,7 @@ impl World {
     }
 
     /// Every clock goes on at another speed, within the allowance.
-    fn change_speed(&mut self) -> &'static str {
+    fn change_speed(&mut self, _: NodeId) -> &'static str {
         let most = self.proposed.settings.drift_ppm;
         for node in 0..self.nodes.len() {
             let error = i64::try_from(self.random.below(3) * most).unwrap_or(0);
@@ -301,19 +299,76 @@ impl World {
             .nodes
             .iter()
             .any(|n| agreed.primary() == Some(&n.name) && n.postgres.process == Process::Primary);
-        // No other copy may be in doubt at the same time: two would be lost.
+        // A member that is being copied or rewound has lost what it had already: two copies would be lost.
         let line = agreed.appointment().map(|a| &a.promotion_id);
-        let all_have = self.nodes.iter().all(|n| {
-            let up = matches!(n.postgres.process, Process::Standby | Process::Primary);
-            n.witness || up && n.notes.line.as_ref() == line
-        });
-        if agreed.sync.contains(&self.nodes[node].name) || !serves || !all_have || is_primary && !quorum {
+        let whole = |n: &super::node::Node| {
+            n.own_data().is_some() && n.notes.unfinished.is_none() && n.notes.line.as_ref() == line
+        };
+        let in_doubt = self.nodes.iter().any(|n| agreed.sync.contains(&n.name) && !whole(n));
+        if agreed.sync.contains(&self.nodes[node].name)
+            || !serves
+            || is_primary && in_doubt
+            || is_primary
+                && !(quorum
+                    && agreed.sync.in_force.last().is_some_and(|set| set.members.len() >= set.k.max(1)))
+            || self.nodes[node].witness
+        {
             return "data kept";
         }
         let wait = self.random.ms(300, 12_000);
         self.lose_power(node, wait);
         self.nodes[node].postgres.data = None;
+        self.nodes[node].shelf = None;
         "data lost"
+    }
+
+    /// A host starts with the disk of another cluster's node, until a person brings its own back.
+    fn swap_disk(&mut self, node: NodeId) -> &'static str {
+        let records = self.random.below(300);
+        let back = self.random.ms(2000, 15_000);
+        let up = self.random.ms(100, 1500);
+        let host = &mut self.nodes[node];
+        let usable = host.postgres.data.is_some() && host.shelf.is_none() && host.notes.unfinished.is_none();
+        if !usable || self.checks.agreed.system_identifier.is_none() || !host.has_power() {
+            return "disk kept";
+        }
+        self.lose_power(node, up);
+        let mut foreign = Data::new(FOREIGN);
+        for _ in 0..records {
+            let (id, bytes) = (self.number(), self.random.between(40, 300));
+            foreign.write(id, bytes);
+        }
+        let host = &mut self.nodes[node];
+        host.shelf = host.postgres.data.replace(foreign);
+        host.postgres.upstream = None;
+        self.after(back, Event::Cleared { node });
+        "disk swapped"
+    }
+
+    /// An operator says that a node may not be primary, or may not confirm, and takes it back the next time.
+    pub(super) fn bar(&mut self, node: NodeId) -> &'static str {
+        let tagged = |n: &super::node::Node| n.tags.never_primary || n.tags.never_sync;
+        let primary = self.nodes[node].postgres.process == Process::Primary;
+        let never_primary = self.random.chance(50) && !primary;
+        if self.nodes[node].barred {
+            self.unbar(node);
+            return "node unbarred";
+        }
+        if self.nodes[node].witness || self.nodes.iter().any(tagged) {
+            return "nobody barred";
+        }
+        let host = &mut self.nodes[node];
+        host.barred = true;
+        host.tags.never_primary = never_primary;
+        host.tags.never_sync = !never_primary;
+        "node barred"
+    }
+
+    fn unbar(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node];
+        if std::mem::take(&mut host.barred) {
+            (host.tags.never_primary, host.tags.never_sync) = (false, false);
+        }
     }
 
     /// In some runs a node comes with data of another database, until a person moves it away.
@@ -327,11 +382,14 @@ impl World {
         }
     }
 
-    /// A person moves the data of another database away, with its server stopped.
+    /// A person moves the data of another database away, with its server stopped, and brings back what was there before.
     pub fn clear_foreign(&mut self, node: NodeId) {
-        let host = &mut self.nodes[node];
+        let host = &self.nodes[node];
         if host.postgres.data.as_ref().is_some_and(|d| d.system_identifier == FOREIGN) {
-            host.postgres.data = None;
+            self.kill_server(node);
+            let host = &mut self.nodes[node];
+            host.postgres.data = host.shelf.take();
+            host.postgres.upstream = None;
         }
     }
 
@@ -340,6 +398,8 @@ impl World {
         self.say(|_| "HEAL all links, hosts and agents".to_owned());
         self.network.heal();
         for node in 0..self.nodes.len() {
+            self.clear_foreign(node);
+            self.unbar(node);
             let boots = self.nodes[node].boots;
             self.power_on(node, boots);
             let boots = self.nodes[node].boots;

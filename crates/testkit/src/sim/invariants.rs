@@ -3,6 +3,7 @@
 mod appointment;
 mod coverage;
 mod durability;
+mod fence;
 mod knowledge;
 mod lease;
 mod liveness;
@@ -10,6 +11,7 @@ mod max_loss;
 mod needless;
 mod only_copy;
 mod prefix;
+mod seal;
 mod views;
 mod word;
 mod writer;
@@ -17,8 +19,9 @@ mod writer;
 use super::node::NodeId;
 use super::postgres::Waiting;
 use super::world::World;
-use cluster::command::Change;
+use cluster::command::{Change, Command};
 use cluster::state::State;
+use cluster::step::Step;
 use std::fmt;
 
 /// A broken invariant.
@@ -94,7 +97,7 @@ pub fn spoiled(world: &mut World, from: NodeId, to: NodeId) {
 /// A client was told that its commit is safe.
 pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
     writer::acknowledged(world, node, commit);
-    durability::acknowledged(world, commit);
+    durability::acknowledged(world, node, commit);
     coverage::acknowledged(world, node, commit.id);
     liveness::acknowledged(world, node);
 }
@@ -102,21 +105,41 @@ pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
 /// A server is about to leave recovery.
 pub fn before_promotion(world: &mut World, node: NodeId) {
     appointment::check(world, node);
+    lease::promoted(world, node);
     prefix::check(world, node);
     durability::check(world, node);
     max_loss::check(world, node);
 }
 
 /// A leader proposes `change`.
-pub fn proposed(world: &mut World, leader: NodeId, change: &Change) {
+pub fn proposed(world: &mut World, leader: NodeId, command: &Command) {
+    let change = &command.change;
     needless::proposed(world, leader, change);
+    seal::counted(world, leader, change, &command.reasons);
+    lease::proposed(world, leader, change);
 }
 
 /// `change` was agreed and applied.
 pub fn agreed(world: &mut World, change: &Change) {
     appointment::agreed(world);
     word::agreed(world, change);
+    lease::agreed(world, change);
     coverage::changed(world, change);
+}
+
+/// An agent begins a step.
+pub fn begins(world: &mut World, node: NodeId, step: &Step) {
+    seal::begins(world, node, step);
+}
+
+/// An agent has looked at its server and begun what follows.
+pub fn looked(world: &mut World, node: NodeId) {
+    fence::looked(world, node);
+}
+
+/// A standby takes WAL of the server at `from`.
+pub fn received(world: &mut World, from: NodeId, to: NodeId) {
+    seal::received(world, from, to);
 }
 
 /// `node` gives up its data for a copy, whole or in part.

@@ -15,6 +15,8 @@ pub struct Network {
     last_in_stream: BTreeMap<Way, u64>,
     unreliable: Option<(u64, u64)>,
     slow_store: BTreeMap<NodeId, (u64, u64)>,
+    mute: BTreeMap<Way, u64>,
+    dry: BTreeMap<Way, u64>,
 }
 
 /// What becomes of a message between agents.
@@ -35,6 +37,31 @@ impl Network {
     pub fn cut(&mut self, from: NodeId, to: NodeId, until: u64) {
         let end = self.cut.entry((from, to)).or_default();
         *end = until.max(*end);
+    }
+
+    /// Ends all cuts of the links of `node`.
+    pub fn reconnect(&mut self, node: NodeId) {
+        self.cut.retain(|(from, to), _| *from != node && *to != node);
+    }
+
+    /// Lets nothing of what agents say through from `from` to `to` before `until`; WAL still passes.
+    pub fn mute(&mut self, from: NodeId, to: NodeId, until: u64) {
+        self.mute.insert((from, to), until);
+    }
+
+    /// Lets no WAL through from `from` to `to` before `until`; what agents say still passes.
+    pub fn dry_up(&mut self, from: NodeId, to: NodeId, until: u64) {
+        self.dry.insert((from, to), until);
+    }
+
+    /// Whether what an agent says now arrives.
+    pub fn carries_words(&self, from: NodeId, to: NodeId, now: u64) -> bool {
+        self.passes(from, to, now) && self.mute.get(&(from, to)).is_none_or(|until| *until <= now)
+    }
+
+    /// Whether WAL, or what belongs to its stream, arrives if sent now.
+    pub fn carries_wal(&self, from: NodeId, to: NodeId, now: u64) -> bool {
+        self.passes(from, to, now) && self.dry.get(&(from, to)).is_none_or(|until| *until <= now)
     }
 
     /// Delays everything from `from` to `to` by `extra` microseconds until `until`.
@@ -58,7 +85,8 @@ impl Network {
         match random.below(3) {
             0 => Fate::Lost,
             1 => Fate::Twice,
-            _ => Fate::Late(random.ms(5, 600)),
+            _ if random.chance(80) => Fate::Late(random.ms(5, 600)),
+            _ => Fate::Late(random.ms(500, 3000)),
         }
     }
 
@@ -79,6 +107,8 @@ impl Network {
         self.slow_store.clear();
         self.cut.clear();
         self.slow.clear();
+        self.mute.clear();
+        self.dry.clear();
     }
 
     /// Whether something sent now arrives.

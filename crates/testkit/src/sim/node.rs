@@ -1,7 +1,7 @@
 //! A host: its clock, its disk, and the processes on it.
 
 use super::agent::Agent;
-use super::postgres::Postgres;
+use super::postgres::{Data, Postgres};
 use super::world::Event;
 use cluster::observe::Seal;
 use cluster::state::{State, Tags};
@@ -102,6 +102,8 @@ pub struct Node {
     pub witness: bool,
     /// What it may become.
     pub tags: Tags,
+    /// An operator changed that for a while.
+    pub barred: bool,
     /// Its clock.
     pub clock: Clock,
     /// Counts starts of the host; odd while it has power.
@@ -118,6 +120,8 @@ pub struct Node {
     pub replica: Replica,
     /// The server.
     pub postgres: Postgres,
+    /// Its own data directory while another one is in its place.
+    pub shelf: Option<Data>,
     /// When the guard kills the server, on this node's clock.
     pub deadline: Option<Moment>,
     /// What waits for the frozen host, and for the frozen agent.
@@ -127,6 +131,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Its own data directory, in its place or not.
+    pub fn own_data(&self) -> Option<&Data> {
+        self.shelf.as_ref().or(self.postgres.data.as_ref())
+    }
+
     /// Whether the host has power.
     pub fn has_power(&self) -> bool {
         self.boots % 2 == 1

@@ -60,8 +60,7 @@ impl World {
     /// Asks whoever leads; what speaks against it, if anything does.
     pub fn ask_leader(&mut self, asked: &Order) -> Vec<Obstacle> {
         let nonce = format!("{:08}", self.number());
-        let leads = |n: &super::node::Node| n.agent.as_ref().is_some_and(|a| a.leads.is_some());
-        let Some(node) = (0..self.nodes.len()).find(|n| leads(&self.nodes[*n])) else { return Vec::new() };
+        let Some(node) = self.leader() else { return Vec::new() };
         let now = Now { at: self.clock(node), wall: self.now / 1000, nonce };
         let host = &self.nodes[node];
         let Some(leading) = host.agent.as_ref().and_then(|a| a.leads.as_ref()) else { return Vec::new() };

@@ -48,8 +48,8 @@ pub struct Store {
     pub log: Vec<Command>,
     /// The term of the last election.
     pub term: u64,
-    /// The last command that was proposed and not agreed: a later leader may find it in its log.
-    pub left_over: Option<Command>,
+    /// Commands that were proposed and not agreed, in their order: a later leader may find the first of them in its log.
+    pub left_over: Vec<Command>,
 }
 
 /// A command that is not agreed yet.
@@ -71,8 +71,8 @@ pub struct Leading {
     rounds: BTreeMap<u64, (Moment, BTreeSet<NodeId>)>,
     next_round_at: u64,
     proposal: Option<Proposal>,
-    /// A command of an earlier leader that is agreed with this one's first round, unknown to it until then.
-    inherited: Option<Command>,
+    /// Commands of earlier leaders that are agreed with this one's first round, unknown to it until then.
+    inherited: Vec<Command>,
     /// What it waits for, to tell when that changes.
     pub waits: Vec<Reason>,
 }
@@ -99,9 +99,11 @@ impl World {
             let applied = apply(&mut replica.state, command);
             replica.applied += 1;
             learned = true;
-            let told = format!("{:?}", command.change).chars().take(300).collect::<String>();
-            let name = self.nodes[node].name.clone();
-            self.say(|_| format!("{name} learns {told} {applied:?}"));
+            let at = replica.applied - 1;
+            self.say(|w| {
+                let told: String = format!("{:?}", w.store.log[at].change).chars().take(300).collect();
+                format!("{} learns {told} {applied:?}", w.nodes[node].name)
+            });
         }
         let host = &mut self.nodes[node];
         if let Some(leading) = host.agent.as_mut().and_then(|a| a.leads.as_mut()) {
@@ -147,7 +149,12 @@ impl World {
         }
         let (clock, name) = (self.clock(node), self.nodes[node].name.clone());
         self.say(|_| format!("{name} leads term {term}"));
-        let inherited = self.store.left_over.take().filter(|_| self.random.chance(60));
+        let mut inherited = self.store.left_over.clone();
+        if !inherited.is_empty() && self.random.chance(40) {
+            // It stood only in the logs of those who did not vote.
+            inherited.truncate(self.random.index(inherited.len()));
+        }
+        self.store.left_over.clone_from(&inherited);
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.leader = Some(node);
             agent.leads = Some(Leading {
@@ -199,15 +206,21 @@ impl World {
     /// Asks the others to agree to `command`.
     pub fn propose(&mut self, node: NodeId, command: Command) {
         let in_round = self.last_number + 1;
-        super::invariants::proposed(self, node, &command.change);
-        let leads = self.nodes[node].agent.as_ref().and_then(|a| a.leads.as_ref());
-        if leads.is_some_and(|l| l.term == self.store.term) {
-            self.store.left_over = Some(command.clone());
+        super::invariants::proposed(self, node, &command);
+        if self.leads_last_term(node) {
+            self.store.left_over.push(command.clone());
+            self.aim_at_proposal(&command.change);
         }
         if let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) {
             leading.proposal = Some(Proposal { command, in_round });
             self.send_round(node);
         }
+    }
+
+    /// Whether `node` leads and nobody was elected after it.
+    pub fn leads_last_term(&self, node: NodeId) -> bool {
+        let leads = self.nodes[node].agent.as_ref().and_then(|a| a.leads.as_ref());
+        leads.is_some_and(|l| l.term == self.store.term)
     }
 
     /// A message of the store arrives.
@@ -221,7 +234,10 @@ impl World {
                     self.step_down(to);
                 }
             }
-            Message::TakeOver => self.elect(to, 0),
+            Message::TakeOver => {
+                self.elect(to, 0);
+                self.aim_at_take_over(from);
+            }
             Message::Heartbeat { .. } | Message::Answer { .. } | Message::Ask | Message::Reply { .. } => {}
         }
     }
@@ -258,16 +274,17 @@ impl World {
             return;
         }
         leading.confirmed = leading.confirmed.max(Some(*sent));
-        let inherited = leading.inherited.take();
-        if let Some(command) = inherited.filter(|_| self.store.term == term) {
-            self.append(command);
+        let inherited = std::mem::take(&mut leading.inherited);
+        if self.store.term == term && !inherited.is_empty() {
+            self.store.left_over.drain(..inherited.len().min(self.store.left_over.len()));
+            inherited.into_iter().for_each(|command| self.append(command));
             self.learn(to, self.store.log.len());
         }
         let Some(leading) = self.nodes[to].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
         let agreed = leading.proposal.take_if(|p| p.in_round <= number);
         if let Some(Proposal { command, .. }) = agreed {
             if self.store.term == term {
-                self.store.left_over = None;
+                self.store.left_over.clear();
                 self.append(command);
                 self.learn(to, self.store.log.len());
                 self.send_round(to);
@@ -292,14 +309,14 @@ impl World {
         });
         if applied.is_ok() {
             super::invariants::agreed(self, &command.change);
-            self.aim_fault(&command.change);
+            self.aim_at_change(&command.change);
         }
         self.store.log.push(command);
     }
 
     /// Sends a message between agents; lost when the link is cut.
     pub fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
-        if !self.network.passes(from, to, self.now) {
+        if !self.network.carries_words(from, to, self.now) {
             return;
         }
         let mut delay = self.network.delay(from, to, self.now, &mut self.random);

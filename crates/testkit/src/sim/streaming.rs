@@ -127,6 +127,8 @@ impl World {
             return;
         };
         receiver.heard_at = now;
+        super::invariants::received(self, from, to);
+        let postgres = &mut self.nodes[to].postgres;
         let Some(data) = &mut postgres.data else { return };
         if first != data.records.len() {
             postgres.receiver = None;
@@ -150,11 +152,12 @@ impl World {
         if sync.is_open() {
             return;
         }
+        let names = &self.names;
         let postgres = &self.nodes[node].postgres;
         let mut flushed: Vec<Lsn> = postgres
             .senders
             .iter()
-            .filter(|(id, _)| sync.members.iter().any(|m| m.as_str() == format!("n{}", *id + 1)))
+            .filter(|(id, _)| names.get(**id).is_some_and(|n| sync.members.contains(n)))
             .map(|(_, s)| s.flush_lsn)
             .collect();
         flushed.sort_unstable_by(|a, b| b.cmp(a));
@@ -195,7 +198,7 @@ impl World {
 
     /// A stream keeps its order; what is lost breaks it, which both ends notice by silence.
     fn send_stream(&mut self, from: NodeId, to: NodeId, message: StreamMessage) {
-        if self.network.passes(from, to, self.now) {
+        if self.network.carries_wal(from, to, self.now) {
             let at = self.network.arrival_in_order(from, to, self.now, &mut self.random);
             self.at(at, Event::Stream { from, to, message });
         }

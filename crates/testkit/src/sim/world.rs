@@ -1,5 +1,6 @@
 //! The event queue, and the way of each event to the part that handles it.
 
+use super::aimed::Aim;
 use super::invariants::Checks;
 use super::network::Network;
 use super::node::{Clock, Node, NodeId, Notes, Replica, Running};
@@ -56,7 +57,7 @@ pub enum Event {
     /// A person decides what nothing automatic may, or services something.
     Operator,
     /// Something breaks: the fault of this number.
-    Fault { index: u64 },
+    Fault { index: u64, aim: Aim },
     /// A hung server goes on.
     ServerThaws { node: NodeId, life: u64 },
     /// A person moves a foreign data directory away.
@@ -128,6 +129,8 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Event>,
     pushed: u64,
     pub nodes: Vec<Node>,
+    /// Their names, in the same order.
+    pub names: Vec<NodeName>,
     pub network: Network,
     pub store: Store,
     pub proposed: Proposed,
@@ -172,6 +175,7 @@ impl World {
             queue: BTreeMap::new(),
             pushed: 0,
             nodes,
+            names,
             network: Network::default(),
             store: Store::default(),
             proposed,
@@ -193,7 +197,7 @@ impl World {
         world.at(FAULTS_FROM, Event::Order);
         world.plan_foreign_data();
         world.plan_operator();
-        world.at(FAULTS_FROM, Event::Fault { index: 0 });
+        world.at(FAULTS_FROM, Event::Fault { index: 0, aim: Aim::Any });
         world.at(FAULTS_UNTIL, Event::Heal);
         world
     }
@@ -298,7 +302,7 @@ impl World {
             Event::Write { node } => self.client_writes(node),
             Event::Order => self.give_order(),
             Event::Operator => self.operate(),
-            Event::Fault { index } => self.make_fault(index),
+            Event::Fault { index, aim } => self.make_fault(index, aim),
             Event::ServerThaws { node, life } => self.thaw_server(node, life),
             Event::Cleared { node } => self.clear_foreign(node),
             Event::HostThaws { node, boots } => self.thaw_host(node, boots),
@@ -336,6 +340,7 @@ fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
         name,
         witness,
         tags: Tags::default(),
+        barred: false,
         clock,
         boots: 0,
         host: Running::Yes,
@@ -344,6 +349,7 @@ fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
         notes: Notes::default(),
         replica: Replica::default(),
         postgres: Postgres::new(),
+        shelf: None,
         deadline: None,
         backlog: Vec::new(),
         server_backlog: Vec::new(),

@@ -14,8 +14,8 @@ use cluster::observe::RejoinWay;
 use cluster::status::NodeStatus;
 use pgkeel::demo::processes;
 use testkit::lab::faults::Fault;
-use testkit::lab::watch::{Allowed, Watch};
 use testkit::lab::loss::Kept;
+use testkit::lab::watch::{Allowed, Watch};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 use tokio::time::sleep;
 

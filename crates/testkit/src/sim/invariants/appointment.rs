@@ -1,5 +1,6 @@
 //! Invariant 4: a server is promoted only for an epoch that appointed its node, and only if its WAL continues the last
-//! published primary's or is a beginning of it. (Which beginning is long enough, `durability` and `max_loss` say.)
+//! published primary's or is a beginning of it, or continues that of a primary that was appointed after that one. (Which
+//! beginning is long enough, `durability` and `max_loss` say.)
 
 use super::super::node::NodeId;
 use super::super::postgres::Record;
@@ -39,9 +40,13 @@ fn wrong(world: &World, node: NodeId, epoch: Epoch, records: &[Record]) -> Optio
         Some(_) => {}
     }
     let published = agreed.promotions.iter().rev().find(|p| p.epoch < epoch && p.published.is_some())?;
-    let before = world.checks.promotions.began_with.get(&published.epoch)?;
+    let began = &world.checks.promotions.began_with;
+    let before = began.get(&published.epoch)?;
     let both = records.len().min(before.len());
-    (records.get(..both) != before.get(..both)).then(|| {
+    let continues = |before: &Vec<Record>| records.get(..before.len()) == Some(before);
+    let fits = records.get(..both) == before.get(..both)
+        || began.range(published.epoch + 1..epoch).any(|(_, before)| continues(before));
+    (!fits).then(|| {
         format!("it holds WAL that {}, primary of epoch {}, never had", published.node, published.epoch)
     })
 }

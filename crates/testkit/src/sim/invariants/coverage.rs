@@ -1,9 +1,10 @@
 //! Invariant 3, before anything is lost: in quorum mode each acknowledged commit is on k members of one of the recorded
-//! sync sets, each with its own k, so whichever nodes seal, they cannot cover that set without one that has it. A member
-//! whose disk was lost cannot seal: it may stay uncounted. Under a set of nobody (k = 0) a commit is on the node that was
-//! appointed last, which alone can be primary without seals of standbys.
+//! sync sets, each with its own k, so whichever nodes seal, they cannot cover that set without one that has it. Under a
+//! set of nobody (k = 0) a commit is on the node that was appointed last, which alone can be primary without seals of
+//! standbys.
 
 use super::super::node::NodeId;
+use super::super::postgres::Process;
 use super::super::world::World;
 use cluster::NodeName;
 use cluster::command::Change;
@@ -14,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) fn acknowledged(world: &mut World, node: NodeId, id: u64) {
     let Replication::Quorum { .. } = world.proposed.settings.replication else { return };
     let has = |name: &NodeName| {
-        let data = world.id(name).and_then(|n| world.nodes[n].postgres.data.as_ref());
-        data.is_none_or(|d| d.records.iter().rev().any(|r| r.id == id))
+        let data = world.id(name).and_then(|n| world.nodes[n].own_data());
+        data.is_some_and(|d| d.records.iter().rev().any(|r| r.id == id))
     };
     let last = last_appointed(world);
     let covered = |set: &SyncSet| {
@@ -53,26 +54,40 @@ pub(super) fn changed(world: &mut World, change: &Change) {
     ) {
         return;
     }
+    if matches!(change, Change::SyncSetDone { .. }) {
+        obeyed(world);
+    }
     let last = last_appointed(world);
-    let acknowledged = world.checks.acknowledged.ids();
     let sets = &world.checks.agreed.sync.in_force;
     let mut covered = BTreeSet::new();
     for set in sets {
         let (members, k): (Vec<&NodeName>, usize) =
             if set.is_open() { (last.iter().collect(), 1) } else { (set.members.iter().collect(), set.k) };
         let mut on: BTreeMap<u64, usize> = BTreeMap::new();
-        let held: Vec<_> =
-            members.iter().filter_map(|n| world.nodes[world.id(n)?].postgres.data.as_ref()).collect();
-        let lost = members.len() - held.len();
-        for data in held {
+        for data in members.iter().filter_map(|n| world.nodes[world.id(n)?].own_data()) {
             for record in &data.records {
                 *on.entry(record.id).or_default() += 1;
             }
         }
-        covered.extend(on.into_iter().filter(|(_, count)| *count + lost >= k).map(|(id, _)| id));
+        covered.extend(on.into_iter().filter(|(_, count)| *count >= k).map(|(id, _)| id));
     }
-    if let Some(id) = acknowledged.iter().find(|id| !covered.contains(id)) {
+    let uncovered = world.checks.acknowledged.ids().find(|id| !covered.contains(id));
+    if let Some(id) = uncovered {
         let what = format!("acknowledged record {id} is not on k members of any set in force: {sets:?}");
+        world.checks.fail("coverage", what, world.now);
+    }
+}
+
+/// The old sets were dropped just now: the primary's PostgreSQL must obey the one that is left, every WAL sender of it.
+fn obeyed(world: &mut World) {
+    let agreed = &world.checks.agreed;
+    let primary = agreed.primary().and_then(|p| world.id(p));
+    let (Some(primary), Some(target)) = (primary, agreed.sync.in_force.last()) else { return };
+    let host = &world.nodes[primary];
+    let is_primary = host.postgres.process == Process::Primary && host.postgres.promoted_for == agreed.epoch;
+    let other = host.postgres.senders.values().map(|s| &s.obeys).chain([&host.postgres.sync]);
+    if let Some(other) = other.into_iter().find(|sync| *sync != target).filter(|_| is_primary) {
+        let what = format!("only {target:?} is left in force while {} obeys {other:?}", host.name);
         world.checks.fail("coverage", what, world.now);
     }
 }

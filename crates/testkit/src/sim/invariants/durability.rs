@@ -3,23 +3,25 @@
 use super::super::node::NodeId;
 use super::super::postgres::Waiting;
 use super::super::world::World;
+use cluster::Epoch;
 use cluster::state::Replication;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
-    ids: BTreeSet<u64>,
+    ids: BTreeMap<u64, Epoch>,
 }
 
 impl Acknowledged {
     /// Every commit that a client was told of and that may not be lost.
-    pub(super) fn ids(&self) -> &BTreeSet<u64> {
-        &self.ids
+    pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.ids.keys().copied()
     }
 }
 
-pub(super) fn acknowledged(world: &mut World, commit: Waiting) {
-    world.checks.acknowledged.ids.insert(commit.id);
+pub(super) fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
+    let epoch = world.nodes[node].postgres.promoted_for;
+    world.checks.acknowledged.ids.insert(commit.id, epoch);
 }
 
 /// A person has accepted that the node appointed for `epoch` lacks what it lacks: what that is, is known now, as neither
@@ -30,16 +32,18 @@ pub(super) fn accepted(world: &mut World, node: NodeId) {
         None => BTreeSet::new(),
     };
     let before = world.checks.acknowledged.ids.len();
-    world.checks.acknowledged.ids.retain(|id| held.contains(id));
+    world.checks.acknowledged.ids.retain(|id, _| held.contains(id));
     world.report.accepted += (before - world.checks.acknowledged.ids.len()) as u64;
 }
 
+/// A server may leave recovery late, when its epoch is over already: what was acknowledged since it need not have.
 pub(super) fn check(world: &mut World, node: NodeId) {
-    let Some(data) = &world.nodes[node].postgres.data else { return };
-    let mut missing = world.checks.acknowledged.ids.clone();
-    for record in &data.records {
-        missing.remove(&record.id);
-    }
+    let postgres = &world.nodes[node].postgres;
+    let (Some(data), epoch) = (&postgres.data, postgres.promoted_for) else { return };
+    let held: BTreeSet<u64> = data.records.iter().map(|r| r.id).collect();
+    let all = &world.checks.acknowledged.ids;
+    let missing: Vec<u64> =
+        all.iter().filter(|(id, of)| **of < epoch && !held.contains(id)).map(|(id, _)| *id).collect();
     let Some(first) = missing.first().copied() else { return };
     match world.proposed.settings.replication {
         Replication::Quorum { .. } => {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
 pub(super) struct LastViews {
-    seen: BTreeMap<(usize, u64), (u64, u64)>,
+    /// By node: of which run of its agent, and what it showed last.
+    seen: BTreeMap<usize, (u64, (u64, u64))>,
     by_revision: BTreeMap<u64, View>,
 }
 
@@ -17,14 +18,15 @@ pub(super) fn check(world: &mut World) {
         let state = &world.nodes[id].replica.state;
         let stamp = (state.epoch, state.revision);
         let Some(life) = world.nodes[id].agent.as_ref().map(|a| a.life) else { continue };
-        let last = world.checks.views.seen.get(&(id, life)).copied().unwrap_or_default();
+        let seen = world.checks.views.seen.get(&id).filter(|(of, _)| *of == life);
+        let last = seen.map(|(_, stamp)| *stamp).unwrap_or_default();
         if stamp == last {
             continue;
         }
         let shown = view(state);
         let same =
             world.checks.views.by_revision.entry(state.revision).or_insert_with(|| shown.clone()) == &shown;
-        world.checks.views.seen.insert((id, life), stamp);
+        world.checks.views.seen.insert(id, (life, stamp));
         if stamp < last || !same {
             let name = &world.nodes[id].name;
             let what = format!("{name} shows {stamp:?} after {last:?}, or differently from another node");

@@ -1,0 +1,247 @@
+//! Faults at the moments that matter: just after a decision, between two messages that belong together. By chance alone
+//! they would come too seldom there.
+
+use super::node::{NodeId, Running};
+use super::postgres::Process;
+use super::random::Random;
+use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
+use cluster::NodeName;
+use cluster::command::Change;
+
+/// Faults from this number on were planned for a certain moment.
+pub(super) const AIMED: u64 = 1000;
+
+/// What is to happen at such a moment.
+#[derive(Clone, Copy, Debug)]
+pub enum Aim {
+    /// Any fault.
+    Any,
+    /// The node is cut off from all others.
+    Isolate(NodeId),
+    /// Its agent stands still.
+    FreezeAgent(NodeId),
+    /// Its agent ends and is back soon.
+    KillAgent(NodeId),
+    /// What its agent says does not reach the leader; WAL passes.
+    Mute(NodeId),
+    /// What its agent says reaches the leader late.
+    SlowToLeader(NodeId),
+    /// Its server ends.
+    KillServer(NodeId),
+    /// The leader is lost, and the stores of all others are slow.
+    LoseLeader,
+    /// An operator changes what the node may become.
+    Bar(NodeId),
+    /// An operator says that a newcomer of the sync set may not confirm; what the primary says then reaches the leader late.
+    Recant(NodeId, NodeId),
+    /// The links of a primary that is given up carry WAL again, and no word; the agent of a standby starts anew.
+    WalOnly(NodeId, NodeId),
+}
+
+impl World {
+    /// A leader proposes `change`; nobody has heard of it yet.
+    pub fn aim_at_proposal(&mut self, change: &Change) {
+        if matches!(
+            change,
+            Change::OpenEpoch { .. }
+                | Change::Appoint { .. }
+                | Change::HandedOver { .. }
+                | Change::Publish { .. }
+        ) {
+            self.aim(6, &[Aim::LoseLeader]);
+        }
+    }
+
+    /// `change` was agreed just now.
+    pub fn aim_at_change(&mut self, change: &Change) {
+        let anybody = self.anybody_for_aim();
+        let last = self.checks.agreed.last_appointed.as_ref().map(|a| a.node.clone());
+        let old = self.named(last.as_ref(), anybody);
+        let primary = self.named(self.checks.agreed.primary().cloned().as_ref(), anybody);
+        match change {
+            Change::OpenEpoch { .. } => {
+                let (kill, mute) = (Aim::KillAgent(anybody), Aim::Mute(anybody));
+                let wal = Aim::WalOnly(old, anybody);
+                self.aim(30, &[Aim::Any, Aim::Isolate(old), Aim::FreezeAgent(old), kill, mute, wal]);
+            }
+            Change::Appoint { .. } | Change::HandedOver { .. } => {
+                let (kill, mute) = (Aim::KillAgent(anybody), Aim::Mute(anybody));
+                if old == primary {
+                    self.aim(30, &[Aim::KillServer(primary)]);
+                }
+                let new = [Aim::Isolate(primary), Aim::FreezeAgent(primary), Aim::KillServer(primary)];
+                self.aim(25, &[&[Aim::Any, kill, mute], new.as_slice()].concat());
+            }
+            Change::Publish { .. } => {
+                self.aim(
+                    20,
+                    &[Aim::Any, Aim::Isolate(primary), Aim::KillServer(primary), Aim::Mute(anybody)],
+                );
+            }
+            Change::SyncSetNext { next, .. } => {
+                let sets = &self.checks.agreed.sync.in_force;
+                let before = sets.len().checked_sub(2).and_then(|i| sets.get(i));
+                let newcomer =
+                    next.members.iter().find(|n| before.is_some_and(|set| !set.members.contains(*n)));
+                let recant = Aim::Recant(primary, self.named(newcomer, anybody));
+                self.aim(
+                    20,
+                    &[Aim::Any, Aim::SlowToLeader(primary), Aim::KillServer(primary), recant, recant],
+                );
+            }
+            Change::SyncSetDone { .. } => {
+                self.aim(12, &[Aim::Any, Aim::KillServer(primary), Aim::Bar(anybody)]);
+            }
+            _ => {}
+        }
+    }
+
+    /// A leader has just made another one.
+    pub fn aim_at_take_over(&mut self, former: NodeId) {
+        self.aim(12, &[Aim::Isolate(former), Aim::FreezeAgent(former)]);
+    }
+
+    /// A server has just left recovery.
+    pub fn aim_at_promotion(&mut self, node: NodeId) {
+        self.aim(15, &[Aim::Mute(node), Aim::Isolate(node)]);
+    }
+
+    fn named(&self, name: Option<&NodeName>, otherwise: NodeId) -> NodeId {
+        name.and_then(|n| self.id(n)).unwrap_or(otherwise)
+    }
+
+    fn anybody_for_aim(&self) -> NodeId {
+        Random::of_fault(self.seed, !(AIMED + self.aimed + (1 << 40))).index(self.nodes.len())
+    }
+
+    /// Plans, in `percent` of 100 cases, one of `aims` for a moment from now on.
+    fn aim(&mut self, percent: u64, aims: &[Aim]) -> bool {
+        let index = AIMED + self.aimed;
+        self.aimed += 1;
+        let mut own = Random::of_fault(self.seed, !index);
+        if self.now <= FAULTS_FROM || self.now >= FAULTS_UNTIL || !own.chance(percent) {
+            return false;
+        }
+        let aim = aims.get(own.index(aims.len())).copied().unwrap_or(Aim::Any);
+        // Between two messages, or a little later.
+        let wait = if own.chance(50) { own.ms(0, 12) } else { own.ms(0, 400) };
+        self.after(wait, Event::Fault { index, aim });
+        true
+    }
+
+    /// Does what was planned.
+    pub(super) fn hit(&mut self, aim: Aim, anybody: NodeId) -> (&'static str, NodeId) {
+        match aim {
+            Aim::Any => (self.break_something(anybody), anybody),
+            Aim::Isolate(node) => (self.isolate(node), node),
+            Aim::FreezeAgent(node) => (self.freeze_agent(node), node),
+            Aim::KillAgent(node) => (self.kill_agent(node, 400), node),
+            Aim::KillServer(node) => (self.kill_postmaster(node), node),
+            Aim::Mute(node) => (self.mute(node), node),
+            Aim::SlowToLeader(node) => (self.slow_to_leader(node), node),
+            Aim::LoseLeader => self.lose_leader(anybody),
+            Aim::Bar(node) => (self.bar(node), node),
+            Aim::Recant(primary, newcomer) => (self.recant(primary, newcomer), newcomer),
+            Aim::WalOnly(old, standby) => (self.wal_only(old, standby), old),
+        }
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let leads = |n: &super::node::Node| n.agent.as_ref().is_some_and(|a| a.leads.is_some());
+        self.nodes.iter().position(leads)
+    }
+
+    fn mute(&mut self, node: NodeId) -> &'static str {
+        let until = self.now + self.random.ms(300, 4000);
+        if let Some(leader) = self.leader().filter(|l| *l != node) {
+            self.network.mute(node, leader, until);
+        }
+        "words to the leader lost"
+    }
+
+    fn slow_to_leader(&mut self, node: NodeId) -> &'static str {
+        let until = self.now + self.random.ms(1000, 6000);
+        let extra = self.random.ms(100, 1400);
+        if let Some(leader) = self.leader().filter(|l| *l != node) {
+            self.network.slow(node, leader, extra, until);
+        }
+        "words to the leader late"
+    }
+
+    fn recant(&mut self, primary: NodeId, newcomer: NodeId) -> &'static str {
+        self.slow_to_leader(primary);
+        self.bar(newcomer);
+        "newcomer barred"
+    }
+
+    fn wal_only(&mut self, old: NodeId, standby: NodeId) -> &'static str {
+        let until = self.now + self.random.ms(500, 4000);
+        self.network.reconnect(old);
+        for other in (0..self.nodes.len()).filter(|o| *o != old) {
+            self.network.mute(old, other, until);
+            self.network.mute(other, old, until);
+        }
+        if standby != old {
+            self.kill_agent(standby, 300);
+        }
+        "a given-up primary sends WAL again"
+    }
+
+    fn lose_leader(&mut self, anybody: NodeId) -> (&'static str, NodeId) {
+        let node = self.leader().unwrap_or(anybody);
+        let until = self.now + self.random.ms(1000, 5000);
+        for other in 0..self.nodes.len() {
+            let extra = self.random.ms(50, 900);
+            self.network.slow_store(other, extra, until);
+        }
+        if self.random.chance(50) {
+            self.power_off(node);
+        } else {
+            self.kill_agent(node, 4000);
+        }
+        ("leader lost, store slow", node)
+    }
+
+    /// Only the leader's agent still hears the primary's; no standby gets WAL. Sometimes the server ends soon after.
+    pub(super) fn only_leader_hears(&mut self, _: NodeId) -> &'static str {
+        let primary = self.nodes.iter().position(|n| n.postgres.process == Process::Primary);
+        let (Some(primary), Some(leader)) = (primary, self.leader()) else { return "nobody to part" };
+        let until = self.now + self.random.ms(400, 4000);
+        for other in (0..self.nodes.len()).filter(|o| *o != primary) {
+            self.network.dry_up(primary, other, until);
+            if other != leader {
+                self.network.mute(primary, other, until);
+            }
+        }
+        if self.random.chance(60) {
+            let at = self.now + self.random.ms(100, 2500);
+            let index = AIMED + self.aimed;
+            self.aimed += 1;
+            self.at(at, Event::Fault { index, aim: Aim::KillServer(primary) });
+        }
+        "only the leader hears the primary"
+    }
+
+    /// Agents hear each other, but one primary's WAL goes nowhere.
+    pub(super) fn streams_dry_up(&mut self, node: NodeId) -> &'static str {
+        let until = self.now + self.random.ms(300, 5000);
+        for other in (0..self.nodes.len()).filter(|o| *o != node) {
+            if self.random.chance(70) {
+                self.network.dry_up(node, other, until);
+                self.network.dry_up(other, node, until);
+            }
+        }
+        "WAL streams cut"
+    }
+
+    pub(super) fn freeze_agent(&mut self, node: NodeId) -> &'static str {
+        let wait = self.random.ms(300, 7000);
+        let host = &mut self.nodes[node];
+        if let Some(agent) = &host.agent {
+            host.agent_process = Running::Frozen;
+            let life = agent.life;
+            self.after(wait, Event::AgentThaws { node, life });
+        }
+        "agent frozen"
+    }
+}
