@@ -62,7 +62,7 @@ impl Picture {
         let state = self.known(node);
         let mut observation = Observation::blank(name(node));
         observation.epoch = state.epoch;
-        observation.seen = Seen::of(state);
+        observation.seen = Seen::of(&state);
         observation.data = DataDir::Present { system_identifier: start::SYSTEM_IDENTIFIER };
         observation.server = self.server(node);
         observation.seal = self.seal(node).filter(|s| s.epoch == state.epoch);
