@@ -76,19 +76,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Lost(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(lost::run(&lost::LostOptions { agents, format, node: args.node }))
         }),
-        Command::Aside(AsideCommand::List { ask }) => {
-            with_agents(&ask, |agents, format| in_runtime(aside::list(&agents, format)))
-        }
-        Command::Aside(AsideCommand::Prune(args)) => with_agents(&args.ask, |agents, format| {
-            in_runtime(aside::prune(&aside::PruneOptions {
-                agents,
-                format,
-                node: args.node,
-                older_than: args.older_than,
-                wal: args.lost,
-                confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
-            }))
-        }),
+        Command::Aside(command) => set_aside(command),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
 }
@@ -103,6 +91,24 @@ fn pause_words(fence: bool) -> (Fencing, &'static str) {
             Fencing::Suspended,
             "paused: nothing is decided until pgkeel resume; the primary serves on, also while nobody can renew its lease",
         ),
+    }
+}
+
+fn set_aside(command: AsideCommand) -> ExitCode {
+    match command {
+        AsideCommand::List { ask } => {
+            with_agents(&ask, |agents, format| in_runtime(aside::list(&agents, format)))
+        }
+        AsideCommand::Prune(args) => with_agents(&args.ask, |agents, format| {
+            in_runtime(aside::prune(&aside::PruneOptions {
+                agents,
+                format,
+                node: args.node,
+                older_than: args.older_than,
+                wal: args.lost,
+                confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
+            }))
+        }),
     }
 }
 

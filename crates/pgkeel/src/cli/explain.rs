@@ -39,7 +39,7 @@ pub async fn what_if(agents: &[String], format: Format, words: &[String]) -> Exi
         }
     };
     let answer = ask::<Answer>(agents, &path(&event)).await;
-    tell("whatif", format, answer, |answer, columns| supposed(answer, columns))
+    tell("whatif", format, answer, supposed)
 }
 
 /// Reads what is supposed.
