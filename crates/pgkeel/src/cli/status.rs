@@ -265,8 +265,8 @@ mod tests {
         let exposed = |exposure| Some(Exposed { exposure, why: why.clone() });
         let out = vec!["role app: synchronous_commit = off".to_owned()];
         let text = table(&Status { exposure: exposed(exposure), opted_out: out, ..status() }, None);
-        let told = "\nat stake: 2.0 MiB of WAL, at most 12 transactions of the last 2.1 s: commits do not wait for \
-                    standbys;\n          n1 has most\n\
+        let told = "\nat stake: 2.0 MiB of WAL, at most 12 transactions of the last 2.1 s: commits do not wait for\n          \
+                    standbys; n1 has most\n\
                     does not wait for standbys: role app: synchronous_commit = off\n";
         assert!(text.ends_with(told), "{text}");
         let text = table(&Status { exposure: exposed(Exposure::none()), ..status() }, None);
