@@ -55,13 +55,20 @@ select who, value from (
 /// Time between two looks for them.
 const OPTED_OUT_EVERY: Duration = Duration::from_secs(10);
 
-/// Sessions of clients: not the agent's own, not replication. The states are those of pg_stat_activity.
-const CLIENTS: &str = "
-select count(*) as sessions, count(*) filter (where state <> 'idle') as busy, coalesce(sum(pid), 0)::bigint as pids
-  from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
-   and application_name <> 'pgkeel agent'";
+/// What was begun so long after the proxies were told to hold is not theirs any more: they have heard it by then. It belongs
+/// to clients that are connected past them, and those would go on for ever.
+const HEARD: Duration = Duration::from_millis(200);
 
-/// Sessions of clients.
+/// Sessions of clients that began more than so many milliseconds ago, and the transactions in them that did: not the
+/// agent's own, not replication. The states are those of pg_stat_activity.
+const CLIENTS: &str = "
+select count(*) as sessions, coalesce(sum(pid), 0)::bigint as pids,
+       count(*) filter (where state <> 'idle' and (xact_start < began) is not false) as busy
+  from pg_stat_activity, (select clock_timestamp() - $1 * interval '1 ms' as began) one
+ where backend_type = 'client backend' and pid <> pg_backend_pid() and application_name <> 'pgkeel agent'
+   and (backend_start < began) is not false";
+
+/// Sessions of clients, without those that proxies have surely not begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clients {
     /// All.
@@ -119,13 +126,15 @@ pub struct Prober {
     opted_out: Option<(Instant, Vec<String>)>,
     /// Whether to look at the clients' sessions too.
     pub watch_clients: bool,
+    /// Since when that is done.
+    watched_since: Option<Instant>,
 }
 
 impl Prober {
     /// A prober for a server whose WAL segments have `segment_bytes`.
     #[must_use]
     pub fn new(place: Place, segment_bytes: u64) -> Prober {
-        Prober { place, client: None, segment_bytes, opted_out: None, watch_clients: false }
+        Prober { place, client: None, segment_bytes, opted_out: None, watch_clients: false, watched_since: None }
     }
 
     /// Asks once.
@@ -165,14 +174,24 @@ impl Prober {
             probe.opted_out = self.opted_out(&client).await?;
         }
         probe.hindrances = hindrances;
-        if self.watch_clients && matches!(probe.server, Server::Primary { .. }) {
-            let row = client.query_one(CLIENTS, &[]).await?;
-            let (sessions, busy, pids) =
-                (row.try_get("sessions")?, row.try_get("busy")?, row.try_get("pids")?);
-            probe.clients = Some(Clients { sessions, busy, pids });
+        if !self.watch_clients {
+            self.watched_since = None;
+        } else if matches!(probe.server, Server::Primary { .. }) {
+            probe.clients = Some(self.clients(&client).await?);
         }
         self.client = Some(client);
         Ok(probe)
+    }
+
+    async fn clients(&mut self, client: &Client) -> Result<Clients, PgError> {
+        let watched = self.watched_since.get_or_insert_with(Instant::now).elapsed();
+        let ms = watched.saturating_sub(HEARD).as_secs_f64() * 1000.0;
+        let row = client.query_one(CLIENTS, &[&ms]).await?;
+        Ok(Clients {
+            sessions: row.try_get("sessions")?,
+            busy: row.try_get("busy")?,
+            pids: row.try_get("pids")?,
+        })
     }
 
     async fn opted_out(&mut self, client: &Client) -> Result<Vec<String>, PgError> {

@@ -8,6 +8,7 @@ use testkit::lab::faults::Fault;
 use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
+use testkit::measure::Steps;
 
 /// How long a node is away: longer than it takes to be missed.
 const AWAY: Duration = Duration::from_secs(4);
@@ -125,6 +126,8 @@ async fn roles_are_switched_back(lab: &mut Lab, watch: &Watch, first: usize, fau
     let after = lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;
     ensure!(lab.primary(&after)? == to, "{name} was to be primary, but {:?} is", after.primary);
     watch.go_on(AFTERWARDS).await?;
-    // How long a change in order takes is the benchmark's to measure.
-    watch.seen(&format!("B6 after {fault:?}"), since, Allowed::Waiting)
+    let history = lab.cluster.why().await?;
+    let steps = Steps::of(&history, after.epoch).context("the history does not have the whole switchover")?;
+    println!("B6 after {fault:?}: {steps:?}");
+    watch.seen(&format!("B6 after {fault:?}"), since, Allowed::Nothing)
 }

@@ -1,10 +1,15 @@
 //! The primary changes in order, under load, by command.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cluster::decide::switchover::DRAIN_MS;
 use cluster::reason::{Reason, Safe};
+use pgkeel::demo::session::{Address, Session};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+use testkit::measure::Steps;
+use tokio::time::timeout;
 
 const CHANGES: usize = 3;
 
@@ -32,6 +37,50 @@ async fn change_in_order(lab: &mut Lab) -> Result<()> {
     }
     writer.wait_for(50, SHORT_LIMIT).await?;
     lab.nothing_lost(&writer.stop()).await
+}
+
+#[test]
+fn clients_past_the_proxy_are_not_waited_for() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, change_under_direct_clients)
+}
+
+/// Clients of the server itself are never told to hold: one of them is always in a statement. What was begun before the
+/// switchover is waited for all the same.
+async fn change_under_direct_clients(lab: &mut Lab) -> Result<()> {
+    let status = lab.up().await?;
+    let writer = lab.writer().await?;
+    let primary = lab.primary(&status)?;
+    let mut direct = Vec::new();
+    for _ in 0..4 {
+        let session = open(&lab.node(primary)?.place.server()).await?;
+        direct.push(tokio::spawn(async move {
+            while session.client.batch_execute("select pg_sleep(0.1)").await.is_ok() {}
+        }));
+    }
+    let begun = open(&lab.cluster.proxy_address()?).await?;
+    begun.client.batch_execute("begin; create temporary table t (id int)").await?;
+    let ends = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        begun.client.batch_execute("commit").await
+    });
+    let said = lab.pgkeel(primary, &["switchover", "--yes"])?;
+    ensure!(said.status.success(), "refused: {}", String::from_utf8_lossy(&said.stderr));
+    let after = lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+    ends.await?.context("a transaction that was begun before the switchover")?;
+    let steps = Steps::of(&lab.cluster.why().await?, after.epoch).context("the history lacks a stage")?;
+    println!("{steps:?}");
+    ensure!(steps.drain_ms < DRAIN_MS, "the clients past the proxy were waited for to the last");
+    for client in direct {
+        client.await?;
+    }
+    writer.wait_for(50, SHORT_LIMIT).await?;
+    let record = writer.stop();
+    ensure!(record.connections == 1, "the writer had to connect {} times", record.connections);
+    lab.nothing_lost(&record).await
+}
+
+async fn open(address: &Address) -> Result<Session> {
+    Ok(timeout(SHORT_LIMIT, Session::open(address)).await??)
 }
 
 #[test]
