@@ -134,7 +134,14 @@ impl Prober {
     /// A prober for a server whose WAL segments have `segment_bytes`.
     #[must_use]
     pub fn new(place: Place, segment_bytes: u64) -> Prober {
-        Prober { place, client: None, segment_bytes, opted_out: None, watch_clients: false, watched_since: None }
+        Prober {
+            place,
+            client: None,
+            segment_bytes,
+            opted_out: None,
+            watch_clients: false,
+            watched_since: None,
+        }
     }
 
     /// Asks once.

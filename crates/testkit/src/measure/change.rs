@@ -54,6 +54,12 @@ impl Row for Change {
 }
 
 impl Steps {
+    /// How long proxies held their clients.
+    #[must_use]
+    pub fn without_primary_ms(&self) -> u64 {
+        self.drain_ms + self.stop_ms + self.promote_ms
+    }
+
     /// Reads the switchover that led to `epoch`; `None` when the history does not have all of it. Wall clocks may be set
     /// back: no step is ever negative.
     #[must_use]
