@@ -1,12 +1,15 @@
-//! The server of the primary is killed under load, five times over.
+//! The server of the primary is killed under load, again and again.
 
 use anyhow::{Context, Result};
 use cluster::NodeName;
 use cluster::reason::Reason;
 use cluster::state::Entry;
-use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, long, run};
 
-const KILLS: usize = 5;
+/// How often.
+const KILLS: usize = 2;
+/// In `make lab-long`.
+const KILLS_LONG: usize = 10;
 
 #[test]
 fn failover_kill() -> Result<()> {
@@ -16,7 +19,7 @@ fn failover_kill() -> Result<()> {
 async fn kill_again_and_again(lab: &mut Lab) -> Result<()> {
     let mut status = lab.up().await?;
     let writer = lab.writer().await?;
-    for round in 1..=KILLS {
+    for round in 1..=if long() { KILLS_LONG } else { KILLS } {
         writer.wait_for(50, SHORT_LIMIT).await?;
         let old = status.primary.clone().context("there is no primary")?;
         let node = lab.primary(&status)?;

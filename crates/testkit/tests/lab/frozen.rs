@@ -13,7 +13,7 @@ use testkit::lab::witness::{Commit, Way};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, long, run};
 
 /// How often.
-const TIMES: usize = 2;
+const TIMES: usize = 1;
 /// In `make lab-long`.
 const TIMES_LONG: usize = 20;
 /// How long it still stands after another has taken over.

@@ -7,11 +7,14 @@ use anyhow::{Context, Result, ensure};
 use cluster::decide::switchover::DRAIN_MS;
 use cluster::reason::{Reason, Safe};
 use pgkeel::demo::session::{Address, Session};
-use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, long, run};
 use testkit::measure::Steps;
 use tokio::time::timeout;
 
-const CHANGES: usize = 3;
+/// How often.
+const CHANGES: usize = 2;
+/// In `make lab-long`.
+const CHANGES_LONG: usize = 10;
 
 #[test]
 fn switchover_there_and_back() -> Result<()> {
@@ -21,7 +24,7 @@ fn switchover_there_and_back() -> Result<()> {
 async fn change_in_order(lab: &mut Lab) -> Result<()> {
     let mut status = lab.up().await?;
     let writer = lab.writer().await?;
-    for round in 1..=CHANGES {
+    for round in 1..=if long() { CHANGES_LONG } else { CHANGES } {
         writer.wait_for(50, SHORT_LIMIT).await?;
         let old = status.primary.clone().context("there is no primary")?;
         let said = lab.pgkeel(0, &["switchover", "--yes"])?;
