@@ -4,9 +4,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use pgkeel::demo::session::{Address, Session, told};
 use pgkeel::demo::stamp::Stamp;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -45,8 +46,12 @@ pub struct Line {
 pub struct Survey {
     name: &'static str,
     lines: Arc<Mutex<Vec<Line>>>,
+    /// Held by an attempt, and by who wants none to be under way.
+    gate: Arc<Gate>,
     task: JoinHandle<()>,
 }
+
+type Gate = tokio::sync::Mutex<()>;
 
 /// What a client has seen.
 #[derive(Clone, Debug)]
@@ -61,9 +66,9 @@ impl Survey {
     /// Starts it.
     #[must_use]
     pub fn start(name: &'static str, options: SurveyOptions) -> Survey {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(ask_again_and_again(options, Arc::clone(&lines)));
-        Survey { name, lines, task }
+        let (lines, gate) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Gate::default()));
+        let task = tokio::spawn(ask_again_and_again(options, Arc::clone(&lines), Arc::clone(&gate)));
+        Survey { name, lines, gate, task }
     }
 
     /// What it has seen so far.
@@ -72,8 +77,16 @@ impl Survey {
         Lines { name: self.name, all: locked(&self.lines).clone() }
     }
 
-    /// Waits for so many more lines. Just after a line no statement of this client is on its way: what happens then does
-    /// not meet one whose fate nobody could know.
+    /// Waits until nothing of this client is on its way, and lets it begin nothing until the answer is dropped.
+    ///
+    /// # Errors
+    /// When it hangs.
+    pub async fn hush(&self) -> Result<OwnedMutexGuard<()>> {
+        let hushed = timeout(SHORT_LIMIT, Arc::clone(&self.gate).lock_owned()).await;
+        hushed.with_context(|| format!("the client {} hangs since {} s", self.name, SHORT_LIMIT.as_secs()))
+    }
+
+    /// Waits for so many more lines.
     ///
     /// # Errors
     /// When they do not come.
@@ -166,11 +179,12 @@ impl Lines {
     }
 }
 
-async fn ask_again_and_again(options: SurveyOptions, lines: Arc<Mutex<Vec<Line>>>) {
+async fn ask_again_and_again(options: SurveyOptions, lines: Arc<Mutex<Vec<Line>>>, gate: Arc<Gate>) {
     let mut tick = interval(options.period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for id in options.first_id.. {
         tick.tick().await;
+        let _passed = gate.lock().await;
         let began = Instant::now();
         let error = attempt(&options, id).await.err();
         locked(&lines).push(Line { began, ended: Instant::now(), id, error });

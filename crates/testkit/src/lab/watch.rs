@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use pgkeel::demo::stamp::Stamp;
 use pgkeel::demo::writer::Writer;
+use tokio::sync::OwnedMutexGuard;
 
 use super::loss::{self, Claims, Kept};
 use super::survey::{Lines, NOT_CONNECTED, Survey};
@@ -39,6 +40,21 @@ pub enum Allowed {
     GivingUp,
 }
 
+/// A moment when no client of a watch has a statement on its way. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Quiet {
+    began: Stamp,
+    _hushed: [OwnedMutexGuard<()>; 2],
+}
+
+impl Quiet {
+    /// Lets the clients go on; returns when the moment began.
+    #[must_use]
+    pub fn over(self) -> Stamp {
+        self.began
+    }
+}
+
 impl Watch {
     /// Starts all of them and waits for their first writes.
     ///
@@ -61,16 +77,15 @@ impl Watch {
         Ok(Watch { survey, patient, load, witness })
     }
 
-    /// Waits for a moment when neither of the clients has a statement on its way. Of a statement that is on its way to
-    /// a server that dies nobody could say whether it was done: an error is then the only true answer, and this is not
-    /// what the tests ask for.
+    /// Waits for a moment when neither of the clients has a statement on its way, and makes it last. Of a statement that
+    /// is on its way to a server that dies nobody could say whether it was done: an error is then the only true answer,
+    /// and this is not what the tests ask for.
     ///
     /// # Errors
     /// When the clients hang.
-    pub async fn quiet_moment(&self) -> Result<Stamp> {
-        self.survey.lines(1).await?;
-        self.patient.lines(1).await?;
-        Ok(Stamp::now())
+    pub async fn quiet_moment(&self) -> Result<Quiet> {
+        let hushed = [self.survey.hush().await?, self.patient.hush().await?];
+        Ok(Quiet { began: Stamp::now(), _hushed: hushed })
     }
 
     /// Everybody writes again.

@@ -33,7 +33,7 @@ fn asked_for() -> Result<()> {
         let node = a_standby(lab, primary)?;
         let name = lab.node(node)?.place.name.clone();
         let watch = Watch::start(lab).await?;
-        let since = watch.quiet_moment().await?;
+        let since = watch.quiet_moment().await?.over();
         let asked_at = wall_ms();
         clone(lab, node, &[])?;
         let progress = midway(lab, node).await?;

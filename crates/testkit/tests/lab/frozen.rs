@@ -99,8 +99,9 @@ async fn freeze_the_primary(lab: &mut Lab, watch: &Watch, time: usize) -> Result
     let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
     let old = lab.primary(&before)?;
     let server = lab.node(old)?.postmaster();
-    let since = watch.quiet_moment().await?;
+    let quiet = watch.quiet_moment().await?;
     let frozen = lab.freeze(old)?;
+    let since = quiet.over();
     let what = "the next epoch has a primary";
     let taken_over = |now: &cluster::status::Status| now.epoch > before.epoch && now.primary.is_some();
     let during = lab.cluster.wait_until(what, SETTLE_LIMIT, taken_over).await?;
@@ -110,7 +111,7 @@ async fn freeze_the_primary(lab: &mut Lab, watch: &Watch, time: usize) -> Result
     let errors = watch.survey.so_far().since(since).errors().len();
     let outage = watch.load.so_far().longest_gap_after(since);
 
-    let woken = watch.quiet_moment().await?;
+    let woken = watch.quiet_moment().await?.over();
     lab.thaw(old)?;
     watch.go_on(AWAKE).await?;
     lab.new_postmaster(old, server).await?;

@@ -45,7 +45,7 @@ fn failover_under_full_load() -> Result<()> {
 /// No failover without a failure.
 async fn nothing_happens(lab: &mut Lab, watch: &Watch, time: Duration) -> Result<()> {
     let before = lab.cluster.status().await?;
-    let since = watch.quiet_moment().await?;
+    let since = watch.quiet_moment().await?.over();
     watch.go_on(time).await?;
     let after = lab.cluster.status().await?;
     ensure!(after.epoch == before.epoch, "nothing failed, and the epoch is now {}", after.epoch);
@@ -55,8 +55,9 @@ async fn nothing_happens(lab: &mut Lab, watch: &Watch, time: Duration) -> Result
 async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()> {
     let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
     let old = lab.primary(&before)?;
-    let since = watch.quiet_moment().await?;
+    let quiet = watch.quiet_moment().await?;
     lab.strike(old, fault)?;
+    let since = quiet.over();
     let taken_over = |now: &cluster::status::Status| now.epoch > before.epoch && now.primary.is_some();
     lab.cluster.wait_until("the next epoch has a primary", SETTLE_LIMIT, taken_over).await?;
     watch.all_write().await?;

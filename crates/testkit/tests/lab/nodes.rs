@@ -65,12 +65,13 @@ async fn standby_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()>
     let primary = lab.primary(&before)?;
     let standby = *lab.others(primary).first().context("there is a standby")?;
     let server = lab.node(standby)?.postmaster();
-    let struck = watch.quiet_moment().await?;
+    let quiet = watch.quiet_moment().await?;
     lab.strike(standby, fault)?;
+    let struck = quiet.over();
     watch.go_on(AWAY).await?;
     watch.seen(&format!("B1 {fault:?}"), struck, Allowed::Nothing)?;
 
-    let back = watch.quiet_moment().await?;
+    let back = watch.quiet_moment().await?.over();
     lab.repair(standby, fault)?;
     if fault != Fault::LinkCut {
         lab.new_postmaster(standby, server).await?;
@@ -87,8 +88,9 @@ async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<usi
     let before = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
     let old = lab.primary(&before)?;
     let server = lab.node(old)?.postmaster();
-    let struck = watch.quiet_moment().await?;
+    let quiet = watch.quiet_moment().await?;
     lab.strike(old, fault)?;
+    let struck = quiet.over();
     let what = "the next epoch has a primary";
     let taken_over = |now: &cluster::status::Status| now.epoch > before.epoch && now.primary.is_some();
     let during = lab.cluster.wait_until(what, SETTLE_LIMIT, taken_over).await?;
@@ -101,7 +103,7 @@ async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<usi
     };
     watch.seen(&format!("B3 {fault:?}"), struck, allowed)?;
 
-    let back = watch.quiet_moment().await?;
+    let back = watch.quiet_moment().await?.over();
     lab.repair(old, fault)?;
     lab.new_postmaster(old, server).await?;
     let after = lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;
@@ -123,7 +125,7 @@ async fn roles_are_switched_back(lab: &mut Lab, watch: &Watch, first: usize, fau
     // The killed postmaster may have been the best candidate: then there is nothing to switch back, and another is as good.
     let to = if now == first { *lab.others(now).first().context("there is a standby")? } else { first };
     let name = lab.node(to)?.place.name.clone();
-    let since = watch.quiet_moment().await?;
+    let since = watch.quiet_moment().await?.over();
     let said = lab.pgkeel(now, &["switchover", "--to", &name, "--yes"])?;
     ensure!(said.status.success(), "refused: {}", String::from_utf8_lossy(&said.stderr));
     let after = lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;

@@ -39,7 +39,7 @@ async fn restore_an_old_copy(lab: &mut Lab) -> Result<()> {
         watch.all_write().await?;
     }
     let before = lab.cluster.status().await?;
-    let since = watch.quiet_moment().await?;
+    let since = watch.quiet_moment().await?.over();
     lab.cluster.stop_node(node).await?;
     std::fs::rename(&place.data_dir, place.dir.join("newer-data"))?;
     std::fs::rename(&copy, &place.data_dir)?;

@@ -25,8 +25,9 @@ fn one_of_several_synchronous_standbys_fails() -> Result<()> {
         let faults = [Fault::PowerOff, Fault::PostmasterKilled, Fault::LinkCut];
         for (standby, fault) in lab.others(primary).into_iter().zip(faults) {
             let server = lab.node(standby)?.postmaster();
-            let since = watch.quiet_moment().await?;
+            let quiet = watch.quiet_moment().await?;
             lab.strike(standby, fault)?;
+            let since = quiet.over();
             watch.go_on(AWAY).await?;
             lab.repair(standby, fault)?;
             if fault != Fault::LinkCut {
@@ -56,7 +57,7 @@ fn slow_standby_that_never_confirms() -> Result<()> {
         let before = lab.cluster.wait_until(what, SETTLE_LIMIT, up).await?;
         lab.make_table().await?;
         let watch = Watch::start(lab).await?;
-        let since = watch.quiet_moment().await?;
+        let since = watch.quiet_moment().await?.over();
         let server = server(lab, SLOW)?;
         server.iter().for_each(|pid| processes::send(*pid, Signal::STOP));
         let acknowledged = watch.load.acknowledged();

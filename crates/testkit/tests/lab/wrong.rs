@@ -79,7 +79,7 @@ async fn refuse_foreign_data(lab: &mut Lab) -> Result<()> {
     let primary = lab.primary(&status)?;
     let node = *lab.others(primary).first().context("there is a standby")?;
     let watch = Watch::start(lab).await?;
-    let since = watch.quiet_moment().await?;
+    let since = watch.quiet_moment().await?.over();
     lab.cluster.stop_node(node).await?;
     let place = lab.node(node)?.place.clone();
     fs::rename(&place.data_dir, place.dir.join("own-data"))?;
