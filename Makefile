@@ -5,6 +5,8 @@ TIME ?= 60
 SEED ?=
 SKIP ?=
 FROM ?=
+# Each test mostly waits, for what must not happen or for a client that writes once a second.
+LAB_AT_ONCE ?= 2
 # CI has more time than a person.
 SIM_TIME_IN_TEST ?= $(if $(filter true 1,$(CI)),180,20)
 # They need the rules only: built without the servers, with all optimisation.
@@ -51,10 +53,10 @@ mutants: bootstrap ## break each rule on purpose: the simulator must notice ever
 
 lab: bootstrap ## failovers of real servers on this machine
 	cargo build -p pgkeel
-	cargo test --quiet -p testkit --test lab -- --test-threads=1
+	cargo test --quiet -p testkit --test lab -- --test-threads=$(LAB_AT_ONCE)
 
 lab-long: bootstrap ## the same, with what is repeated repeated more often
-	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab
+	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab LAB_AT_ONCE=1
 
 bench: bootstrap ## measure failovers, switchovers and what an idle node costs
 	cargo build --release -p pgkeel

@@ -1,7 +1,7 @@
 //! The lab: real agents, real PostgreSQL, real proxies; killed, stopped, misconfigured.
 //!
-//! Run by `make lab`. One test at a time keeps the machine quiet. No test asks how quick something was: `make bench`
-//! measures that.
+//! Run by `make lab`, two tests at a time, as each mostly waits; by `make lab-long` one at a time. No test asks how quick
+//! something was: `make bench` measures that.
 
 mod agent;
 mod copies;
