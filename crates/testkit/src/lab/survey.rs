@@ -89,11 +89,15 @@ impl Survey {
     /// Waits for so many more lines.
     ///
     /// # Errors
-    /// When they do not come.
+    /// When none comes for long.
     pub async fn lines(&self, count: usize) -> Result<()> {
-        let (began, wanted) = (Instant::now(), locked(&self.lines).len() + count);
-        while locked(&self.lines).len() < wanted {
-            if began.elapsed() > SHORT_LIMIT {
+        let (mut since, mut seen) = (Instant::now(), locked(&self.lines).len());
+        let wanted = seen + count;
+        while seen < wanted {
+            let lines = locked(&self.lines).len();
+            if lines > seen {
+                (since, seen) = (Instant::now(), lines);
+            } else if since.elapsed() > SHORT_LIMIT {
                 bail!("the client {} hangs since {} s", self.name, SHORT_LIMIT.as_secs());
             }
             sleep(Duration::from_millis(5)).await;
