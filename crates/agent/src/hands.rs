@@ -421,7 +421,7 @@ impl Hands {
         let rewinding =
             rewind::rewind(&self.place, &upstream, timeline, |done, total| telling.note(done, total));
         let (rewound, ()) = tokio::join!(rewinding, self.examine_lost());
-        rewound.map_err(|e| room::explain(&self.place, e, 0))?;
+        rewound.map_err(|e| room::explain(&self.place, e, None))?;
         drop(telling);
         self.remember(|f| {
             f.unfinished = None;

@@ -40,6 +40,23 @@ fn transcripts() {
     );
 }
 
+/// Not left to a transcript, which can be written anew without being read.
+#[test]
+fn a_healthy_cluster_is_ready_to_lose_its_primary() {
+    for mode in ["quorum 1", "async 1000"] {
+        let script = format!(
+            "> cluster {mode}: n1 n2 n3\n> n1 has served up to 1/500\n> n2 leads\n> n1 streams to n2 1/500, n3 1/500\n\
+             > 2000 ms\n> readiness\n> what if n1 down\n> what if switchover\n"
+        );
+        let told = retell(&script);
+        assert!(told.contains("says: green"), "{told}");
+        let (down, switchover) = told.split_once("> what if switchover").unwrap();
+        for answer in [down, switchover] {
+            assert!(answer.contains("n2 would become primary instead of n1"), "{told}");
+        }
+    }
+}
+
 /// Plays the script of a transcript; comments and empty lines stay as they are.
 fn retell(written: &str) -> String {
     let mut story = story::Story::default();

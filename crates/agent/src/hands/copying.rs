@@ -138,7 +138,7 @@ impl Hands {
         let mut telling = self.telling(from);
         let copied = basebackup::copy(&self.place, &source, |done, total| telling.note(done, total)).await;
         let Err(error) = copied else { return Ok(()) };
-        let explained = room::explain(&self.place, error, needed);
+        let explained = room::explain(&self.place, error, Some(needed));
         // A full disk stops more than this copy.
         basebackup::clear(&self.place).await?;
         Err(explained)

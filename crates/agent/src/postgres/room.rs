@@ -54,31 +54,38 @@ pub fn check(place: &Place, source: &NodeName, needed: u64) -> Result<(), PgErro
     }
 }
 
-/// The error of a program that may have filled the disk, with what to do about it.
+/// The error of a program that may have filled the disk, with what to do about it; `copied`: what a whole copy takes.
 #[must_use]
-pub fn explain(place: &Place, error: PgError, needed: u64) -> PgError {
+pub fn explain(place: &Place, error: PgError, copied: Option<u64>) -> PgError {
     let said = error.to_string();
     // ENOSPC and EDQUOT in the C locale, in which all programs run.
-    if said.contains("No space left on device") || said.contains("Disk quota exceeded") {
-        return PgError::NoRoom(format!("the disk is full: {}; {said}", advice(place, needed)));
+    if !said.contains("No space left on device") && !said.contains("Disk quota exceeded") {
+        return error;
     }
-    error
+    PgError::NoRoom(match copied {
+        // pg_basebackup removes what it had written: what is free now was not free a moment ago.
+        Some(needed) => format!(
+            "the disk was full before the copy was whole, and what there was of it is removed: {}; {said}",
+            advice(place, needed)
+        ),
+        None => format!("the disk is full: {}. {CURE}; {said}", free_words(place)),
+    })
+}
+
+const CURE: &str = "Make room there, perhaps by `pgkeel aside prune`; it is tried again by itself";
+
+fn free_words(place: &Place) -> String {
+    let (path, free) = free_bytes(place).unwrap_or_default();
+    format!("{} has {} ({free} bytes) free", path.display(), Bytes(free))
 }
 
 fn advice(place: &Place, needed: u64) -> String {
-    let (path, free) = free_bytes(place).unwrap_or_default();
     let old = bytes_under(place.data(), &|_| true);
     let kept = match old {
         0 => String::new(),
         _ => format!("; the old directory ({}) is kept until the copy streams", Bytes(old)),
     };
-    format!(
-        "it takes {} ({needed} bytes), and {} has {} ({free} bytes) free{kept}. Make room there, perhaps by `pgkeel aside \
-         prune`; it is tried again by itself",
-        Bytes(needed),
-        path.display(),
-        Bytes(free)
-    )
+    format!("it takes {} ({needed} bytes), and {}{kept}. {CURE}", Bytes(needed), free_words(place))
 }
 
 #[cfg(test)]
@@ -102,8 +109,11 @@ mod tests {
             refused.contains("copy of n2") && refused.contains("5.7 kB") && refused.contains("free"),
             "{refused}"
         );
-        let full = PgError::Program { program: "x".into(), said: "write: No space left on device".into() };
-        assert!(matches!(explain(&place, full, 9), PgError::NoRoom(_)));
+        for copied in [Some(9), None] {
+            let full = PgError::Program { program: "x".into(), said: "write: No space left on device".into() };
+            let explained = explain(&place, full, copied);
+            assert!(matches!(explained, PgError::NoRoom(_)) && explained.to_string().contains("free"));
+        }
         std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -160,6 +160,7 @@ fn wanted(
 fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> String {
     let list = |set: BTreeSet<&NodeName>| set.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
     let came = list(to.difference(from).collect());
+    let streams = if came.contains(',') { "stream" } else { "streams" };
     let (streamless, barred): (BTreeSet<_>, BTreeSet<_>) =
         from.difference(to).partition(|n| may_confirm(state, n));
     let (left, barred) = (list(streamless), list(barred));
@@ -168,8 +169,8 @@ fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> Str
     }
     match (came.is_empty(), left.is_empty()) {
         (true, true) => "no standby streams".to_owned(),
-        (false, true) => format!("{came} streams"),
+        (false, true) => format!("{came} {streams}"),
         (true, false) => format!("{left} does not stream"),
-        (false, false) => format!("{came} streams, {left} does not"),
+        (false, false) => format!("{came} {streams}, {left} does not"),
     }
 }

@@ -254,11 +254,11 @@ impl Reason {
                 write!(f, "commits wait: {have} synchronous standbys stream, {k} must confirm each commit")
             }
             Reason::Rejoined { node, rejoined } => {
-                write!(
-                    f,
-                    "{node} rejoined in {} ms by {} (it stood at {} on timeline {})",
-                    rejoined.took_ms, rejoined.way, rejoined.from_lsn, rejoined.from_timeline
-                )?;
+                write!(f, "{node} rejoined in {} ms by {}", rejoined.took_ms, rejoined.way)?;
+                // Without data, or with half of a copy, it stood nowhere.
+                if rejoined.from_timeline > 0 {
+                    write!(f, " (it stood at {} on timeline {})", rejoined.from_lsn, rejoined.from_timeline)?;
+                }
                 if let Some(cause) = &rejoined.cause {
                     write!(f, ", because {cause}")?;
                 }

@@ -2,7 +2,7 @@
 
 use crate::basics::{Lsn, Millis, Moment, NodeName};
 use crate::handover::{Progress, Stopped};
-use crate::observe::{Observation, Promoted, Replica, Seal, Server, Standby, SyncApplied};
+use crate::observe::{Observation, Promoted, Replica, Seal, Seen, Server, Standby, SyncApplied};
 use crate::state::{Fork, Phase, State};
 use crate::step::{Local, Step, Wait, step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,7 +175,7 @@ impl Node {
         let primary = state.primary();
         let mut o = self.base.clone();
         o.serial = ("what if".to_owned(), 0);
-        o.epoch = state.epoch;
+        (o.epoch, o.seen) = (state.epoch, Seen::of(state));
         o.server = self.local.server.clone();
         o.seal = self.local.seal.clone().filter(|s| s.epoch == state.epoch);
         o.promoted = self.promoted(state);

@@ -131,13 +131,13 @@ fn no_room() -> Result<()> {
         midway(lab, node).await?;
         disk.leave_free(0)?;
         let began = Instant::now();
-        while !lab.node(node)?.log().contains("the disk is full") {
-            ensure!(began.elapsed() < SHORT_LIMIT, "it does not say that the disk is full");
+        while !lab.node(node)?.log().contains("the disk was full") {
+            ensure!(began.elapsed() < SHORT_LIMIT, "it does not say that the disk was full");
             sleep(LOOK_AGAIN).await;
         }
         println!(
             "in the middle: {:?}",
-            lab.node(node)?.log().lines().find(|l| l.contains("the disk is full"))
+            lab.node(node)?.log().lines().find(|l| l.contains("the disk was full"))
         );
         ensure!(lab.node(node)?.place.data_dir.join("PG_VERSION").is_file(), "the old directory is gone");
         disk.empty()?;

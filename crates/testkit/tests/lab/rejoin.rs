@@ -116,10 +116,6 @@ const ROWS: i64 = 7;
 #[test]
 fn promoted_by_hand() -> Result<()> {
     run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
-        for node in 0..3 {
-            // No transactions but the test's own.
-            lab.configure(node, "hba", "settings = { autovacuum = \"off\" }")?;
-        }
         let status = lab.up().await?;
         let primary = lab.primary(&status)?;
         let node = a_standby(lab, primary)?;
