@@ -135,6 +135,13 @@ pub enum Obstacle {
         /// The node.
         node: NodeName,
     },
+    /// The leader is new and has not heard from it yet.
+    NotHeardYet {
+        /// Which node.
+        node: NodeName,
+        /// The leader leads for so long.
+        leading_ms: Millis,
+    },
     /// It does not stream from the primary.
     NotStreaming {
         /// The node.
@@ -220,6 +227,10 @@ impl fmt::Display for Obstacle {
             Obstacle::Silent { node } => {
                 write!(f, "{node} has not been heard lately; is its agent running and its network up?")
             }
+            Obstacle::NotHeardYet { node, leading_ms } => write!(
+                f,
+                "{node} has not been heard yet by this leader, which leads for {leading_ms} ms; ask again in a moment"
+            ),
             Obstacle::NotStreaming { node } => {
                 write!(f, "{node} does not stream from the primary; pgkeel status says what it does instead")
             }

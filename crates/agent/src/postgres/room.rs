@@ -110,7 +110,8 @@ mod tests {
             "{refused}"
         );
         for copied in [Some(9), None] {
-            let full = PgError::Program { program: "x".into(), said: "write: No space left on device".into() };
+            let full =
+                PgError::Program { program: "x".into(), said: "write: No space left on device".into() };
             let explained = explain(&place, full, copied);
             assert!(matches!(explained, PgError::NoRoom(_)) && explained.to_string().contains("free"));
         }

@@ -171,6 +171,16 @@ fn planned(
     Ok(((change, vec![reason]), ordered))
 }
 
+/// A node that is not heard: it may be that nobody could hear it yet.
+pub(super) fn silent(settings: &Settings, seen: &Observations, node: &NodeName, now: &Now) -> Obstacle {
+    let leading_ms = now.at.since(seen.leading_since);
+    let node = node.clone();
+    match seen.nodes.contains_key(&node) || leading_ms >= settings.detect_ms {
+        true => Obstacle::Silent { node },
+        false => Obstacle::NotHeardYet { node, leading_ms },
+    }
+}
+
 pub(super) fn known(state: &State, node: &NodeName) -> Result<(), Vec<Obstacle>> {
     if state.members.contains_key(node) {
         Ok(())
@@ -253,12 +263,14 @@ fn obstacles(
         Some(Server::Primary { lsn, .. }) => Some(*lsn),
         Some(_) => return Err(vec![Obstacle::NotServing]),
         None => {
-            found.push(Obstacle::Silent { node: from.clone() });
+            found.push(silent(settings, seen, from, now));
             None
         }
     };
     match standby(settings, seen, to, now) {
-        None if heard(settings, seen, to, now).is_none() => found.push(Obstacle::Silent { node }),
+        None if heard(settings, seen, to, now).is_none() => {
+            found.push(silent(settings, seen, to, now));
+        }
         None => found.push(Obstacle::NotStreaming { node }),
         // Streaming is not enough: it must itself know that it follows the primary of this epoch.
         Some(s)

@@ -20,6 +20,9 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Down { node } => write!(f, "the host of {node} were lost"),
+            Event::Partition { nodes } if nodes.len() == 1 => {
+                write!(f, "{} could reach none of the others", list(nodes))
+            }
             Event::Partition { nodes } => write!(f, "{} could only reach each other", list(nodes)),
             Event::Switchover { to: Some(to) } => write!(f, "a switchover to {to} were ordered"),
             Event::Switchover { to: None } => f.write_str("a switchover to the best candidate were ordered"),

@@ -123,8 +123,11 @@ fn promoted_by_hand() -> Result<()> {
         let name = lab.node(node)?.place.name.clone();
         lab.cluster.stop_node(node).await?;
         let xids = promote_by_hand(lab, node).await?;
-        let leads = |now: &cluster::status::Status| now.leader.as_ref().is_some_and(|l| l.as_str() != name);
-        lab.cluster.wait_until("a node that runs leads", SETTLE_LIMIT, leads).await?;
+        let leads = |now: &cluster::status::Status| {
+            let others = || now.nodes.iter().filter(|n| n.node.as_str() != name);
+            now.leader.as_ref().is_some_and(|l| l.as_str() != name) && others().all(|n| n.epoch.is_some())
+        };
+        lab.cluster.wait_until("a node that runs leads and has heard the other", SETTLE_LIMIT, leads).await?;
         // The cluster opens a timeline of the same number.
         let to = lab.node(heir)?.place.name.clone();
         let changed = lab.pgkeel(heir, &["switchover", "--to", &to, "--yes"])?;

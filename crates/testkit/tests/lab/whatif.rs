@@ -1,15 +1,21 @@
 //! What `pgkeel whatif` says would happen is what then happens; asking changes nothing.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
-use cluster::NodeName;
 use cluster::explain::{Chance, WhyNot};
 use cluster::readiness::Light;
 use cluster::reason::Reason;
 use cluster::state::Entry;
 use cluster::status::Status;
 use cluster::whatif::{Answer, Commits, End};
+use cluster::{Lsn, NodeName};
 use serde::de::DeserializeOwned;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, run};
+
+/// Some heartbeats.
+const STILL: Duration = Duration::from_secs(1);
 
 #[test]
 fn whatif_tells_what_then_happens() -> Result<()> {
@@ -47,7 +53,7 @@ async fn lose_the_primary(lab: &mut Lab, before: &Status, primary: &NodeName) ->
     let unlikely: WhyNot = asked(lab, &["why", "not", expected.as_str(), "--json"])?;
     ensure!(unlikely.chance == Chance::First, "why not {expected}: {:?}", unlikely.chance);
 
-    let struck = std::time::Instant::now();
+    let struck = Instant::now();
     lab.cluster.kill_host(lab.primary(before)?)?;
     let other = |now: &Status| now.epoch > before.epoch && now.primary.is_some();
     let after = lab.cluster.wait_until("another node is primary", SETTLE_LIMIT, other).await?;
@@ -98,10 +104,22 @@ fn refuse(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Until the light is green: every node has its place, and the leader has heard them all.
+/// Until the light is green and all servers have stood at the same place for a while: then of equal standbys the first by
+/// name is taken, whichever heartbeat came last.
 async fn ready(lab: &mut Lab) -> Result<Status> {
-    let green = |now: &Status| now.readiness.as_ref().is_some_and(|r| r.light == Light::Green);
-    lab.cluster.wait_until("the light is green", SETTLE_LIMIT, green).await
+    let mut still: Option<(Instant, BTreeSet<Option<Lsn>>)> = None;
+    let quiet = |now: &Status| {
+        let green = now.readiness.as_ref().is_some_and(|r| r.light == Light::Green);
+        let at: BTreeSet<Option<Lsn>> = now.nodes.iter().map(|n| n.lsn).collect();
+        match &still {
+            Some((since, before)) if green && at.len() == 1 && *before == at => since.elapsed() > STILL,
+            _ => {
+                still = Some((Instant::now(), at));
+                false
+            }
+        }
+    };
+    lab.cluster.wait_until("the light is green, and nothing moves", SETTLE_LIMIT, quiet).await
 }
 
 fn winner(answer: &Answer) -> Result<NodeName> {
