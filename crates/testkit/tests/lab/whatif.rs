@@ -61,8 +61,12 @@ async fn lose_the_primary(lab: &mut Lab, before: &Status, primary: &NodeName) ->
     ensure!(after.primary.as_ref() == Some(&expected), "{expected} was told, {:?} is primary", after.primary);
 
     // One host is gone: the loss of another would leave no majority.
-    let red = |now: &Status| now.readiness.as_ref().is_some_and(|r| r.light == Light::Red);
-    lab.cluster.wait_until("the light is red", SETTLE_LIMIT, red).await?;
+    // The new primary hands the leadership on, and meanwhile nobody answers.
+    let red = |now: &Status| {
+        let handed_on = now.leader.is_some() && now.leader != now.primary;
+        handed_on && now.readiness.as_ref().is_some_and(|r| r.light == Light::Red)
+    };
+    lab.cluster.wait_until("the light is red, under another leader", SETTLE_LIMIT, red).await?;
     let (told, answer) = suppose(lab, &["whatif", expected.as_str(), "down"])?;
     println!("{told}");
     ensure!(answer.end == End::NoMajority, "{:?}", answer.end);
