@@ -149,6 +149,7 @@ impl World {
         }
         let (clock, name) = (self.clock(node), self.nodes[node].name.clone());
         self.say(|_| format!("{name} leads term {term}"));
+        self.aim_at_election();
         let mut inherited = self.store.left_over.clone();
         if !inherited.is_empty() && self.random.chance(40) {
             // It stood only in the logs of those who did not vote.
