@@ -189,8 +189,7 @@ impl World {
             Aim::WalOnly(old, standby) => (self.wal_only(old, standby), old),
             Aim::Late => self.late(anybody),
             Aim::Forget(node) => {
-                self.kill_agent(node, 80);
-                self.isolate(node);
+                self.forget_since_pause(node);
                 ("agent killed, and it hears nobody", node)
             }
             Aim::PowerOff(node) => (self.power_off(node), node),
@@ -218,6 +217,19 @@ impl World {
             self.network.slow(node, leader, extra, until);
         }
         "words to the leader late"
+    }
+
+    fn forget_since_pause(&mut self, node: NodeId) {
+        self.kill_agent(node, 80);
+        let pause = self.store.log.iter().rposition(|c| matches!(c.change, Change::Pause { .. }));
+        if let Some(pause) = pause.filter(|_| self.random.chance(60)) {
+            self.forget_from(node, pause + 1);
+        }
+        let until = self.now + self.random.ms(3000, 9000);
+        for other in (0..self.nodes.len()).filter(|o| *o != node) {
+            self.network.cut(node, other, until);
+            self.network.cut(other, node, until);
+        }
     }
 
     fn late(&mut self, anybody: NodeId) -> (&'static str, NodeId) {

@@ -343,8 +343,13 @@ impl World {
             return;
         }
         let back = self.random.index(6);
+        self.forget_from(node, self.nodes[node].replica.applied.saturating_sub(back));
+    }
+
+    /// Its state is again what it was after so many commands, if it has seen more.
+    pub fn forget_from(&mut self, node: NodeId, applied: usize) {
         let replica = &mut self.nodes[node].replica;
-        replica.applied = replica.applied.saturating_sub(back);
+        replica.applied = replica.applied.min(applied);
         replica.state = Default::default();
         for command in self.store.log.iter().take(replica.applied) {
             // What was refused then is refused now.
