@@ -300,7 +300,7 @@ impl Hands {
     fn checked_line(&self, standby: &Standby) -> Result<Option<String>, PgError> {
         let Some(line) = self.facts().line else { return Ok(None) };
         let (timeline, at) = (standby.timeline, standby.replay_lsn);
-        if lineage::fits(&self.store.state(), &line, timeline, at) {
+        if lineage::written_by(&self.store.state(), &line, timeline, at).is_some() {
             return Ok(Some(line));
         }
         tracing::warn!(

@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// The seals that nodes have given for the present epoch, of nodes heard within `age_max`; each with the line that its
-/// data really has (see [`lineage::settled`]).
+/// data really has (see [`lineage::written_by`]).
 #[must_use]
 pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -> BTreeMap<NodeName, Seal> {
     seen.nodes
@@ -35,9 +35,8 @@ fn given(state: &State, observation: &Observation) -> Option<Seal> {
 }
 
 fn settle(state: &State, seal: &Seal) -> Seal {
-    let line =
-        seal.line.as_deref().map(|line| lineage::settled(state, line, seal.timeline, seal.lsn).to_owned());
-    Seal { line, ..seal.clone() }
+    let line = seal.line.as_deref().and_then(|l| lineage::written_by(state, l, seal.timeline, seal.lsn));
+    Seal { line: line.map(str::to_owned), ..seal.clone() }
 }
 
 /// Where a seal stands.

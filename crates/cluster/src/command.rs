@@ -214,6 +214,7 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         Change::SyncSetNext { epoch, next } => {
             same_epoch(state, *epoch)?;
             state.sync.add(next.clone());
+            state.sync_since = state.revision;
             Ok(())
         }
         Change::SyncSetDone { epoch, set } => {
@@ -391,6 +392,7 @@ fn appoint(
     // An epoch begins with the full number: a reduced one is recorded anew, should it be needed.
     if let Some(k) = state.confirmations() {
         state.sync.add(SyncSet { k, members: sync.clone() });
+        state.sync_since = state.revision;
     }
     state.unleased = None;
     state.phase = Phase::Promoting { appointment: appointment.clone() };

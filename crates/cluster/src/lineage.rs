@@ -27,21 +27,55 @@ fn ancestry<'a>(state: &'a State, line: &'a str) -> impl Iterator<Item = &'a Pro
     std::iter::successors(find(line), move |p| p.parent.as_deref().and_then(find))
 }
 
-/// The line that wrote the last WAL of data that took on `line` and ends at `lsn` on `timeline`.
+/// The line that wrote the last WAL of data whose node took on `line` and which ends at `lsn` on `timeline`; `None`: none
+/// that is known, or it cannot be told which.
 ///
-/// A node takes on a line before it has anything of it: the appointed one before it promotes, a standby before it
-/// receives. Until then its data is still the parent's, and must be compared as such: a standby of an appointed node
-/// that never promoted is not ahead of another one that holds more of the parent's WAL.
+/// What a node took on is not always what its data is of, for three reasons.
+/// - *It has nothing of it yet.* A node takes on a line before it has anything of it: the appointed one before it promotes,
+///   a standby before it receives. Until then its data is still the parent's, and must be compared as such: a standby of an
+///   appointed node that never promoted is not ahead of another one that holds more of the parent's WAL.
+/// - *It has more.* A standby whose agent stands still goes on connecting to the node that it followed, receives what that
+///   wrote when it was promoted again, and may have confirmed it: WAL of a line that its agent never took on. Each line
+///   wrote one timeline, which its children left for later ones, so the timeline of the data tells which of the lines that
+///   go on from there it was. Where two of them fit (timeline numbers repeat) nothing is said.
+/// - *Somebody else changed it.* Data of a timeline that no line opened was promoted by hand, data beyond a fork of its own
+///   history is of another copy. It says nothing about what the cluster acknowledged.
 #[must_use]
-pub fn settled<'a>(state: &'a State, line: &'a str, timeline: Timeline, lsn: Lsn) -> &'a str {
-    ancestry(state, line)
-        .find(|p| {
-            mutant::is(Mutant::SettledSkipped)
-                || p.parent.is_none()
-                || timeline > p.sealed_timeline
-                || lsn > p.sealed_lsn
-        })
-        .map_or(line, |p| p.promotion_id.as_str())
+pub fn written_by<'a>(state: &'a State, line: &'a str, timeline: Timeline, lsn: Lsn) -> Option<&'a str> {
+    let opened = |p: &&Promotion| p.parent.is_none() || timeline > p.sealed_timeline || lsn > p.sealed_lsn;
+    let Some(own) = ancestry(state, line).find(opened) else { return Some(line) };
+    if mutant::is(Mutant::SettledSkipped) || timeline == 0 {
+        return Some(line);
+    }
+    let own = repeated(state, own);
+    let goes_on =
+        |p: &&Promotion| ancestry(state, &p.promotion_id).any(|a| a.promotion_id == own.promotion_id);
+    let mut writers = state.promotions.iter().filter(goes_on).filter(|p| wrote(state, p, timeline));
+    let writer = writers.next().filter(|_| writers.next().is_none())?;
+    // Where a line that was not published was opened is not known for certain; what was not even taken on must fit exactly.
+    let fits = writer.published.is_some() || timeline == writer.sealed_timeline + 1;
+    (fits || writer.promotion_id == own.promotion_id).then_some(writer.promotion_id.as_str())
+}
+
+/// The last of the appointments of this node for the same line: it was appointed again without having written anything.
+fn repeated<'a>(state: &'a State, first: &'a Promotion) -> &'a Promotion {
+    let again = |p: &&Promotion| p.node == first.node && p.parent == first.parent && p.parent.is_some();
+    match first.published {
+        Some(_) => first,
+        None => state.promotions.iter().rev().find(again).unwrap_or(first),
+    }
+}
+
+/// Whether `line` can have written WAL of `timeline`.
+fn wrote(state: &State, line: &Promotion, timeline: Timeline) -> bool {
+    if let Some(published) = &line.published {
+        return published.timeline == timeline;
+    }
+    // A line that another one left for this timeline, or an earlier one, wrote an earlier one itself.
+    let left = |p: &Promotion| p.parent.as_ref() == Some(&line.promotion_id) && p.sealed_timeline < timeline;
+    line.sealed_timeline < timeline
+        && !state.promotions.iter().any(left)
+        && repeated(state, line).promotion_id == line.promotion_id
 }
 
 /// How data of `line`, held up to `lsn`, relates to the published promotion `of`.
@@ -53,26 +87,23 @@ pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
     if depth == 0 || mutant::is(Mutant::AlwaysPrefix) {
         return Relation::Prefix;
     }
-    // Each promotion leaves exactly one timeline, so the fork away from the ancestor `depth` steps up is that many from
-    // the end of the history file.
-    let forks = ancestry(state, of).next().and_then(|p| p.published.as_ref()).map(|p| p.forks.as_slice());
-    match forks.and_then(|f| f.len().checked_sub(depth).and_then(|i| f.get(i))) {
+    match left_at(state, depth, line, of) {
         Some(fork) if lsn <= fork.at => Relation::Prefix,
         Some(_) => Relation::Diverged,
         None => Relation::Unrelated,
     }
 }
 
-/// Whether data that ends on `timeline`, replayed up to `lsn`, can be of `line`, as its node remembers.
-///
-/// A line wrote one timeline, which it opened where its history says. Data of a later timeline was promoted by somebody
-/// else, data beyond a fork of the history is of another copy: in both cases the directory was changed behind the node's
-/// back, and says nothing about what the cluster acknowledged.
-#[must_use]
-pub fn fits(state: &State, line: &str, timeline: Timeline, lsn: Lsn) -> bool {
-    let published = ancestry(state, line).next().and_then(|p| p.published.as_ref());
-    let Some(published) = published.filter(|p| timeline != 0 && p.timeline != timeline) else { return true };
-    published.forks.iter().any(|fork| fork.timeline == timeline && lsn <= fork.at)
+/// Where the published promotion `of` left its ancestor `line`, `depth` steps up.
+fn left_at(state: &State, depth: usize, line: &str, of: &str) -> Option<Fork> {
+    let forks = &ancestry(state, of).next()?.published.as_ref()?.forks;
+    let wrote = ancestry(state, line).next()?.published.as_ref().map(|p| p.timeline);
+    match wrote {
+        Some(timeline) => forks.iter().find(|f| f.timeline == timeline),
+        // Each promotion leaves exactly one timeline, so it is that many forks from the end of the history file.
+        None => forks.len().checked_sub(depth).and_then(|i| forks.get(i)),
+    }
+    .copied()
 }
 
 /// Up to where data of `line` is the same WAL as that of the published promotion `of`; `None`: not known any more.
@@ -85,10 +116,9 @@ pub fn parted(state: &State, line: &str, of: &str) -> Option<Fork> {
     let (depth, common) = ancestry(state, of)
         .enumerate()
         .find(|(_, p)| own.iter().any(|mine| mine.promotion_id == p.promotion_id))?;
-    let forks = &ancestry(state, of).next()?.published.as_ref()?.forks;
     let theirs = match depth {
         0 => None,
-        _ => Some(*forks.len().checked_sub(depth).and_then(|i| forks.get(i))?),
+        _ => Some(left_at(state, depth, &common.promotion_id, of)?),
     };
     let mine = own
         .iter()
@@ -99,17 +129,6 @@ pub fn parted(state: &State, line: &str, of: &str) -> Option<Fork> {
         (Some(theirs), _) => Some(theirs),
         (None, mine) => mine,
     }
-}
-
-/// Whether `line` can have written WAL of `timeline`, as far as is known.
-///
-/// A standby whose agent stands still goes on connecting to the node that it followed, and receives what that wrote when
-/// it was promoted again: WAL of a line that its agent never noted. Timeline numbers repeat, so to `pg_rewind` it may look
-/// as if that were the source's own.
-#[must_use]
-pub fn may_have_written(state: &State, line: &str, timeline: Timeline) -> bool {
-    let last = state.promotions.iter().find(|p| p.promotion_id == line);
-    last.is_some_and(|p| timeline <= p.published.as_ref().map_or(p.sealed_timeline + 1, |w| w.timeline))
 }
 
 /// Order of appointment of a line: the later one is nearer to what clients were told. `None`: not known.
@@ -152,11 +171,19 @@ mod tests {
     ) -> Promotion {
         Promotion {
             epoch: 0,
-            node: "n1".to_owned().try_into().unwrap_or_else(|e| panic!("{e}")),
+            node: format!("n{id}").try_into().unwrap_or_else(|e| panic!("{e}")),
             promotion_id: id.to_owned(),
             parent: parent.map(str::to_owned),
-            sealed_timeline: 1,
-            sealed_lsn: Lsn(if parent.is_none() { 0 } else { 100 }),
+            sealed_timeline: parent.map_or(0, |p| match p {
+                "a" => 1,
+                "b" => 2,
+                _ => 3,
+            }),
+            sealed_lsn: Lsn(parent.map_or(0, |p| match p {
+                "a" => 100,
+                "b" => 200,
+                _ => 250,
+            })),
             published: published.map(|(timeline, forks)| Published {
                 timeline,
                 forks: forks.iter().map(|&(timeline, at)| Fork { timeline, at: Lsn(at) }).collect(),
@@ -192,31 +219,43 @@ mod tests {
     #[test]
     fn a_line_counts_only_once_its_wal_is_there() {
         let s = history();
-        assert_eq!(settled(&s, "b", 1, Lsn(100)), "a");
-        assert_eq!(settled(&s, "b", 1, Lsn(101)), "b");
-        assert_eq!(settled(&s, "b", 2, Lsn(90)), "b");
-        assert_eq!(settled(&s, "a", 1, Lsn(0)), "a");
-        assert_eq!(settled(&s, "never heard of", 1, Lsn(0)), "never heard of");
+        assert_eq!(written_by(&s, "b", 1, Lsn(100)), Some("a"));
+        assert_eq!(written_by(&s, "b", 2, Lsn(90)), Some("b"));
+        assert_eq!(written_by(&s, "a", 1, Lsn(9999)), Some("a"));
+        assert_eq!(written_by(&s, "d", 2, Lsn(200)), Some("b"));
+        assert_eq!(written_by(&s, "d", 4, Lsn(9999)), Some("d"));
+        assert_eq!(written_by(&s, "never heard of", 7, Lsn(0)), Some("never heard of"));
+        assert_eq!(written_by(&s, "b", 0, Lsn(300)), Some("b"), "its timeline is not known");
     }
 
     #[test]
-    fn data_changed_behind_the_nodes_back_does_not_fit_its_line() {
+    fn data_changed_behind_the_nodes_back_is_of_no_line() {
         let s = history();
-        assert!(fits(&s, "a", 1, Lsn(9999)));
-        assert!(!fits(&s, "a", 2, Lsn(50)), "promoted by hand");
-        assert!(fits(&s, "d", 4, Lsn(9999)) && fits(&s, "d", 2, Lsn(200)));
-        assert!(!fits(&s, "d", 2, Lsn(201)), "an old copy from before, with WAL of its own");
-        assert!(!fits(&s, "b", 3, Lsn(1)));
-        assert!(fits(&s, "x", 7, Lsn(1)) && fits(&s, "unknown", 7, Lsn(1)), "nothing is known of these");
-        assert!(fits(&s, "a", 0, Lsn(1)), "its timeline is not known");
+        assert_eq!(written_by(&s, "a", 5, Lsn(9999)), None, "promoted by hand");
+        assert_eq!(written_by(&s, "d", 2, Lsn(300)), None, "an old copy from before, with WAL of its own");
+        assert_eq!(written_by(&s, "b", 1, Lsn(101)), None);
+        assert_eq!(written_by(&s, "x", 7, Lsn(1)), Some("x"), "where it was promoted is not known");
     }
 
     #[test]
-    fn a_line_wrote_no_later_timeline_than_its_own() {
-        let s = history();
-        assert!(may_have_written(&s, "b", 2) && may_have_written(&s, "b", 1));
-        assert!(!may_have_written(&s, "b", 3), "received from a node that was promoted again");
-        assert!(!may_have_written(&s, "never heard of", 1));
+    fn wal_of_a_line_that_was_never_taken_on_is_known_by_its_timeline() {
+        let mut s = history();
+        assert_eq!(written_by(&s, "b", 3, Lsn(230)), Some("c"), "from a node that was promoted again");
+        assert_eq!(written_by(&s, "b", 4, Lsn(300)), Some("d"));
+        assert_eq!(written_by(&s, "a", 3, Lsn(230)), None, "c, or x if that was opened late");
+        assert_eq!(written_by(&s, "c", 4, Lsn(300)), Some("d"));
+        assert_eq!(written_by(&s, "a", 2, Lsn(150)), None, "b or x");
+        assert_eq!(written_by(&s, "x", 2, Lsn(150)), Some("x"));
+        let mut again = promotion("c2", Some("b"), None);
+        again.node = s.promotions[3].node.clone();
+        s.promotions.truncate(4);
+        s.promotions.push(again);
+        for line in ["b", "c", "c2"] {
+            assert_eq!(written_by(&s, line, 3, Lsn(230)), Some("c2"), "appointed twice, promoted once");
+        }
+        s.promotions.push(promotion("y", Some("b"), None));
+        assert_eq!(written_by(&s, "b", 3, Lsn(230)), None, "y, on another node, may have written it too");
+        assert_eq!(written_by(&s, "y", 3, Lsn(230)), Some("y"));
     }
 
     #[test]
@@ -232,7 +271,7 @@ mod tests {
         assert_eq!(parted(&s, "c", "d"), Some(Fork { timeline: 3, at: Lsn(250) }));
         assert_eq!(parted(&s, "x", "d"), Some(Fork { timeline: 1, at: Lsn(100) }));
         assert_eq!(parted(&s, "d", "d"), None, "the same line");
-        assert_eq!(parted(&s, "c", "b"), Some(Fork { timeline: 1, at: Lsn(100) }), "its own child");
+        assert_eq!(parted(&s, "c", "b"), Some(Fork { timeline: 2, at: Lsn(200) }), "its own child");
         assert_eq!(parted(&s, "never heard of", "d"), None);
     }
 

@@ -74,6 +74,7 @@ mutants! {
     ReducedSetUnrecorded: "the primary stops waiting for standbys before a reduced set is recorded",
     CheckpointerNotAwaited: "commits count as waiting again before PostgreSQL's checkpointer has seen to it",
     LateReportAccepted: "a report that a later one has overtaken is believed",
+    LateSetBelieved: "a report of a sync set counts though that set was recorded anew after it",
     OldWordBelieved: "what a node said of its server before it knew of its appointment is believed",
     InitialiseOverData: "a new database is made though a node has data",
     ForcedLeaseNotWaited: "a forced failover does not wait for the old lease to end",

@@ -208,6 +208,9 @@ pub struct Observation {
     pub serial: (String, u64),
     /// The epoch of the state it has seen.
     pub epoch: Epoch,
+    /// The revision of that state.
+    #[serde(default)]
+    pub revision: u64,
     /// How much of that epoch it has seen.
     #[serde(default)]
     pub seen: Seen,
@@ -270,6 +273,7 @@ impl Observation {
             node,
             serial: (String::new(), 0),
             epoch: 0,
+            revision: 0,
             seen: Seen::Open,
             member: None,
             data: DataDir::Unknown,

@@ -328,6 +328,9 @@ pub struct State {
     pub promotions: Vec<Promotion>,
     /// The synchronous standbys (quorum mode).
     pub sync: SyncSets,
+    /// The revision that recorded the last of them: a report from before says nothing of it, though it may name the same.
+    #[serde(default)]
+    pub sync_since: u64,
     /// Password of the replication role, made by the node that made the database.
     pub replication_password: String,
     /// The switchover under way.

@@ -359,7 +359,7 @@ fn was_primary(state: &State, local: &Local) -> bool {
 
 /// The line that wrote the last WAL this node holds.
 fn settled_line<'a>(state: &'a State, local: &'a Local, standby: &Standby) -> Option<&'a str> {
-    local.line.as_deref().map(|line| lineage::settled(state, line, standby.timeline, standby.lsn))
+    local.line.as_deref().and_then(|line| lineage::written_by(state, line, standby.timeline, standby.lsn))
 }
 
 fn sealing(state: &State, local: &Local) -> Step {
@@ -465,7 +465,9 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
     };
     if !serves {
         let settled = settled_line(state, local, standby);
-        let prefix = settled == appointment.parent.as_deref() && standby.lsn <= appointment.sealed_lsn;
+        let prefix = settled.is_some()
+            && settled == appointment.parent.as_deref()
+            && standby.lsn <= appointment.sealed_lsn;
         let wait = Step::Wait(Wait::Promotion { of: primary.clone() });
         return if prefix || mutant::is(Mutant::FollowUnchecked) { follow() } else { wait };
     }
@@ -473,10 +475,9 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
         return follow();
     }
     let settled = settled_line(state, local, standby);
-    let known = settled.is_some_and(|l| lineage::may_have_written(state, l, standby.timeline));
     match settled.map_or(Relation::Unrelated, |l| lineage::relation(state, l, standby.lsn, line)) {
         Relation::Prefix => follow(),
-        Relation::Diverged if local.rewound_for != Some(state.epoch) && known => {
+        Relation::Diverged if local.rewound_for != Some(state.epoch) => {
             Step::Rewind { from: primary.clone(), epoch: state.epoch, line: line.clone() }
         }
         Relation::Diverged => clone(CloneCause::RewoundInVain),

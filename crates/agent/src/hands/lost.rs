@@ -26,7 +26,7 @@ impl Hands {
         if facts.line.as_deref() == Some(primary_line) {
             return Ok(()); // all that it has came from there
         }
-        let line = facts.line.as_deref().map(|line| lineage::settled(&state, line, timeline, lsn));
+        let line = facts.line.as_deref().and_then(|line| lineage::written_by(&state, line, timeline, lsn));
         let parted = line.or(facts.strayed.as_deref()).and_then(|l| lineage::parted(&state, l, primary_line));
         let strayed = facts.strayed.as_deref().and_then(|line| self.strayed_at(&state, line, timeline));
         let Some(fork) = [parted, strayed].into_iter().flatten().min_by_key(|fork| fork.at) else {

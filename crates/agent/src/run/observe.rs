@@ -55,6 +55,7 @@ impl Run {
         Observation {
             serial: (self.parts.run.clone(), self.observed.number),
             epoch: self.state.epoch,
+            revision: self.state.revision,
             seen: Seen::of(&self.state),
             member: Some(self.parts.member.clone()),
             data: self.local.data.clone(),

@@ -478,7 +478,8 @@ fn change_primary(
             .collect(),
         Replication::Async { .. } => BTreeSet::new(),
     };
-    let parent = lineage::settled(state, &current.promotion_id, next.timeline, next.lsn).to_owned();
+    let parent = lineage::written_by(state, &current.promotion_id, next.timeline, next.lsn);
+    let parent = parent.unwrap_or(&current.promotion_id).to_owned();
     let appointment = Appointment {
         node: handover.to.clone(),
         promotion_id: now.nonce.clone(),

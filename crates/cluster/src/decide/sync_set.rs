@@ -4,7 +4,8 @@
 //! is recorded beside the old, PostgreSQL is seen to obey it, k of its members are seen to have flushed everything before,
 //! and only then the old set is dropped. The next change begins only when PostgreSQL was seen to obey the last: otherwise,
 //! after a change there and back, a report from before both would look like the end of the second, while PostgreSQL may
-//! still obey the first. A report names the number k besides the members, for the same reason.
+//! still obey the first. A report names the number k besides the members, for the same reason, and counts only if
+//! its sender had seen the last change recorded.
 //!
 //! When fewer than k standbys stream, the policy `degrade` decides. `strict`: the set keeps k members, and commits wait.
 //! `available`: the set shrinks to those that are left and its k with it, at last to nobody: an *open* set, under which
@@ -32,7 +33,7 @@ use crate::basics::{Moment, NodeName};
 use crate::candidate;
 use crate::command::Change;
 use crate::mutant::{self, Mutant};
-use crate::observe::{Observation, Observations};
+use crate::observe::{Observation, Observations, SyncApplied};
 use crate::reason::Reason;
 use crate::state::{Degrade, Replication, Settings, State, SyncSet};
 use std::collections::BTreeSet;
@@ -61,9 +62,7 @@ pub(super) fn change(state: &State, settings: &Settings, seen: &Observations, no
     }
     let target = state.sync_target();
     let wanted = wanted(state, settings, seen, report, &target, (k, degrade), now.at);
-    let obeyed = report
-        .sync_applied
-        .as_ref()
+    let obeyed = applied(state, report)
         .is_some_and(|applied| applied.set == target || mutant::is(Mutant::NextSetUnobeyed));
     if obeyed && wanted != target && state.sync.in_force.len() < SETS_MAX {
         let why = why(state, &target.members, &wanted.members);
@@ -91,12 +90,21 @@ pub(super) fn may_confirm(state: &State, node: &NodeName) -> bool {
     !tags.never_sync && !candidate::barred(state, node)
 }
 
+/// What the primary's PostgreSQL obeys, in a report from after the target was recorded.
+///
+/// After a change there and back, a report from before both names the target too; to a new leader, which has heard none of
+/// the later ones, it would look like the end of the second change.
+fn applied<'a>(state: &State, report: &'a Observation) -> Option<&'a SyncApplied> {
+    let later = report.revision >= state.sync_since || mutant::is(Mutant::LateSetBelieved);
+    report.sync_applied.as_ref().filter(|_| later)
+}
+
 /// The target alone may stay in force once PostgreSQL obeys it and k of its members have all that was written before:
 /// any covering seal of it then includes one of those.
 fn drop_old(state: &State, report: &Observation) -> Option<Draft> {
     let target = state.sync_target();
     let applied =
-        report.sync_applied.as_ref().filter(|a| a.set == target || mutant::is(Mutant::DropSetUnobeyed))?;
+        applied(state, report).filter(|a| a.set == target || mutant::is(Mutant::DropSetUnobeyed))?;
     let caught_up = |n: &&NodeName| report.replicas.get(*n).is_some_and(|r| r.flush_lsn >= applied.since);
     let enough = target.members.iter().filter(caught_up).count() >= target.k
         || mutant::is(Mutant::DropSetNotCaughtUp)

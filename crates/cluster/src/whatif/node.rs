@@ -185,6 +185,7 @@ impl Node {
             let unheard = self.base.replicas.iter().filter(|(node, _)| before.unheard.contains(*node));
             o.replicas.extend(unheard.map(|(node, replica)| (node.clone(), replica.clone())));
         }
+        o.revision = state.revision;
         o.sync_applied = self.sync_applied(state);
         o.handover = self.progress(state);
         let same = primary == before.primary;

@@ -488,6 +488,7 @@ impl Story {
         let mut o = Observation::blank(who.clone());
         let witness = node.local.data == DataDir::Witness;
         o.epoch = if node.lags { 0 } else { self.state.epoch };
+        o.revision = self.state.revision;
         o.seen = Seen::of(&self.state);
         o.member = Some(Member {
             agent: format!("{who}:1"),

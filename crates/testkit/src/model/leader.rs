@@ -16,6 +16,7 @@ pub const LATE: Moment = Moment(1_000_000_000);
 pub fn essence(mut state: State) -> State {
     state.history.clear();
     state.revision = 0;
+    state.sync_since = 0;
     state
 }
 

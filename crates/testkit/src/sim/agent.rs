@@ -49,6 +49,8 @@ pub struct Agent {
     pub heard_round_at: u64,
     /// See above.
     pub elects_at: u64,
+    /// The last heartbeat that it sent, and when.
+    pub sent: Option<(Observation, Moment)>,
     next_heartbeat: Moment,
     told: Option<Observation>,
 }
@@ -237,6 +239,9 @@ impl World {
             // Two heartbeats of one moment, of a host that was frozen, are still one after the other.
             observation.serial = (format!("{life:012}"), self.number());
             observation.member = Some(self.member(node));
+            if let Some(agent) = &mut self.nodes[node].agent {
+                agent.sent = Some((observation.clone(), now));
+            }
             let message = Message::Heartbeat { observation: Box::new(observation), sent: now };
             self.send(node, leader, message);
         }
@@ -258,6 +263,7 @@ impl World {
         let follows = host.notes.following.as_ref().is_some_and(|(epoch, _)| *epoch == state.epoch);
         let age = |at: u64| -> Millis { (self.now - at) / 1000 };
         observation.epoch = state.epoch;
+        observation.revision = state.revision;
         observation.seen = Seen::of(state);
         observation.data = local.data;
         observation.server = local.server;

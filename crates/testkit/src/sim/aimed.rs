@@ -4,9 +4,12 @@
 use super::node::{NodeId, Running};
 use super::postgres::Process;
 use super::random::Random;
+use super::store::Message;
 use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
 use cluster::NodeName;
 use cluster::command::Change;
+use cluster::observe::Observation;
+use cluster::state::SyncSet;
 
 /// Faults from this number on were planned for a certain moment.
 pub(super) const AIMED: u64 = 1000;
@@ -36,6 +39,14 @@ pub enum Aim {
     Recant(NodeId, NodeId),
     /// The links of a primary that is given up carry WAL again, and no word; the agent of a standby starts anew.
     WalOnly(NodeId, NodeId),
+    /// A report that was kept back comes to whoever leads now.
+    Late,
+    /// The primary's agent starts with an older state and hears nobody.
+    Forget(NodeId),
+    /// Its host loses power for a long time.
+    PowerOff(NodeId),
+    /// Its host comes back with the disk of another cluster.
+    SwapDisk(NodeId),
 }
 
 impl World {
@@ -70,6 +81,9 @@ impl World {
                     self.aim(30, &[Aim::KillServer(primary)]);
                 }
                 let new = [Aim::Isolate(primary), Aim::FreezeAgent(primary), Aim::KillServer(primary)];
+                if std::mem::take(&mut self.leaves_behind) {
+                    self.aim(80, &[Aim::PowerOff(primary)]);
+                }
                 self.aim(25, &[&[Aim::Any, kill, mute], new.as_slice()].concat());
             }
             Change::Publish { .. } => {
@@ -79,6 +93,7 @@ impl World {
                 );
             }
             Change::SyncSetNext { next, .. } => {
+                self.keep_report(primary, next);
                 let sets = &self.checks.agreed.sync.in_force;
                 let before = sets.len().checked_sub(2).and_then(|i| sets.get(i));
                 let newcomer =
@@ -92,7 +107,36 @@ impl World {
             Change::SyncSetDone { .. } => {
                 self.aim(12, &[Aim::Any, Aim::KillServer(primary), Aim::Bar(anybody)]);
             }
+            Change::LeasedAgain { .. } => drop(self.aim(60, &[Aim::Forget(primary)])),
+            Change::Resume => drop(self.aim(25, &[Aim::Isolate(primary), Aim::FreezeAgent(primary)])),
             _ => {}
+        }
+    }
+
+    /// The sync set has just changed to `next`. What the primary said before is kept; if the set changes back to what that
+    /// named, it comes late, perhaps to another leader.
+    fn keep_report(&mut self, primary: NodeId, next: &SyncSet) {
+        let names = |o: &Observation| o.sync_applied.as_ref().is_some_and(|a| a.set == *next);
+        let epoch = self.checks.agreed.epoch;
+        let back = self.kept.as_ref().is_some_and(|(n, o, _)| *n == primary && o.epoch == epoch && names(o));
+        if back {
+            if let Some(leader) = self.leader() {
+                self.aim(40, &[Aim::KillAgent(leader)]);
+            }
+            self.aim(50, &[Aim::Late]);
+        } else {
+            let sent = self.nodes[primary].agent.as_ref().and_then(|a| a.sent.clone());
+            let sent = sent.filter(|(o, _)| o.epoch == epoch && o.sync_applied.is_some());
+            self.kept = sent.map(|(o, at)| (primary, o, at));
+        }
+    }
+
+    /// Somebody leads since just now and has heard nothing yet.
+    pub fn aim_at_election(&mut self) {
+        let target = self.checks.agreed.sync_target();
+        let names = |o: &Observation| o.sync_applied.as_ref().is_some_and(|a| a.set == target);
+        if self.kept.as_ref().is_some_and(|(_, o, _)| names(o)) {
+            self.aim(60, &[Aim::Late]);
         }
     }
 
@@ -143,6 +187,13 @@ impl World {
             Aim::Bar(node) => (self.bar(node), node),
             Aim::Recant(primary, newcomer) => (self.recant(primary, newcomer), newcomer),
             Aim::WalOnly(old, standby) => (self.wal_only(old, standby), old),
+            Aim::Late => self.late(anybody),
+            Aim::Forget(node) => {
+                self.forget_since_pause(node);
+                ("agent killed, and it hears nobody", node)
+            }
+            Aim::PowerOff(node) => (self.power_off(node), node),
+            Aim::SwapDisk(node) => (self.swap_disk(node), node),
         }
     }
 
@@ -166,6 +217,49 @@ impl World {
             self.network.slow(node, leader, extra, until);
         }
         "words to the leader late"
+    }
+
+    fn forget_since_pause(&mut self, node: NodeId) {
+        self.kill_agent(node, 80);
+        let pause = self.store.log.iter().rposition(|c| matches!(c.change, Change::Pause { .. }));
+        if let Some(pause) = pause.filter(|_| self.random.chance(60)) {
+            self.forget_from(node, pause + 1);
+        }
+        let until = self.now + self.random.ms(3000, 9000);
+        for other in (0..self.nodes.len()).filter(|o| *o != node) {
+            self.network.cut(node, other, until);
+            self.network.cut(other, node, until);
+        }
+    }
+
+    fn late(&mut self, anybody: NodeId) -> (&'static str, NodeId) {
+        let (Some(leader), Some((from, observation, sent))) = (self.leader(), self.kept.clone()) else {
+            return ("nothing was late", anybody);
+        };
+        let message = Message::Heartbeat { observation: Box::new(observation), sent };
+        self.after(0, Event::Message { from, to: leader, message });
+        ("a report came late", from)
+    }
+
+    /// A standby hears nothing of the primary for a while; then the primary comes back with another disk. Whoever is appointed
+    /// is to be lost as well.
+    pub(super) fn leave_behind(&mut self, anybody: NodeId) -> &'static str {
+        let Some(primary) = self.nodes.iter().position(|n| n.postgres.process == Process::Primary) else {
+            return "nobody to leave behind";
+        };
+        let others: Vec<NodeId> = (0..self.nodes.len()).filter(|n| *n != primary).collect();
+        let behind = others.get(anybody % others.len().max(1)).copied().unwrap_or(anybody);
+        let until = self.now + self.random.ms(3000, 7000);
+        for other in (0..self.nodes.len()).filter(|o| *o != behind) {
+            self.network.cut(behind, other, until);
+            self.network.cut(other, behind, until);
+        }
+        self.leaves_behind = true;
+        let at = self.now + self.random.ms(500, 2000);
+        let index = AIMED + self.aimed;
+        self.aimed += 1;
+        self.at(at, Event::Fault { index, aim: Aim::SwapDisk(primary) });
+        "standby left behind"
     }
 
     fn recant(&mut self, primary: NodeId, newcomer: NodeId) -> &'static str {

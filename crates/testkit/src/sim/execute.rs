@@ -8,7 +8,7 @@ use cluster::mutant::{self, Mutant};
 use cluster::observe::{RejoinWay, Rejoined, Seal};
 use cluster::state::SyncSet;
 use cluster::step::{Step, Unfinished, sync_of_standby};
-use cluster::{Epoch, Moment};
+use cluster::{Epoch, Moment, lineage};
 
 impl World {
     /// Begins a step; what must be written down before it is written down here.
@@ -277,7 +277,12 @@ impl World {
         host.notes.following = None;
         host.notes.promised = host.notes.promised.max(epoch);
         if let Some(data) = &host.postgres.data {
-            let line = host.notes.line.clone();
+            // A directory that was changed behind the node's back is of no line any more.
+            let (state, at) = (&host.replica.state, host.postgres.shown_lsn(now));
+            let noted = host.notes.line.take();
+            let known = |line: &String| lineage::written_by(state, line, data.timeline, at).is_some();
+            let line = noted.filter(known);
+            host.notes.line.clone_from(&line);
             host.notes.seal =
                 Some(Seal { epoch, timeline: data.timeline, lsn: host.postgres.shown_lsn(now), line });
         }

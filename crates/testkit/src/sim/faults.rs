@@ -38,7 +38,7 @@ impl World {
 
     /// Each kind with its weight; of each seed some kinds are more frequent and some are missing, so that rare meetings of
     /// two of them are less rare in some seeds.
-    const KINDS: [(u64, Kind); 19] = [
+    const KINDS: [(u64, Kind); 20] = [
         (20, World::kill_postmaster),
         (12, |w, node| w.kill_agent(node, 4000)),
         (14, World::power_off),
@@ -58,6 +58,7 @@ impl World {
         (5, World::streams_dry_up),
         (3, World::swap_disk),
         (6, World::bar),
+        (4, World::leave_behind),
     ];
 
     pub(super) fn break_something(&mut self, node: NodeId) -> &'static str {
@@ -323,7 +324,7 @@ impl World {
     }
 
     /// A host starts with the disk of another cluster's node, until a person brings its own back.
-    fn swap_disk(&mut self, node: NodeId) -> &'static str {
+    pub(super) fn swap_disk(&mut self, node: NodeId) -> &'static str {
         let records = self.random.below(300);
         let back = self.random.ms(2000, 15_000);
         let up = self.random.ms(100, 1500);

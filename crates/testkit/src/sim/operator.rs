@@ -32,6 +32,7 @@ fn needs_a_person(wait: &Reason) -> bool {
     matches!(
         wait,
         Reason::WaitLoss { .. }
+            | Reason::WaitLease { .. }
             | Reason::WaitSeals { .. }
             | Reason::WaitPromotion { .. }
             | Reason::NotConfirmed { .. }
@@ -52,8 +53,15 @@ impl World {
         self.operator.deeds += 1;
         let mut own = Random::of_fault(self.seed, SEQUENCE + self.operator.deeds);
         let leaders = self.nodes.iter().filter_map(|n| n.agent.as_ref()?.leads.as_ref());
-        let trouble = leaders.flat_map(|l| &l.waits).any(needs_a_person);
-        let pause = if trouble { own.ms(100, 900) } else { own.ms(200, 4000) };
+        let waits: Vec<&Reason> = leaders.flat_map(|l| &l.waits).collect();
+        let trouble = waits.iter().any(|wait| needs_a_person(wait));
+        // It could be done with in a moment.
+        let hurry = waits.iter().any(|wait| matches!(wait, Reason::WaitLease { .. }));
+        let pause = match (hurry, trouble) {
+            (true, _) => own.ms(20, 250),
+            (false, true) => own.ms(100, 900),
+            (false, false) => own.ms(200, 2500),
+        };
         if self.now + pause >= FAULTS_UNTIL - 5_000_000 {
             return; // what is asked for at the very end could be recorded after the repair
         }

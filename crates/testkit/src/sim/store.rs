@@ -149,6 +149,7 @@ impl World {
         }
         let (clock, name) = (self.clock(node), self.nodes[node].name.clone());
         self.say(|_| format!("{name} leads term {term}"));
+        self.aim_at_election();
         let mut inherited = self.store.left_over.clone();
         if !inherited.is_empty() && self.random.chance(40) {
             // It stood only in the logs of those who did not vote.
@@ -342,8 +343,13 @@ impl World {
             return;
         }
         let back = self.random.index(6);
+        self.forget_from(node, self.nodes[node].replica.applied.saturating_sub(back));
+    }
+
+    /// Its state is again what it was after so many commands, if it has seen more.
+    pub fn forget_from(&mut self, node: NodeId, applied: usize) {
         let replica = &mut self.nodes[node].replica;
-        replica.applied = replica.applied.saturating_sub(back);
+        replica.applied = replica.applied.min(applied);
         replica.state = Default::default();
         for command in self.store.log.iter().take(replica.applied) {
             // What was refused then is refused now.

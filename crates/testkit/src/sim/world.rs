@@ -10,6 +10,7 @@ use super::store::{Message, Store};
 use super::streaming::StreamMessage;
 use super::{Report, Trace};
 use cluster::decide::Proposed;
+use cluster::observe::Observation;
 use cluster::state::{Degrade, Replication, Settings, Tags};
 use cluster::step::Step;
 use cluster::{Moment, NodeName};
@@ -144,6 +145,10 @@ pub struct World {
     pub skip: BTreeSet<u64>,
     /// Faults planned for a moment that matters, so far.
     pub aimed: u64,
+    /// A report that is kept back, to arrive late.
+    pub kept: Option<(NodeId, Observation, Moment)>,
+    /// A standby is being left behind, so that it is to be the only one left.
+    pub leaves_behind: bool,
     /// What the person who decides has been shown.
     pub operator: super::operator::Operator,
     trace: Trace,
@@ -185,6 +190,8 @@ impl World {
             seed,
             skip: skip.clone(),
             aimed: 0,
+            kept: None,
+            leaves_behind: false,
             operator: super::operator::Operator::default(),
             trace,
         };

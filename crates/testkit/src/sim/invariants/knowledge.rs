@@ -31,6 +31,11 @@ impl Knowledge {
         self.accepted = self.accepted.max(epoch);
     }
 
+    /// Whether what the primary of `epoch` had still counts: no person has accepted a loss since.
+    pub fn counts(&self, epoch: Epoch) -> bool {
+        epoch >= self.accepted
+    }
+
     /// The furthest position that the leader who appointed the last primary was told of, of one older than `epoch`.
     pub fn furthest_before(&self, epoch: Epoch) -> Option<Lsn> {
         self.at_appointment.filter(|(of, _)| *of < epoch && *of >= self.accepted).map(|(_, lsn)| lsn)
