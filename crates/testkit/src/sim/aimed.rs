@@ -9,10 +9,12 @@ use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
 use cluster::NodeName;
 use cluster::command::Change;
 use cluster::observe::Observation;
-use cluster::state::SyncSet;
+use cluster::state::{Replication, SyncSet};
 
 /// Faults from this number on were planned for a certain moment.
 pub(super) const AIMED: u64 = 1000;
+/// Faults from this number on too, counted by themselves: they shift no number of the others.
+const APART: u64 = 1 << 20;
 
 /// What is to happen at such a moment.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,10 @@ pub enum Aim {
     PowerOff(NodeId),
     /// Its host comes back with the disk of another cluster.
     SwapDisk(NodeId),
+    /// The first, a primary, is cut off with the slowest clock that is allowed; the second, a leader, has the fastest.
+    Drift(NodeId, NodeId),
+    /// A newcomer of the sync set is barred at once, while the primary's server is slow to hear of the set.
+    ThereAndBack(NodeId, NodeId),
 }
 
 impl World {
@@ -60,6 +66,14 @@ impl World {
                 | Change::Publish { .. }
         ) {
             self.aim(6, &[Aim::LoseLeader]);
+        }
+        if let Change::SyncSetNext { next, .. } = change {
+            let before = self.checks.agreed.sync_target();
+            let newcomer = next.members.difference(&before.members).next().and_then(|n| self.id(n));
+            let primary = self.checks.agreed.primary().and_then(|n| self.id(n));
+            if let (Some(primary), Some(newcomer)) = (primary, newcomer) {
+                self.aim_apart(12, Aim::ThereAndBack(primary, newcomer));
+            }
         }
     }
 
@@ -140,9 +154,25 @@ impl World {
         }
     }
 
-    /// A leader has just made another one.
-    pub fn aim_at_take_over(&mut self, former: NodeId) {
+    /// A leader has just made another one. No other election comes so soon after the last lease was given.
+    pub fn aim_at_take_over(&mut self, former: NodeId, to: NodeId) {
         self.aim(12, &[Aim::Isolate(former), Aim::FreezeAgent(former)]);
+        let primary = self.checks.agreed.primary().and_then(|n| self.id(n));
+        let elected = self.nodes[to].agent.as_ref().is_some_and(|a| a.leads.is_some());
+        if let Some(primary) = primary.filter(|p| elected && *p != to && self.drift_matters(*p)) {
+            self.aim_apart(30, Aim::Drift(primary, to));
+        }
+    }
+
+    /// Whether the lease of `primary` is so new that a clock at the slow edge of the allowance ends it after one at the fast
+    /// edge has counted a whole lease from now on.
+    fn drift_matters(&self, primary: NodeId) -> bool {
+        let settings = &self.proposed.settings;
+        let lease = self.nodes[primary].agent.as_ref().and_then(|a| a.lease);
+        let left = lease.map_or(0, |(_, until)| until.since(self.clock(primary)));
+        matches!(settings.replication, Replication::Async { .. })
+            && left * (1_000_000 + settings.drift_ppm)
+                > settings.lease_ms() * (1_000_000 - settings.drift_ppm)
     }
 
     /// A server has just left recovery.
@@ -173,6 +203,16 @@ impl World {
         true
     }
 
+    /// Plans `aim` for this very moment in `percent` of 100 cases.
+    fn aim_apart(&mut self, percent: u64, aim: Aim) {
+        let index = APART + self.aimed_apart;
+        self.aimed_apart += 1;
+        let mut own = Random::of_fault(self.seed, !index);
+        if self.now > FAULTS_FROM && self.now < FAULTS_UNTIL && own.chance(percent) {
+            self.after(0, Event::Fault { index, aim });
+        }
+    }
+
     /// Does what was planned.
     pub(super) fn hit(&mut self, aim: Aim, anybody: NodeId) -> (&'static str, NodeId) {
         match aim {
@@ -194,6 +234,8 @@ impl World {
             }
             Aim::PowerOff(node) => (self.power_off(node), node),
             Aim::SwapDisk(node) => (self.swap_disk(node), node),
+            Aim::Drift(primary, leader) => (self.drift(primary, leader), primary),
+            Aim::ThereAndBack(primary, newcomer) => (self.there_and_back(primary, newcomer), newcomer),
         }
     }
 
@@ -266,6 +308,36 @@ impl World {
         self.slow_to_leader(primary);
         self.bar(newcomer);
         "newcomer barred"
+    }
+
+    fn drift(&mut self, primary: NodeId, leader: NodeId) -> &'static str {
+        let most = i64::try_from(self.proposed.settings.drift_ppm).unwrap_or(0);
+        self.set_speed(primary, -most);
+        self.set_speed(leader, most);
+        let until = self.now + self.random.ms(2500, 5000);
+        for other in (0..self.nodes.len()).filter(|o| *o != primary) {
+            self.network.cut(primary, other, until);
+            self.network.cut(other, primary, until);
+        }
+        "primary isolated, clocks apart"
+    }
+
+    /// Of the old set, too few get WAL to confirm anything without the newcomer.
+    fn there_and_back(&mut self, primary: NodeId, newcomer: NodeId) -> &'static str {
+        let (extra, until) = (self.random.ms(150, 500), self.now + self.random.ms(600, 1200));
+        self.nodes[primary].slow_set_sync = (extra, until);
+        let old = self.checks.agreed.sync_target();
+        let members: Vec<NodeId> = old.members.iter().filter_map(|n| self.id(n)).collect();
+        for member in members.into_iter().skip(old.k.saturating_sub(1)) {
+            self.network.dry_up(primary, member, until);
+        }
+        if self.bar(newcomer) == "node barred" {
+            let wait = self.random.ms(1000, 5000);
+            let index = APART + self.aimed_apart;
+            self.aimed_apart += 1;
+            self.after(wait, Event::Fault { index, aim: Aim::Bar(newcomer) });
+        }
+        "newcomer barred, settings slow"
     }
 
     fn wal_only(&mut self, old: NodeId, standby: NodeId) -> &'static str {

@@ -63,7 +63,11 @@ impl World {
             Step::StopInOrder { .. } => (10, 120),
             Step::Fence { .. } => (1, 10),
         };
-        let wait = self.random.ms(from, to);
+        let mut wait = self.random.ms(from, to);
+        let (extra, until) = self.nodes[node].slow_set_sync;
+        if matches!(step, Step::SetSync { .. }) && self.now < until {
+            wait += extra;
+        }
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.busy = Some(step.clone());
             let life = agent.life;

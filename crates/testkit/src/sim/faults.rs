@@ -251,13 +251,18 @@ impl World {
         let most = self.proposed.settings.drift_ppm;
         for node in 0..self.nodes.len() {
             let error = i64::try_from(self.random.below(3) * most).unwrap_or(0);
-            let host = &mut self.nodes[node];
-            host.clock.change_speed(self.now, error - i64::try_from(most).unwrap_or(0));
-            if let Some(until) = host.deadline {
-                self.set_deadline(node, until);
-            }
+            self.set_speed(node, error - i64::try_from(most).unwrap_or(0));
         }
         "clocks change their speed"
+    }
+
+    /// The clock of `node` is wrong by `ppm` from now on.
+    pub(super) fn set_speed(&mut self, node: NodeId, ppm: i64) {
+        let host = &mut self.nodes[node];
+        host.clock.change_speed(self.now, ppm);
+        if let Some(until) = host.deadline {
+            self.set_deadline(node, until);
+        }
     }
 
     fn hang_server(&mut self, node: NodeId) -> &'static str {

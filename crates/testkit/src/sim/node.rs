@@ -122,6 +122,8 @@ pub struct Node {
     pub postgres: Postgres,
     /// Its own data directory while another one is in its place.
     pub shelf: Option<Data>,
+    /// How much longer the server needs to take on a sync set, and until when; microseconds of the simulation.
+    pub slow_set_sync: (u64, u64),
     /// When the guard kills the server, on this node's clock.
     pub deadline: Option<Moment>,
     /// What waits for the frozen host, and for the frozen agent.

@@ -237,7 +237,7 @@ impl World {
             }
             Message::TakeOver => {
                 self.elect(to, 0);
-                self.aim_at_take_over(from);
+                self.aim_at_take_over(from, to);
             }
             Message::Heartbeat { .. } | Message::Answer { .. } | Message::Ask | Message::Reply { .. } => {}
         }

@@ -145,6 +145,8 @@ pub struct World {
     pub skip: BTreeSet<u64>,
     /// Faults planned for a moment that matters, so far.
     pub aimed: u64,
+    /// Those that are counted apart, so far.
+    pub aimed_apart: u64,
     /// A report that is kept back, to arrive late.
     pub kept: Option<(NodeId, Observation, Moment)>,
     /// A standby is being left behind, so that it is to be the only one left.
@@ -190,6 +192,7 @@ impl World {
             seed,
             skip: skip.clone(),
             aimed: 0,
+            aimed_apart: 0,
             kept: None,
             leaves_behind: false,
             operator: super::operator::Operator::default(),
@@ -357,6 +360,7 @@ fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
         replica: Replica::default(),
         postgres: Postgres::new(),
         shelf: None,
+        slow_set_sync: (0, 0),
         deadline: None,
         backlog: Vec::new(),
         server_backlog: Vec::new(),
