@@ -11,15 +11,15 @@ use crate::postgres::configuration::{self, Managed, Upstream};
 use crate::postgres::connection::{connect, within};
 use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
-use crate::postgres::{PgError, Place, control, follow, initialise, promote, rewind, room};
+use crate::postgres::{PgError, Place, control, follow, history, initialise, promote, rewind, room};
 use crate::store::Store;
 use cluster::command::first_promotion_id;
 use cluster::copy::CopyProgress;
 use cluster::lineage;
 use cluster::observe::{RejoinWay, Seal, Server, Standby};
-use cluster::state::SyncSet;
+use cluster::state::{State, SyncSet};
 use cluster::step::{Step, Unfinished, sync_of_standby};
-use cluster::{Epoch, Lsn, NodeName};
+use cluster::{Epoch, Lsn, NodeName, Timeline};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -300,7 +300,10 @@ impl Hands {
     fn checked_line(&self, standby: &Standby) -> Result<Option<String>, PgError> {
         let Some(line) = self.facts().line else { return Ok(None) };
         let (timeline, at) = (standby.timeline, standby.replay_lsn);
-        if lineage::written_by(&self.store.state(), &line, timeline, at).is_some() {
+        let state = self.store.state();
+        if let Some(writer) = lineage::written_by(&state, &line, timeline, at)
+            && (writer == line || self.has_history_of(&state, writer, timeline))
+        {
             return Ok(Some(line));
         }
         tracing::warn!(
@@ -309,6 +312,15 @@ impl Hands {
         );
         self.remember(|f| f.strayed = f.line.take())?;
         Ok(None)
+    }
+
+    /// Whether the history file of the server's timeline is that of the promotion `line`. A person may have promoted this
+    /// server to a timeline of the same number: it then left the one before at another position.
+    fn has_history_of(&self, state: &State, line: &str, timeline: Timeline) -> bool {
+        let promotion = state.promotions.iter().find(|p| p.promotion_id == line);
+        let published = promotion.and_then(|p| p.published.as_ref()).filter(|p| p.timeline == timeline);
+        // What a promotion that was not published wrote is not known.
+        published.is_none_or(|p| history::read_forks(&self.place, timeline).is_ok_and(|own| own == p.forks))
     }
 
     async fn probe(&self) -> Result<Server, PgError> {

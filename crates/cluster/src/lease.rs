@@ -25,7 +25,6 @@ pub fn remember(seen: &mut Observations, state: &State, left: Millis, now: Momen
     if mutant::is(Mutant::OwnLeasesForgotten) {
         return;
     }
-    let drift_ppm = state.settings.as_ref().map_or(0, |s| s.drift_ppm);
-    let until = now.plus(left + (left * 2 * drift_ppm).div_ceil(1_000_000));
+    let until = now.plus(state.settings.as_ref().map_or(left, |s| s.surely_past_ms(left)));
     seen.lease_given_until = Some(seen.lease_given_until.map_or(until, |u| u.max(until)));
 }

@@ -15,6 +15,9 @@ pub const PLANNED_MAX: usize = 20;
 /// Promotions kept; a node that has been away longer than this many is cloned.
 pub const PROMOTIONS_MAX: usize = 200;
 
+/// The drift allowance is at most this, in parts per million.
+const DRIFT_PPM_MAX: u64 = 500_000;
+
 /// When a commit counts as acknowledged, and what a failover may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "mode")]
@@ -66,12 +69,19 @@ impl Settings {
         self.detect_ms * 3 / 2
     }
 
-    /// A lease as measured on a clock that may run slower than the primary's by twice the drift allowance.
+    /// How long a wait must be on one clock so that `time` has surely passed on another: the first may run fast and the
+    /// other slow, each by the drift allowance.
+    #[must_use]
+    pub fn surely_past_ms(&self, time: Millis) -> Millis {
+        let drift_ppm = self.drift_ppm.min(DRIFT_PPM_MAX);
+        (time * (1_000_000 + drift_ppm)).div_ceil(1_000_000 - drift_ppm)
+    }
+
+    /// After how long a lease that another clock measures has surely ended.
     #[must_use]
     pub fn lease_surely_over_ms(&self) -> Millis {
         let lease = self.lease_ms();
-        let drift_ppm = if mutant::is(Mutant::DriftIgnored) { 0 } else { self.drift_ppm };
-        lease + (lease * 2 * drift_ppm).div_ceil(1_000_000)
+        if mutant::is(Mutant::DriftIgnored) { lease } else { self.surely_past_ms(lease) }
     }
 
     /// Time between two heartbeats of a node.
