@@ -55,8 +55,21 @@ pub(super) fn choose(
         }
     };
     match safe {
-        Ok(safe) => Outcome::Do(appoint(state, seen, settings, &seals, (node, seal), safe, now)),
+        Ok(safe) => {
+            let chosen = with_all_of(&safe, &seals, (node, seal));
+            Outcome::Do(appoint(state, seen, settings, &seals, chosen, safe, now))
+        }
         Err(wait) => Outcome::Wait(wait),
+    }
+}
+
+/// What is safe because the last primary is there holds for it, and for who has all that it has. The most advanced need
+/// not: data of a promotion before, which never ended and which the last choice had to do without, comes first by its line.
+fn with_all_of<'a>(safe: &Safe, seals: &'a Seals, best: (NodeName, &'a Seal)) -> (NodeName, &'a Seal) {
+    let Safe::LastPrimary { node } = safe else { return best };
+    match seals.get(node) {
+        Some(last) if last.line != best.1.line || last.lsn > best.1.lsn => (node.clone(), last),
+        _ => best,
     }
 }
 
