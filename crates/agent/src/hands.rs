@@ -11,6 +11,7 @@ use crate::postgres::configuration::{self, Managed, Upstream};
 use crate::postgres::connection::{connect, within};
 use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
+use crate::postgres::session::Session;
 use crate::postgres::{PgError, Place, control, follow, history, initialise, promote, rewind, room};
 use crate::store::Store;
 use cluster::command::first_promotion_id;
@@ -56,6 +57,8 @@ pub enum Done {
 pub struct Hands {
     /// Its PostgreSQL.
     pub place: Place,
+    /// For questions to its server.
+    pub session: Arc<Session>,
     /// Its name.
     pub me: NodeName,
     /// The store, to see whether a step still fits.
@@ -85,6 +88,7 @@ impl Hands {
         guard_events: mpsc::UnboundedSender<GuardEvent>,
     ) -> Hands {
         Hands {
+            session: Arc::new(Session::new(place.clone())),
             place,
             me,
             store,
@@ -221,7 +225,9 @@ impl Hands {
     }
 
     async fn reload(&self) -> Result<(), PgError> {
-        process::wait_until_it_takes_signals(&self.place).await?;
+        if self.session.open().is_none() {
+            process::wait_until_it_takes_signals(&self.place).await?;
+        }
         match self.guard() {
             Some(guard) => Ok(guard.reload().await?),
             None => Err(PgError::Unexpected("the server has no guard to reload it".into())),
@@ -248,6 +254,7 @@ impl Hands {
             }
         };
         self.fence_until(deadline).await?;
+        self.session.forget();
         let table = self.fence.as_ref().map(|_| fence::table(self.place.settings.port));
         let (guard, events) = process::start(&self.place, deadline, table).await?;
         self.adopt(guard, events);
@@ -282,7 +289,7 @@ impl Hands {
         self.still_in(epoch)?;
         self.configure(None, sync_of_standby(&self.store.state()))?;
         self.reload().await?;
-        follow::wait_until_sealed(&self.place).await?;
+        follow::wait_until_sealed(&self.session).await?;
         self.remember(|f| {
             f.following = None;
             f.promised = f.promised.max(epoch);
@@ -324,7 +331,7 @@ impl Hands {
     }
 
     async fn probe(&self) -> Result<Server, PgError> {
-        let mut prober = Prober::new(self.place.clone(), self.segment_bytes());
+        let mut prober = Prober::new(Arc::clone(&self.session), self.segment_bytes());
         Ok(prober.ask(PROBE_LIMIT).await?.server)
     }
 
@@ -357,7 +364,7 @@ impl Hands {
             f.clone_ordered = None;
         })?;
         self.set_sync(sync).await?;
-        promote::promote(&self.place).await?;
+        promote::promote(&self.session).await?;
         promote::checkpoint_soon(self.place.clone());
         let server = self.probe().await?;
         Ok(Done::Promoted(server, sync.clone()))

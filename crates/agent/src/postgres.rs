@@ -18,6 +18,7 @@ pub mod programs;
 pub mod promote;
 pub mod rewind;
 pub mod room;
+pub mod session;
 pub mod slots;
 pub mod sync;
 pub mod wal;

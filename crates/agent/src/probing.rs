@@ -1,7 +1,7 @@
 //! Asks the server regularly, while there is one.
 
-use crate::postgres::Place;
 use crate::postgres::probe::Prober;
+use crate::postgres::session::Session;
 use crate::run::Event;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Target {
 
 /// Runs until the loop drops its end. `hurry` asks for an answer now.
 pub async fn probe(
-    place: Place,
+    session: Arc<Session>,
     mut targets: watch::Receiver<Option<Target>>,
     hurry: Arc<Notify>,
     events: mpsc::Sender<Event>,
@@ -38,7 +38,8 @@ pub async fn probe(
             }
             Some(target) => {
                 if prober.as_ref().is_none_or(|(generation, _)| *generation != target.generation) {
-                    prober = Some((target.generation, Prober::new(place.clone(), target.segment_bytes)));
+                    prober =
+                        Some((target.generation, Prober::new(Arc::clone(&session), target.segment_bytes)));
                 }
                 if let Some((generation, prober)) = &mut prober {
                     prober.watch_clients = target.watch_clients;

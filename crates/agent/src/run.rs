@@ -206,8 +206,8 @@ impl Run {
         let hurry = Arc::new(Notify::new());
         if let Some(hands) = &parts.hands {
             let probe_limit = Duration::from_millis(settings.detect_ms.max(1000));
-            let place = hands.place.clone();
-            tokio::spawn(probing::probe(place, probe_targets, hurry.clone(), events.clone(), probe_limit));
+            let session = Arc::clone(&hands.session);
+            tokio::spawn(probing::probe(session, probe_targets, hurry.clone(), events.clone(), probe_limit));
         }
         tokio::spawn(reach::ask(reach_targets, heard.clone(), every, limit));
         tokio::spawn(crate::heartbeat::send(outgoing_out, leaders, events.clone(), every, limit));

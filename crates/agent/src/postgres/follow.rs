@@ -1,7 +1,8 @@
 //! Seals a standby: makes sure that it receives from nobody, and reads where it stands.
 
-use super::connection::{connect, within};
-use super::{PgError, Place};
+use super::PgError;
+use super::connection::within;
+use super::session::Session;
 use std::time::{Duration, Instant};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -9,24 +10,30 @@ const GONE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Waits until the server obeys the empty `primary_conninfo` that was just configured (the setting is seen, and no WAL
-/// receiver is left), and until it shows all that it holds.
+/// receiver is left or can come), and until it shows all that it holds.
+///
+/// The receiver is asked for by the startup process, which hears of the setting a moment later than others. Where it waits
+/// for more WAL, and where it has some to replay or stands paused, it takes in its settings before it asks again
+/// (WaitForWALToBecomeAvailable, src/backend/access/transam/xlogrecovery.c).
 ///
 /// A server that has received nothing since it started shows only what it has replayed, and takes questions long before
-/// it has replayed all of its own WAL. It has once its startup process waits for more (WaitForWALToBecomeAvailable,
-/// src/backend/access/transam/xlogrecovery.c). Sealed any earlier, it would seem to lack commits that it has.
+/// it has replayed all of its own WAL. It has once its startup process waits for more. Sealed any earlier, it would seem
+/// to lack commits that it has.
 ///
 /// # Errors
 /// When this takes more than ten seconds, or the setting is overridden elsewhere (ALTER SYSTEM). It may be tried again.
-pub async fn wait_until_sealed(place: &Place) -> Result<(), PgError> {
-    let client = connect(place, CONNECT_LIMIT).await?;
+pub async fn wait_until_sealed(session: &Session) -> Result<(), PgError> {
+    let client = session.client(CONNECT_LIMIT).await?;
     let began = Instant::now();
     loop {
         // pg_stat_wal_receiver has no row before the receiver is ready: pg_stat_activity shows it from its start.
         let query = "select current_setting('primary_conninfo') = '',
                             not exists (select from pg_stat_activity where backend_type = 'walreceiver'),
-                            pg_last_wal_receive_lsn() is not null or exists (
-                              select from pg_stat_activity where backend_type = 'startup' and wait_event in
-                                ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))";
+                            startup.wait_event in ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream') is true
+                              or (pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()) is true
+                              or pg_last_wal_receive_lsn() is not null and (startup.wait_event = 'RecoveryPause') is true
+                       from (select) one
+                       left join pg_stat_activity startup on startup.backend_type = 'startup'";
         let row = within("asking for the WAL receiver", CONNECT_LIMIT, client.query_one(query, &[])).await?;
         let (empty, gone, replayed): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         if empty && gone && replayed {

@@ -1,14 +1,16 @@
 //! Asks the server what it is and where it stands, with one query (two on a primary).
 
+use super::PgError;
 use super::configuration::upstream_of;
-use super::connection::{connect, within};
+use super::connection::within;
 use super::history::{timeline_in_name, timeline_of};
+use super::session::Session;
 use super::sync::WalSender;
-use super::{PgError, Place};
 use cluster::handover::Hindrance;
 use cluster::observe::{Replica, Server, Standby};
 use cluster::{Lsn, NodeName, Timeline};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
@@ -118,10 +120,9 @@ impl Probe {
     }
 }
 
-/// Keeps one connection and asks over it.
+/// Asks over the agent's session, and keeps in mind what need not be asked each time.
 pub struct Prober {
-    place: Place,
-    client: Option<Client>,
+    session: Arc<Session>,
     segment_bytes: u64,
     opted_out: Option<(Instant, Vec<String>)>,
     /// Whether to look at the clients' sessions too.
@@ -133,15 +134,8 @@ pub struct Prober {
 impl Prober {
     /// A prober for a server whose WAL segments have `segment_bytes`.
     #[must_use]
-    pub fn new(place: Place, segment_bytes: u64) -> Prober {
-        Prober {
-            place,
-            client: None,
-            segment_bytes,
-            opted_out: None,
-            watch_clients: false,
-            watched_since: None,
-        }
+    pub fn new(session: Arc<Session>, segment_bytes: u64) -> Prober {
+        Prober { session, segment_bytes, opted_out: None, watch_clients: false, watched_since: None }
     }
 
     /// Asks once.
@@ -153,11 +147,11 @@ impl Prober {
         let asked = within("a question to the server", limit, self.ask_unbounded(limit)).await;
         match asked {
             Err(PgError::Sql(e)) if is_starting(&e) => {
-                self.client = None;
+                self.session.forget();
                 Ok(Probe::only(Server::Starting))
             }
             Err(e) => {
-                self.client = None;
+                self.session.forget();
                 Err(e)
             }
             Ok(probe) => Ok(probe),
@@ -165,10 +159,7 @@ impl Prober {
     }
 
     async fn ask_unbounded(&mut self, limit: Duration) -> Result<Probe, PgError> {
-        let client = match self.client.take().filter(|c| !c.is_closed()) {
-            Some(client) => client,
-            None => connect(&self.place, limit).await?,
-        };
+        let client = self.session.client(limit).await?;
         let row = client.query_one(SELF, &[]).await?;
         let hindrances = hindrances(&row)?;
         let mut probe = if row.try_get("recovery")? {
@@ -186,7 +177,6 @@ impl Prober {
         } else if matches!(probe.server, Server::Primary { .. }) {
             probe.clients = Some(self.clients(&client).await?);
         }
-        self.client = Some(client);
         Ok(probe)
     }
 
@@ -222,7 +212,7 @@ impl Prober {
         let received: Option<i32> = row.try_get("received_tli")?;
         let timeline = match received.and_then(|t| Timeline::try_from(t).ok()).filter(|t| *t > 0) {
             Some(timeline) => timeline,
-            None => timeline_of(&self.place, at, self.segment_bytes)?.unwrap_or(0),
+            None => timeline_of(self.session.place(), at, self.segment_bytes)?.unwrap_or(0),
         };
         let conninfo: String = row.try_get("conninfo")?;
         let age: Option<i64> = row.try_get("replay_age_ms")?;

@@ -1,4 +1,5 @@
-//! The primary's part of a switchover: have its clients come to rest, and where did its server stop?
+//! The nodes' parts in a switchover. The primary: have its clients come to rest, and where did its server stop? The next
+//! one: tell at once when it has the last of the primary's WAL.
 
 use super::{Event, Run};
 use crate::postgres::probe::Clients;
@@ -48,6 +49,12 @@ impl Run {
     pub(super) fn draining(&self) -> bool {
         let handover = self.state.handover.as_ref();
         handover.is_some_and(|h| h.from == *self.me() && h.stage == Stage::Holding)
+    }
+
+    /// Whether this node takes over as soon as it has all that the old primary wrote.
+    pub(super) fn taking_over(&self) -> bool {
+        let handover = self.state.handover.as_ref();
+        handover.is_some_and(|h| h.to == *self.me() && h.stage == Stage::Stopping)
     }
 
     /// What to tell the leader.

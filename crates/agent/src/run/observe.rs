@@ -109,6 +109,7 @@ impl Run {
         digest.copying = None;
         digest.doing = String::new();
         match &mut digest.server {
+            Server::Standby(_) if self.taking_over() => {}
             Server::Standby(s) => {
                 s.lsn = cluster::Lsn(0);
                 s.replay_lsn = cluster::Lsn(0);

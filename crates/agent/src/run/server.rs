@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Pause between two probes of a server that starts.
 const PROBE_STARTING: Duration = Duration::from_millis(20);
+/// Of both servers of a switchover while clients wait for what they do.
+const PROBE_AWAITED: Duration = Duration::from_millis(5);
 
 /// Besides `Local`.
 pub(super) struct ServerSight {
@@ -182,7 +184,11 @@ impl Run {
             generation: self.server.generation,
             segment_bytes: hands.segment_bytes(),
             watch_clients: draining,
-            every: if starting || draining { PROBE_STARTING } else { every },
+            every: match (starting, draining || self.taking_over()) {
+                (true, _) => PROBE_STARTING,
+                (_, true) => PROBE_AWAITED,
+                _ => every,
+            },
         });
         self.tasks.probe.send_if_modified(|t| std::mem::replace(t, target.clone()) != target);
     }
