@@ -98,6 +98,11 @@ pub enum NotChosen {
         /// Where it stands.
         at: Position,
     },
+    /// It has WAL of a promotion that the last choice had to do without, and lacks what that choice was made for.
+    LeftOut {
+        /// Where it stands.
+        at: Position,
+    },
     /// It holds no data.
     Witness,
     /// It is under maintenance.

@@ -3,6 +3,7 @@
 //! All of it runs on this host's loopback address, or each node on a host of its own ([`network`]), where power can fail
 //! and cables can be pulled ([`faults`]). [`survey`] and [`witness`] watch from outside.
 
+pub mod busy;
 pub mod faults;
 pub mod loss;
 pub mod network;

@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// # Errors
 /// When this takes more than ten seconds, or the setting is overridden elsewhere (ALTER SYSTEM). It may be tried again.
 pub async fn wait_until_sealed(session: &Session) -> Result<(), PgError> {
-    let client = session.client(CONNECT_LIMIT).await?;
+    let asking = session.asking(CONNECT_LIMIT).await?;
     let began = Instant::now();
     loop {
         // pg_stat_wal_receiver has no row before the receiver is ready: pg_stat_activity shows it from its start.
@@ -34,7 +34,7 @@ pub async fn wait_until_sealed(session: &Session) -> Result<(), PgError> {
                               or pg_last_wal_receive_lsn() is not null and (startup.wait_event = 'RecoveryPause') is true
                        from (select) one
                        left join pg_stat_activity startup on startup.backend_type = 'startup'";
-        let row = within("asking for the WAL receiver", CONNECT_LIMIT, client.query_one(query, &[])).await?;
+        let row = within("asking for the WAL receiver", CONNECT_LIMIT, asking.one(query, &[])).await?;
         let (empty, gone, replayed): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         if empty && gone && replayed {
             return Ok(());

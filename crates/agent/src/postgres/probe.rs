@@ -4,7 +4,7 @@ use super::PgError;
 use super::configuration::upstream_of;
 use super::connection::within;
 use super::history::{timeline_in_name, timeline_of};
-use super::session::Session;
+use super::session::{Asking, Session};
 use super::sync::WalSender;
 use cluster::handover::Hindrance;
 use cluster::observe::{Replica, Server, Standby};
@@ -12,8 +12,8 @@ use cluster::{Lsn, NodeName, Timeline};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Row};
 
 /// Every column is null where it does not apply. pg_last_xact_replay_timestamp says how old the last replayed
 /// transaction is; that is a lag only while received WAL waits to be replayed.
@@ -159,31 +159,31 @@ impl Prober {
     }
 
     async fn ask_unbounded(&mut self, limit: Duration) -> Result<Probe, PgError> {
-        let client = self.session.client(limit).await?;
-        let row = client.query_one(SELF, &[]).await?;
+        let asking = self.session.asking(limit).await?;
+        let row = asking.one(SELF, &[]).await?;
         let hindrances = hindrances(&row)?;
         let mut probe = if row.try_get("recovery")? {
             self.standby(&row)?
         } else {
-            let senders = client.query(SENDERS, &[]).await?;
+            let senders = asking.all(SENDERS, &[]).await?;
             primary(&row, &senders)?
         };
         if let Server::Primary { .. } = probe.server {
-            probe.opted_out = self.opted_out(&client).await?;
+            probe.opted_out = self.opted_out(&asking).await?;
         }
         probe.hindrances = hindrances;
         if !self.watch_clients {
             self.watched_since = None;
         } else if matches!(probe.server, Server::Primary { .. }) {
-            probe.clients = Some(self.clients(&client).await?);
+            probe.clients = Some(self.clients(&asking).await?);
         }
         Ok(probe)
     }
 
-    async fn clients(&mut self, client: &Client) -> Result<Clients, PgError> {
+    async fn clients(&mut self, asking: &Asking) -> Result<Clients, PgError> {
         let watched = self.watched_since.get_or_insert_with(Instant::now).elapsed();
         let ms = watched.saturating_sub(HEARD).as_secs_f64() * 1000.0;
-        let row = client.query_one(CLIENTS, &[&ms]).await?;
+        let row = asking.one(CLIENTS, &[&ms]).await?;
         Ok(Clients {
             sessions: row.try_get("sessions")?,
             busy: row.try_get("busy")?,
@@ -191,12 +191,12 @@ impl Prober {
         })
     }
 
-    async fn opted_out(&mut self, client: &Client) -> Result<Vec<String>, PgError> {
+    async fn opted_out(&mut self, asking: &Asking) -> Result<Vec<String>, PgError> {
         if let Some((_, known)) = self.opted_out.as_ref().filter(|(at, _)| at.elapsed() < OPTED_OUT_EVERY) {
             return Ok(known.clone());
         }
         let mut found = Vec::new();
-        for row in client.query(OPTED_OUT, &[]).await? {
+        for row in asking.all(OPTED_OUT, &[]).await? {
             let (who, value): (String, String) = (row.try_get("who")?, row.try_get("value")?);
             found.push(format!("{who}: synchronous_commit = {value}"));
         }

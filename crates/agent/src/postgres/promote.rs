@@ -34,19 +34,19 @@ pub fn checkpoint_soon(place: Place) {
 /// # Errors
 /// When the server refuses, or is still in recovery after a minute.
 pub async fn promote(session: &Session) -> Result<(), PgError> {
-    let client = session.client(CONNECT_LIMIT).await?;
+    let asking = session.asking(CONNECT_LIMIT).await?;
     let in_recovery = async || -> Result<bool, PgError> {
         let row = within(
             "asking whether it is promoted",
             CONNECT_LIMIT,
-            client.query_one("select pg_is_in_recovery()", &[]),
+            asking.one("select pg_is_in_recovery()", &[]),
         );
         Ok(row.await?.try_get(0)?)
     };
     if !in_recovery().await? {
         return Ok(());
     }
-    within("pg_promote", CONNECT_LIMIT, client.query_one("select pg_promote(false)", &[])).await?;
+    within("pg_promote", CONNECT_LIMIT, asking.one("select pg_promote(false)", &[])).await?;
     let began = Instant::now();
     while in_recovery().await? {
         if began.elapsed() > PROMOTE_LIMIT {

@@ -12,7 +12,7 @@ use crate::lineage;
 use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Observations, Seal, Server};
 use crate::quorum;
-use crate::reason::{Reason, Safe};
+use crate::reason::{NotChosen, Reason, Safe};
 use crate::state::{Appointment, OldLease, Replication, Settings, State, SyncSet};
 use crate::status::furthest_primary_lsn;
 use crate::word::Word;
@@ -82,7 +82,10 @@ fn wait_seals(state: &State, seals: &Seals, rule: &str) -> Reason {
 /// The last appointed node, when it is sealed with everything it ever acknowledged.
 fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
     let last = state.last_appointed.as_ref()?;
-    let seal = seals.get(&last.node).filter(|_| !candidate::barred(state, &last.node))?;
+    let fits = |seal: &&Seal| {
+        !candidate::barred(state, &last.node) && lineage::eligible(state, seal.line.as_deref(), seal.lsn)
+    };
+    let seal = seals.get(&last.node).filter(fits)?;
     let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str());
     let not_yet = seal.line == last.parent && seal.lsn >= last.sealed_lsn;
     (promoted || not_yet).then(|| last.node.clone())
@@ -242,14 +245,17 @@ pub(super) fn appoint(
         Replication::Quorum { .. } => followers(state, seals, &node, seal),
         Replication::Async { .. } => BTreeSet::new(),
     };
+    let mut others = candidate::why_not(state, seen, seals, (&node, seal));
+    if let Safe::LastPrimary { .. } = safe {
+        for why in others.values_mut() {
+            if let NotChosen::Ahead { at } = *why {
+                *why = NotChosen::LeftOut { at };
+            }
+        }
+    }
     let reasons = vec![
         Reason::Sealed { seals: seals.iter().map(|(n, s)| (n.clone(), candidate::position(s))).collect() },
-        Reason::Chosen {
-            node: node.clone(),
-            at: candidate::position(seal),
-            safe,
-            others: candidate::why_not(state, seen, seals, (&node, seal)),
-        },
+        Reason::Chosen { node: node.clone(), at: candidate::position(seal), safe, others },
         Reason::Appointed { node: node.clone(), sync: sync.clone() },
     ];
     let appointment = Appointment {

@@ -88,6 +88,9 @@ impl fmt::Display for NotChosen {
             }
             NotChosen::NotSealed { seen } => write!(f, "has not sealed ({seen})"),
             NotChosen::Ahead { at } => write!(f, "stands at {at}, but a person chose otherwise"),
+            NotChosen::LeftOut { at } => {
+                write!(f, "stands at {at}, with WAL of a promotion that the last choice had to do without")
+            }
             NotChosen::Maintained => f.write_str("is under maintenance"),
             NotChosen::Witness => f.write_str("is a witness"),
             NotChosen::NeverPrimary => f.write_str("is never to be primary, its configuration says"),

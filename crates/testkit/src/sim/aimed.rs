@@ -51,6 +51,8 @@ pub enum Aim {
     SwapDisk(NodeId),
     /// The first, a primary, is cut off with the slowest clock that is allowed; the second, a leader, has the fastest.
     Drift(NodeId, NodeId),
+    /// The leader hears neither a promoted node nor a standby of it, until it has appointed another, which fails at once.
+    LeaveOut(NodeId),
     /// A newcomer of the sync set is barred at once, while the primary's server is slow to hear of the set.
     ThereAndBack(NodeId, NodeId),
 }
@@ -95,6 +97,10 @@ impl World {
                     self.aim(30, &[Aim::KillServer(primary)]);
                 }
                 let new = [Aim::Isolate(primary), Aim::FreezeAgent(primary), Aim::KillServer(primary)];
+                if let Some(standby) = self.left_out.take() {
+                    self.network.unmute(standby);
+                    self.aim_apart(90, Aim::KillServer(primary));
+                }
                 if std::mem::take(&mut self.leaves_behind) {
                     self.aim(80, &[Aim::PowerOff(primary)]);
                 }
@@ -178,6 +184,9 @@ impl World {
     /// A server has just left recovery.
     pub fn aim_at_promotion(&mut self, node: NodeId) {
         self.aim(15, &[Aim::Mute(node), Aim::Isolate(node)]);
+        if matches!(self.proposed.settings.replication, Replication::Async { .. }) {
+            self.aim_apart(10, Aim::LeaveOut(node));
+        }
     }
 
     fn named(&self, name: Option<&NodeName>, otherwise: NodeId) -> NodeId {
@@ -235,6 +244,7 @@ impl World {
             Aim::PowerOff(node) => (self.power_off(node), node),
             Aim::SwapDisk(node) => (self.swap_disk(node), node),
             Aim::Drift(primary, leader) => (self.drift(primary, leader), primary),
+            Aim::LeaveOut(node) => (self.leave_out(node), node),
             Aim::ThereAndBack(primary, newcomer) => (self.there_and_back(primary, newcomer), newcomer),
         }
     }
@@ -302,6 +312,20 @@ impl World {
         self.aimed += 1;
         self.at(at, Event::Fault { index, aim: Aim::SwapDisk(primary) });
         "standby left behind"
+    }
+
+    fn leave_out(&mut self, node: NodeId) -> &'static str {
+        let Some(leader) = self.leader().filter(|l| *l != node) else { return "nobody to leave out" };
+        let follows = |n: &super::node::Node| n.postgres.upstream == Some(node);
+        let standby = (0..self.nodes.len()).find(|n| *n != leader && follows(&self.nodes[*n]));
+        let until = self.now + self.random.ms(4000, 8000);
+        for muted in standby.into_iter().chain([node]) {
+            for other in (0..self.nodes.len()).filter(|o| *o != muted) {
+                self.network.mute(muted, other, until);
+            }
+        }
+        self.left_out = standby;
+        "promoted node left out"
     }
 
     fn recant(&mut self, primary: NodeId, newcomer: NodeId) -> &'static str {

@@ -1,6 +1,7 @@
 //! The invariants of ARCHITECTURE.md, one file each, checked after every event or where they could break.
 
 mod appointment;
+mod avoidable;
 mod coverage;
 mod durability;
 mod fence;
@@ -115,6 +116,7 @@ pub fn before_promotion(world: &mut World, node: NodeId) {
 pub fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     let change = &command.change;
     needless::proposed(world, leader, change);
+    avoidable::proposed(world, leader, command);
     seal::counted(world, leader, change, &command.reasons);
     lease::proposed(world, leader, change);
 }

@@ -49,6 +49,11 @@ impl Network {
         self.mute.insert((from, to), until);
     }
 
+    /// What the agent of `node` says gets through again.
+    pub fn unmute(&mut self, node: NodeId) {
+        self.mute.retain(|(from, _), _| *from != node);
+    }
+
     /// Lets no WAL through from `from` to `to` before `until`; what agents say still passes.
     pub fn dry_up(&mut self, from: NodeId, to: NodeId, until: u64) {
         self.dry.insert((from, to), until);

@@ -151,6 +151,8 @@ pub struct World {
     pub kept: Option<(NodeId, Observation, Moment)>,
     /// A standby is being left behind, so that it is to be the only one left.
     pub leaves_behind: bool,
+    /// A standby of a promoted node that is not heard until the next one is appointed.
+    pub left_out: Option<NodeId>,
     /// What the person who decides has been shown.
     pub operator: super::operator::Operator,
     trace: Trace,
@@ -195,6 +197,7 @@ impl World {
             aimed_apart: 0,
             kept: None,
             leaves_behind: false,
+            left_out: None,
             operator: super::operator::Operator::default(),
             trace,
         };

@@ -1,18 +1,15 @@
 //! All hosts under 100 % CPU load. Only in `make lab-long`: nobody else can use the machine meanwhile.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use testkit::lab::busy::BusyLoops;
 use testkit::lab::faults::Fault;
 use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, TEST_LIMIT, long, run};
 
-/// As many as the survey had.
-const LOOPS: usize = 33;
+const LOOPS: usize = BusyLoops::MANY;
 /// How long nothing but the load happens, unless LOAD_SECONDS says otherwise.
 const QUIET_S: u64 = 60;
 /// The clients' last writes under load.
@@ -32,7 +29,7 @@ fn failover_under_full_load() -> Result<()> {
     run(LabOptions::quorum_on_hosts(), TEST_LIMIT + quiet, async |lab: &mut Lab| {
         lab.up().await?;
         let watch = Watch::start(lab).await?;
-        let loops = BusyLoops::start(quiet + TEST_LIMIT);
+        let loops = BusyLoops::start(LOOPS, quiet + TEST_LIMIT);
         nothing_happens(lab, &watch, quiet).await?;
         primary_fails(lab, &watch, Fault::PostmasterKilled).await?;
         primary_fails(lab, &watch, Fault::PowerOff).await?;
@@ -66,30 +63,4 @@ async fn primary_fails(lab: &mut Lab, watch: &Watch, fault: Fault) -> Result<()>
     lab.repair(old, fault)?;
     lab.cluster.wait_settled(before.epoch, SETTLE_LIMIT).await?;
     Ok(())
-}
-
-/// Threads of this process: they cannot outlive it.
-struct BusyLoops {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl BusyLoops {
-    fn start(limit: Duration) -> BusyLoops {
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = Instant::now() + limit;
-        let spin =
-            |stop: Arc<AtomicBool>| move || while !stop.load(Ordering::Relaxed) && Instant::now() < until {};
-        let threads = (0..LOOPS).map(|_| std::thread::spawn(spin(Arc::clone(&stop)))).collect();
-        BusyLoops { stop, threads }
-    }
-}
-
-impl Drop for BusyLoops {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! `make bench`: how long a client waits for its next write when the primary is lost or replaced in order, what that
 //! time is spent on, and what an idle node costs. With `--json` for programs; `--kills N` for another number of kills than
-//! five, `--switchovers N` for another number than ten.
+//! five, `--switchovers N` for another number than ten, `--busy` for kills while the processor is taken by others.
 
 mod switchover;
 
@@ -14,6 +14,7 @@ use pgkeel::demo::failover;
 use pgkeel::demo::processes::{self, Usage};
 use pgkeel::demo::stamp::Stamp;
 use pgkeel::demo::writer::Writer;
+use testkit::lab::busy::BusyLoops;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT};
 use testkit::measure::{Idle, Kill, Report, Row, Series, Target, idle_table};
 use tokio::time::sleep;
@@ -29,7 +30,13 @@ const WRITES: usize = 100;
 const TICKS_PER_S: f64 = 100.0;
 
 const SERVER_TARGET: Target = Target { median_ms: 300, worst_ms: Some(800) };
+/// How many times longer it may take when the processor is taken by others.
+const BUSY_FACTOR: u64 = 2;
+/// The loops end by themselves after this.
+const BUSY_LIMIT: Duration = Duration::from_secs(1800);
 const HOST_TARGET: Target = Target { median_ms: 2_000, worst_ms: Some(3_000) };
+/// The old lease has to end first.
+const HOST_ASYNC_TARGET: Target = Target { median_ms: 3_000, worst_ms: Some(4_000) };
 const SWITCHOVER_TARGET: Target = Target { median_ms: 300, worst_ms: None };
 
 /// What is killed.
@@ -45,6 +52,7 @@ struct Arguments {
     json: bool,
     kills: usize,
     switchovers: usize,
+    busy: bool,
 }
 
 fn main() -> ExitCode {
@@ -68,7 +76,8 @@ fn run() -> Result<()> {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments> {
-    let mut arguments = Arguments { json: false, kills: KILLS_DEFAULT, switchovers: SWITCHOVERS_DEFAULT };
+    let mut arguments =
+        Arguments { json: false, kills: KILLS_DEFAULT, switchovers: SWITCHOVERS_DEFAULT, busy: false };
     let number = |word: &str, given: Option<String>| -> Result<usize> {
         let number = given.with_context(|| format!("{word} needs a number"))?.parse()?;
         ensure!(number <= 100, "{word} {number}: from 0 to 100");
@@ -77,9 +86,10 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments> {
     while let Some(word) = given.next() {
         match word.as_str() {
             "--json" => arguments.json = true,
+            "--busy" => arguments.busy = true,
             "--kills" => arguments.kills = number(&word, given.next())?,
             "--switchovers" => arguments.switchovers = number(&word, given.next())?,
-            other => bail!("{other} is not known here; known: --json, --kills N, --switchovers N"),
+            other => bail!("{other} is not known here; known: --json, --kills N, --switchovers N, --busy"),
         }
     }
     Ok(arguments)
@@ -93,13 +103,15 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     let plan = [
         ("(a) postmaster killed, quorum", LabOptions::quorum(), Victim::Server, Some(SERVER_TARGET)),
         ("(b) host lost, quorum", LabOptions::quorum(), Victim::Host, Some(HOST_TARGET)),
-        ("(c) postmaster killed, async", LabOptions::asynchronous(), Victim::Server, None),
-        ("(d) host lost, async", LabOptions::asynchronous(), Victim::Host, None),
+        ("(c) postmaster killed, async", LabOptions::asynchronous(), Victim::Server, Some(SERVER_TARGET)),
+        ("(d) host lost, async", LabOptions::asynchronous(), Victim::Host, Some(HOST_ASYNC_TARGET)),
     ];
     let mut failovers = Vec::new();
     for (name, options, victim, target) in plan.into_iter().filter(|_| arguments.kills > 0) {
-        let rows = on_a_cluster(options, async |lab| kill_again(lab, victim, arguments.kills).await).await?;
-        failovers.push(told(arguments, Series { name: name.to_owned(), target, rows }));
+        let rows = on_a_cluster(options, async |lab| kill_again(lab, victim, arguments).await).await?;
+        let (name, target) =
+            if arguments.busy { under_load(name, target) } else { (name.to_owned(), target) };
+        failovers.push(told(arguments, Series { name, target, rows }));
     }
     let mut switchovers = Vec::new();
     for (name, options) in [
@@ -114,6 +126,14 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         }
     }
     Ok(Report { failovers, switchovers, idle })
+}
+
+fn under_load(name: &str, target: Option<Target>) -> (String, Option<Target>) {
+    let slower = |target: Target| Target {
+        median_ms: BUSY_FACTOR * target.median_ms,
+        worst_ms: target.worst_ms.map(|ms| BUSY_FACTOR * ms),
+    };
+    (format!("{name}, beside {} busy loops", BusyLoops::MANY), target.map(slower))
 }
 
 fn told<R: Row>(arguments: &Arguments, series: Series<R>) -> Series<R> {
@@ -134,11 +154,12 @@ async fn on_a_cluster<T>(options: LabOptions, work: impl AsyncFnOnce(&mut Lab) -
     outcome
 }
 
-async fn kill_again(lab: &mut Lab, victim: Victim, kills: usize) -> Result<Vec<Kill>> {
+async fn kill_again(lab: &mut Lab, victim: Victim, arguments: &Arguments) -> Result<Vec<Kill>> {
     let mut status = lab.up().await?;
     let writer = lab.writer().await?;
+    let _load = arguments.busy.then(|| BusyLoops::start(BusyLoops::MANY, BUSY_LIMIT));
     let mut measured = Vec::new();
-    for _ in 0..kills {
+    for _ in 0..arguments.kills {
         writer.wait_for(WRITES, SHORT_LIMIT).await?;
         let (node, epoch, lost) = (lab.primary(&status)?, status.epoch, status.primary.clone());
         let killed = match victim {

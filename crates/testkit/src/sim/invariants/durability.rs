@@ -17,6 +17,11 @@ impl Acknowledged {
     pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
         self.ids.keys().copied()
     }
+
+    /// Those that the primary of `epoch` told of.
+    pub(super) fn of(&self, epoch: Epoch) -> impl Iterator<Item = u64> {
+        self.ids.iter().filter(move |(_, of)| **of == epoch).map(|(id, _)| *id)
+    }
 }
 
 pub(super) fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
