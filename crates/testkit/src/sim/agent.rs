@@ -2,6 +2,7 @@
 
 use super::node::{NodeId, Running};
 use super::postgres::Process;
+use super::random::Random;
 use super::store::{Leading, Message};
 use super::streaming::streams_well;
 use super::world::{Event, World};
@@ -49,6 +50,8 @@ pub struct Agent {
     pub heard_round_at: u64,
     /// See above.
     pub elects_at: u64,
+    /// When it will first have looked at its server.
+    pub looks_at: u64,
     /// The last heartbeat that it sent, and when.
     pub sent: Option<(Observation, Moment)>,
     next_heartbeat: Moment,
@@ -56,6 +59,8 @@ pub struct Agent {
 }
 
 const TICK: u64 = 25_000;
+/// The numbers of the random sequences that say when an agent has looked.
+const FIRST_LOOK: u64 = 1 << 41;
 /// A server that answers nothing for so long is called unresponsive.
 const NO_ANSWER_MS: u64 = 500;
 
@@ -68,10 +73,11 @@ impl World {
         let life = self.number();
         self.forget_some(node);
         let elects_at = self.now + self.random.ms(150, 500);
+        let looks_at = self.now + Random::of_fault(self.seed, FIRST_LOOK + life).ms(0, 150);
         let host = &mut self.nodes[node];
         host.agent_process = Running::Yes;
         host.notes.seal = None;
-        host.agent = Some(Agent { life, elects_at, heard_round_at: 0, ..Agent::default() });
+        host.agent = Some(Agent { life, elects_at, looks_at, heard_round_at: 0, ..Agent::default() });
         let name = host.name.clone();
         self.say(|_| format!("{name}: agent starts"));
         self.tick(node, life);
@@ -146,6 +152,9 @@ impl World {
     }
 
     fn server(&self, node: NodeId) -> Server {
+        if self.nodes[node].agent.as_ref().is_some_and(|a| self.now < a.looks_at) {
+            return Server::Unknown;
+        }
         let postgres = &self.nodes[node].postgres;
         let timeline = postgres.data.as_ref().map_or(1, |d| d.timeline);
         let lsn = postgres.shown_lsn(self.now);

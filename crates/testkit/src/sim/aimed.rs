@@ -69,6 +69,9 @@ impl World {
         ) {
             self.aim(6, &[Aim::LoseLeader]);
         }
+        if matches!(change, Change::HandedOver { .. }) {
+            self.aim_apart(25, Aim::LoseLeader);
+        }
         if let Change::SyncSetNext { next, .. } = change {
             let before = self.checks.agreed.sync_target();
             let newcomer = next.members.difference(&before.members).next().and_then(|n| self.id(n));
@@ -86,6 +89,10 @@ impl World {
         let old = self.named(last.as_ref(), anybody);
         let primary = self.named(self.checks.agreed.primary().cloned().as_ref(), anybody);
         match change {
+            Change::Initialise { node, .. } => {
+                let node = self.named(Some(node), anybody);
+                self.aim_early(&[Aim::KillAgent(node), Aim::KillServer(node), Aim::PowerOff(node)]);
+            }
             Change::OpenEpoch { .. } => {
                 let (kill, mute) = (Aim::KillAgent(anybody), Aim::Mute(anybody));
                 let wal = Aim::WalOnly(old, anybody);
@@ -219,6 +226,17 @@ impl World {
         let mut own = Random::of_fault(self.seed, !index);
         if self.now > FAULTS_FROM && self.now < FAULTS_UNTIL && own.chance(percent) {
             self.after(0, Event::Fault { index, aim });
+        }
+    }
+
+    /// Plans one of `aims` for the first moments of some clusters.
+    fn aim_early(&mut self, aims: &[Aim]) {
+        let index = APART + self.aimed_apart;
+        self.aimed_apart += 1;
+        let mut own = Random::of_fault(self.seed, !index);
+        if let Some(aim) = aims.get(own.index(aims.len())).copied().filter(|_| own.chance(10)) {
+            let wait = own.ms(0, 1500);
+            self.after(wait, Event::Fault { index, aim });
         }
     }
 

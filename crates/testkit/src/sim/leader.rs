@@ -23,7 +23,7 @@ impl World {
         let (epoch, term) = (state.epoch, leading.term);
         leading.seen.hear(state, observation.clone(), now);
         let promoted_for = self.nodes[from].postgres.promoted_for;
-        self.checks.knowledge.hear(term, promoted_for, &observation);
+        self.checks.knowledge.hear(term, promoted_for, &observation, now);
         self.send(to, from, Message::Answer { sent, lease: left.map(|left| (epoch, left)) });
         self.decide(to);
     }

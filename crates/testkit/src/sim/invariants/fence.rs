@@ -9,7 +9,8 @@ use super::super::world::World;
 /// The agent of `node` has looked at everything and has begun what follows.
 pub(super) fn looked(world: &mut World, node: NodeId) {
     let host = &world.nodes[node];
-    let idle = host.agent.as_ref().is_some_and(|a| a.busy.is_none());
+    // An agent that has just started does not know yet what its server is.
+    let idle = host.agent.as_ref().is_some_and(|a| a.busy.is_none() && a.looks_at <= world.now);
     let (of, present) = (host.postgres.promoted_for, host.replica.state.epoch);
     let takes_writes = host.postgres.process == Process::Primary && host.postgres.hung_since.is_none();
     if idle && takes_writes && of < present {

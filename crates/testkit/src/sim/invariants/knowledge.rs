@@ -1,7 +1,8 @@
-//! What each leader was told of the primary's position: the measure of `max_loss`, kept apart from the rules' own.
+//! What each leader was told, kept apart from what the rules remember of it: of the primary's position, the measure of
+//! `max_loss`, and each node's latest word.
 
-use cluster::observe::{Observation, Server};
-use cluster::{Epoch, Lsn};
+use cluster::observe::{Heard, Observation, Server};
+use cluster::{Epoch, Lsn, Moment, NodeName};
 use std::collections::BTreeMap;
 
 /// The furthest position of the latest primary that any heartbeat spoke of, by the leader's term.
@@ -10,15 +11,36 @@ pub struct Knowledge {
     told: BTreeMap<u64, (Epoch, Lsn)>,
     at_appointment: Option<(Epoch, Lsn)>,
     accepted: Epoch,
+    /// The latest leader's term, and what each node said last to it, whatever came in which order.
+    latest: (u64, BTreeMap<NodeName, Heard>),
 }
 
 impl Knowledge {
     /// A leader hears a heartbeat of a node that was last promoted for `promoted_for`.
-    pub fn hear(&mut self, term: u64, promoted_for: Epoch, observation: &Observation) {
+    pub fn hear(&mut self, term: u64, promoted_for: Epoch, observation: &Observation, now: Moment) {
+        self.hear_latest(term, observation, now);
         if let Server::Primary { lsn, .. } = observation.server {
             let told = self.told.entry(term).or_default();
             *told = (*told).max((promoted_for, lsn));
         }
+    }
+
+    fn hear_latest(&mut self, term: u64, observation: &Observation, now: Moment) {
+        if term > self.latest.0 {
+            self.latest = (term, BTreeMap::new());
+        }
+        // Numbers are given out in the order of sending, whichever run of the agent it is.
+        let number = |o: &Observation| o.serial.1;
+        let later = |heard: &Heard| number(&heard.observation) < number(observation);
+        if term == self.latest.0 && self.latest.1.get(&observation.node).is_none_or(later) {
+            let heard = Heard { at: now, observation: observation.clone() };
+            self.latest.1.insert(observation.node.clone(), heard);
+        }
+    }
+
+    /// What each node said last to the leader of `term`.
+    pub fn latest(&self, term: u64) -> Option<&BTreeMap<NodeName, Heard>> {
+        Some(&self.latest.1).filter(|_| term == self.latest.0)
     }
 
     /// The leader of `term` appoints a primary.

@@ -27,7 +27,8 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
     let settings = &world.proposed.settings;
     let now = world.clock(leader);
     let detect = settings.detect_ms - SLACK;
-    let told = leading.seen.nodes.iter().filter(|(n, heard)| **n != primary && now.since(heard.at) < detect);
+    let Some(latest) = world.checks.knowledge.latest(leading.term) else { return };
+    let told = latest.iter().filter(|(n, heard)| **n != primary && now.since(heard.at) < detect);
     let told: Vec<_> = told.map(|(_, heard)| (now.since(heard.at), &heard.observation)).collect();
     let streams = told.iter().any(|(age, o)| o.wal_silent_ms.is_some_and(|ms| ms + age < detect));
     let epoch = world.nodes[leader].replica.state.epoch;
@@ -36,10 +37,10 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
         .filter(|(_, o)| o.epoch == epoch && o.primary_agent_silent_ms.is_some_and(|ms| ms < detect))
         .count();
     let others = world.nodes.len() - 1;
-    let heard_at = leading.seen.nodes.get(&primary).map(|h| h.at);
+    let heard_at = latest.get(&primary).map(|h| h.at);
     let unleased = now.since(heard_at.unwrap_or_default().max(leading.seen.leading_since));
     let leased = unleased < settings.lease_ms();
-    let heard = leading.seen.nodes.get(&primary).map(|h| &h.observation.server);
+    let heard = latest.get(&primary).map(|h| &h.observation.server);
     let hung = matches!(heard, Some(Server::Unresponsive { .. }));
     if works && !hung && (streams || leased && hear + others / 2 + 1 > others) {
         let what =
