@@ -115,6 +115,10 @@ pub fn before_promotion(world: &mut World, node: NodeId) {
 /// A leader proposes `change`.
 pub fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     let change = &command.change;
+    let term = world.nodes[leader].agent.as_ref().and_then(|a| a.leads.as_ref()).map(|l| l.term);
+    if let (Change::Appoint { appointment, .. }, Some(term)) = (change, term) {
+        world.checks.knowledge.decide(term, &appointment.promotion_id);
+    }
     needless::proposed(world, leader, change);
     avoidable::proposed(world, leader, command);
     seal::counted(world, leader, change, &command.reasons);

@@ -296,11 +296,11 @@ impl World {
     }
 
     fn append(&mut self, command: Command) {
-        if let Change::Appoint { .. } = command.change {
-            self.checks.knowledge.appoint(self.store.term);
-        }
         let before = self.checks.agreed.epoch;
         let applied = apply(&mut self.checks.agreed, &command);
+        if let (Change::Appoint { appointment, .. }, Ok(_)) = (&command.change, &applied) {
+            self.checks.knowledge.appoint(&appointment.promotion_id);
+        }
         if self.checks.agreed.epoch > before && matches!(self.checks.agreed.phase, Phase::Sealing { .. }) {
             self.report.epochs += 1;
         }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub struct Knowledge {
     told: BTreeMap<u64, (Epoch, Lsn)>,
+    /// By the identity of a promotion: what its leader had been told when it decided. A slow store agrees later.
+    decided: BTreeMap<String, Option<(Epoch, Lsn)>>,
     at_appointment: Option<(Epoch, Lsn)>,
     accepted: Epoch,
     /// The latest leader's term, and what each node said last to it, whatever came in which order.
@@ -43,9 +45,14 @@ impl Knowledge {
         Some(&self.latest.1).filter(|_| term == self.latest.0)
     }
 
-    /// The leader of `term` appoints a primary.
-    pub fn appoint(&mut self, term: u64) {
-        self.at_appointment = self.told.get(&term).copied();
+    /// The leader of `term` decides to appoint a primary by this promotion.
+    pub fn decide(&mut self, term: u64, promotion_id: &str) {
+        self.decided.insert(promotion_id.to_owned(), self.told.get(&term).copied());
+    }
+
+    /// It was agreed.
+    pub fn appoint(&mut self, promotion_id: &str) {
+        self.at_appointment = self.decided.get(promotion_id).copied().flatten();
     }
 
     /// A person has accepted what the primary of `epoch` lacks of those before it.
