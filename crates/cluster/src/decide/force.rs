@@ -15,7 +15,7 @@ use crate::handover::Obstacle;
 use crate::leash;
 use crate::lineage;
 use crate::mutant::{self, Mutant};
-use crate::observe::{Observations, Seal, Server};
+use crate::observe::{Observation, Observations, Seal, Seen, Server};
 use crate::quorum;
 use crate::reason::{Reason, Safe};
 use crate::state::{OldLease, Phase, Replication, Settings, State, SyncSet};
@@ -127,8 +127,20 @@ fn give_up(
     let may_serve =
         |known: String| objected(Objection::MayServe { primary: primary.clone(), known, within_ms });
     let promoting = matches!(state.phase, Phase::Promoting { .. });
+    let since = seen.serving_since.map_or(seen.leading_since, |(_, at)| at);
+    // Its word may be from before it was primary, and come late; for longer than this none does.
+    let overtaken = |o: &Observation| {
+        let before = o.epoch != state.epoch || o.seen < Seen::of(state);
+        before && now.at.since(since) < within_ms
+    };
     match seen.fresh(primary, now.at, settings.detect_ms) {
         Some(o) if matches!(o.server, Server::Primary { .. }) => return Err(objected(serves)),
+        Some(o) if o.server == Server::Unknown => {
+            return Err(may_serve("its agent does not know yet what its server is".to_owned()));
+        }
+        Some(o) if overtaken(o) => {
+            return Err(may_serve("what its agent said last is from before that".to_owned()));
+        }
         Some(o) if promoting && o.problem.is_none() && !matches!(o.server, Server::Unresponsive { .. }) => {
             return Err(may_serve("it is being promoted".to_owned()));
         }

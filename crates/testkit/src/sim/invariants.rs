@@ -119,7 +119,7 @@ pub fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     if let (Change::Appoint { appointment, .. }, Some(term)) = (change, term) {
         world.checks.knowledge.decide(term, &appointment.promotion_id);
     }
-    needless::proposed(world, leader, change);
+    needless::proposed(world, leader, command);
     avoidable::proposed(world, leader, command);
     seal::counted(world, leader, change, &command.reasons);
     lease::proposed(world, leader, change);

@@ -5,14 +5,15 @@
 use super::super::node::NodeId;
 use super::super::postgres::Process;
 use super::super::world::World;
-use cluster::command::Change;
+use cluster::command::{Change, Command};
 use cluster::observe::Server;
 
 /// What was heard this much before `detect` counts as surely heard in time, in milliseconds.
 const SLACK: u64 = 200;
 
-pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
-    let (Change::OpenEpoch { .. }, Some(primary)) = (change, world.nodes[leader].replica.state.primary())
+pub(super) fn proposed(world: &mut World, leader: NodeId, command: &Command) {
+    let (Change::OpenEpoch { .. }, Some(primary)) =
+        (&command.change, world.nodes[leader].replica.state.primary())
     else {
         return;
     };
@@ -43,8 +44,11 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, change: &Change) {
     let heard = latest.get(&primary).map(|h| &h.observation.server);
     let hung = matches!(heard, Some(Server::Unresponsive { .. }));
     if works && !hung && (streams || leased && hear + others / 2 + 1 > others) {
-        let what =
-            format!("{primary} takes writes and is replaced; streams {streams}, {hear} nodes hear its agent");
+        let why: Vec<String> = command.reasons.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "{primary} takes writes and is replaced ({}); streams {streams}, {hear} nodes hear its agent",
+            why.join(" | ")
+        );
         world.checks.fail("needless", what, world.now);
     }
 }
