@@ -24,7 +24,8 @@ pub(super) fn agreed(world: &mut World, change: &Change) {
     }
     let told = world.checks.knowledge.furthest_before(*epoch);
     let told = told.filter(|_| matches!(world.proposed.settings.replication, Replication::Async { .. }));
-    let hidden = told.map_or(0, |lsn| lsn.bytes_after(world.nodes[node].postgres.lsn()));
+    // What it was sealed with: its disk may have been exchanged since.
+    let hidden = told.map_or(0, |lsn| lsn.bytes_after(appointment.sealed_lsn));
     if hidden > loss.missing_bytes().unwrap_or(u64::MAX) {
         let what = format!("{} lacks {hidden} bytes that the leader knew of: {loss}", appointment.node);
         world.checks.fail("word", what, world.now);
