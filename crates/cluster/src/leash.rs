@@ -42,11 +42,22 @@ fn suspended(state: &State) -> bool {
     state.paused.as_ref().is_some_and(|p| p.fencing == Fencing::Suspended)
 }
 
-/// Whether the server of `me` may run without a deadline now. `promised`: the last number that `me` has promised not to
-/// use any more.
+/// What a node has promised on disk, so that an older state than the one it has seen does no harm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promises {
+    /// The latest epoch for which it sealed or promoted.
+    pub epoch: Epoch,
+    /// The last number that it does not use any more to take a lease off.
+    pub leased_again: u64,
+}
+
+/// Whether the server of `me` may run without a deadline now.
 #[must_use]
-pub fn off(state: &State, me: &NodeName, promised: u64) -> bool {
+pub fn off(state: &State, me: &NodeName, promises: Promises) -> bool {
+    let Promises { epoch, leased_again: promised } = promises;
     suspended(state)
+        // What its server is now, it may be for a later epoch: then the pause that this state shows is long over.
+        && state.epoch >= epoch
         && own(state, me).is_some_and(|u| u.number > promised || mutant::is(Mutant::LeasePromiseForgotten))
 }
 

@@ -41,6 +41,8 @@ pub struct Local {
     pub line: Option<String>,
     /// The primary it was told to follow, and for which epoch.
     pub following: Option<(Epoch, NodeName)>,
+    /// This run of the agent has told its server so. One that does not answer yet cannot be asked whom it follows.
+    pub told: bool,
     /// Its lease: for which epoch, and until when on its own clock.
     pub lease: Option<(Epoch, Moment)>,
     /// The latest epoch for which it sealed or promoted: a promise that outlives a state that is older.
@@ -450,6 +452,8 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
             // Only what follows is replaced: until then it may be needed, and it confirms commits while it waits for room.
             (Server::Starting, Some(cause)) if local.inconsistent => clone(cause.clone()),
             (Server::Standby(_), Some(cause)) => clone(cause.clone()),
+            // It opens only with WAL of the primary, and an earlier run may have been cut short before it told it.
+            (Server::Starting, None) if local.inconsistent && !local.told => follow(),
             (Server::Starting, _) => Step::Wait(Wait::Starting),
             (Server::Unresponsive { .. }, _) => Step::Wait(Wait::NoAnswer),
             (Server::Standby(_), _) => Step::Wait(Wait::Following { upstream: primary.clone() }),

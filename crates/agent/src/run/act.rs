@@ -224,6 +224,7 @@ impl Run {
                 self.acting.slots_kept_at = None;
             }
             Done::Following(_) => {
+                self.local.told = true;
                 if let (Server::Standby(standby), Some((_, node))) =
                     (&mut self.local.server, &self.local.following)
                 {

@@ -2,6 +2,7 @@
 //! is explained in `cluster::leash`; here it matters that the guard never hears two of this node's wishes in the wrong order.
 
 use super::{Event, Run, now};
+use cluster::leash::Promises;
 use cluster::{Epoch, Moment, leash};
 
 /// What the guard was told of the lease.
@@ -53,9 +54,13 @@ impl Run {
         self.parts.hands.as_ref().map_or(0, |h| h.facts().leased_again)
     }
 
+    fn promises(&self) -> Promises {
+        Promises { epoch: self.local.promised, leased_again: self.promised() }
+    }
+
     /// Whether the leader's leases are not to reach the guard now.
     pub(super) fn lease_is_off(&self) -> bool {
-        self.leash.off != Off::No || leash::off(&self.state, self.me(), self.promised())
+        self.leash.off != Off::No || leash::off(&self.state, self.me(), self.promises())
     }
 
     /// What to tell the leader of the last pause.
@@ -70,7 +75,7 @@ impl Run {
         }
         let Some(hands) = self.parts.hands.clone() else { return };
         let (off, owed) =
-            (leash::off(&self.state, self.me(), self.promised()), leash::owed(&self.state, self.me()));
+            (leash::off(&self.state, self.me(), self.promises()), leash::owed(&self.state, self.me()));
         match self.leash.off {
             Off::Telling => {}
             Off::Yes if off => {}

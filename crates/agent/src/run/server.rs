@@ -132,6 +132,7 @@ impl Run {
         self.server.answered_at = now();
         self.forget_standbys();
         self.local.server = Server::Starting;
+        self.local.told = false;
         self.local.seal = None;
         self.local.sync_configured = None;
         self.aim_probe();

@@ -351,6 +351,7 @@ impl Story {
             }
             Step::Follow { upstream, epoch, line } => {
                 (node.local.line, node.local.following) = (Some(line), Some((epoch, upstream.clone())));
+                node.local.told = true;
                 node.local.seal = None;
                 if let Some((timeline, lsn)) = at {
                     node.local.server = standby(timeline, lsn, Some(upstream));

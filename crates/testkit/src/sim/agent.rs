@@ -28,6 +28,8 @@ pub struct Agent {
     pub lease: Option<(Epoch, Moment)>,
     /// The primary whose agent it asks, of which epoch, and when that last answered (or when it began to ask).
     pub asks: Option<(NodeName, Epoch, Moment)>,
+    /// It has told its server whom to follow.
+    pub told_server: bool,
     /// The furthest position of the primary it has heard of.
     pub primary_lsn: Option<Lsn>,
     /// The synchronous standbys it configured.
@@ -128,6 +130,7 @@ impl World {
             seal: notes.seal.clone(),
             line: notes.line.clone(),
             following: notes.following.clone(),
+            told: agent.is_some_and(|a| a.told_server),
             lease: agent.and_then(|a| a.lease),
             promised: notes.promised,
             promoted_for: notes.promoted_for,
@@ -218,10 +221,11 @@ impl World {
         let now = self.clock(node);
         let host = &mut self.nodes[node];
         let (state, promised) = (&host.replica.state, host.notes.leased_again);
+        let promises = host.notes.promises();
         let Some(agent) = host.agent.as_mut().filter(|_| host.postgres.process == Process::Primary) else {
             return;
         };
-        if leash::off(state, &host.name, promised) {
+        if leash::off(state, &host.name, promises) {
             host.deadline = None;
             agent.lease = None;
         } else if let Some(number) = leash::owed(state, &host.name) {
@@ -363,7 +367,7 @@ impl World {
         let until = sent.plus(left);
         let host = &mut self.nodes[node];
         let Some(agent) = &mut host.agent else { return };
-        if leash::off(&host.replica.state, &host.name, host.notes.leased_again) {
+        if leash::off(&host.replica.state, &host.name, host.notes.promises()) {
             return;
         }
         let later = agent.lease.is_none_or(|(e, u)| (epoch, until) > (e, u));

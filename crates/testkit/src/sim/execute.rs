@@ -79,6 +79,9 @@ impl World {
         let host = &mut self.nodes[node];
         host.postgres.kill();
         host.notes.seal = None;
+        if let Some(agent) = &mut host.agent {
+            agent.told_server = false;
+        }
         host.postgres.process = Process::Starting;
         host.postgres.configure_stopped(sync_of_standby(&host.replica.state));
         host.deadline = None;
@@ -178,7 +181,11 @@ impl World {
             Step::Seal { epoch } => self.finish_seal(node, epoch),
             Step::Follow { upstream, .. } => {
                 let upstream = self.id(&upstream);
-                self.nodes[node].postgres.upstream = upstream;
+                let host = &mut self.nodes[node];
+                host.postgres.upstream = upstream;
+                if let Some(agent) = &mut host.agent {
+                    agent.told_server = true;
+                }
                 self.note_rejoin(node, RejoinWay::Follow);
             }
             Step::SetSync { sync, .. } => self.finish_set_sync(node, sync),

@@ -3,6 +3,7 @@
 use super::agent::Agent;
 use super::postgres::{Data, Postgres};
 use super::world::Event;
+use cluster::leash::Promises;
 use cluster::observe::Seal;
 use cluster::state::{State, Tags};
 use cluster::step::Unfinished;
@@ -71,6 +72,13 @@ pub struct Notes {
     pub rewound_for: Option<Epoch>,
     /// The revision of the state whose sync set the server was last told.
     pub sync_revision: u64,
+}
+
+impl Notes {
+    /// What concerns its lease.
+    pub fn promises(&self) -> Promises {
+        Promises { epoch: self.promised, leased_again: self.leased_again }
+    }
 }
 
 /// The node's part of the store, on disk.
