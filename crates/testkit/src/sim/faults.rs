@@ -311,7 +311,10 @@ impl World {
             n.own_data().is_some() && n.notes.unfinished.is_none() && n.notes.line.as_ref() == line
         };
         let in_doubt = self.nodes.iter().any(|n| agreed.sync.contains(&n.name) && !whole(n));
+        // What it confirmed still counts for a sender that has not noticed yet, also in a set that it is added to now.
+        let still_counts = self.nodes.iter().any(|n| n.postgres.senders.contains_key(&node));
         if agreed.sync.contains(&self.nodes[node].name)
+            || quorum && still_counts
             || !serves
             || is_primary && in_doubt
             || is_primary
