@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    pub(super) fn start_server(&mut self, node: NodeId) {
+    fn start_server(&mut self, node: NodeId) {
         let host = &mut self.nodes[node];
         host.postgres.kill();
         host.notes.seal = None;
