@@ -68,6 +68,11 @@ impl Acting {
         self.holding = true;
     }
 
+    /// Its server is about to run as a primary: that it does not run yet is no word to rely on.
+    pub(super) fn starts_primary(&self) -> bool {
+        matches!(self.running, Some((Step::StartPrimary, _)))
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_none() && self.failure.is_none()
     }

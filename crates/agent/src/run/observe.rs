@@ -59,7 +59,10 @@ impl Run {
             seen: Seen::of(&self.state),
             member: Some(self.parts.member.clone()),
             data: self.local.data.clone(),
-            server: self.local.server.clone(),
+            server: match self.local.server.clone() {
+                Server::Stopped if self.acting.starts_primary() => Server::Starting,
+                server => server,
+            },
             seal: self.local.seal.clone().filter(|s| s.epoch == self.state.epoch),
             promoted,
             primary_agent_silent_ms: asked.then(|| at.since(Moment(heard.at_ms))),

@@ -279,7 +279,10 @@ impl World {
         observation.revision = state.revision;
         observation.seen = Seen::of(state);
         observation.data = local.data;
-        observation.server = local.server;
+        observation.server = match local.server {
+            Server::Stopped if agent.busy == Some(Step::StartPrimary) => Server::Starting,
+            server => server,
+        };
         observation.seal = local.seal.filter(|s| s.epoch == state.epoch);
         observation.promoted = self.promoted(node);
         observation.primary_agent_silent_ms = agent.asks.as_ref().map(|(_, _, at)| now.since(*at));
