@@ -314,7 +314,7 @@ impl World {
         // What it confirmed still counts for a sender that has not noticed yet, also in a set that it is added to now.
         let still_counts = self.nodes.iter().any(|n| n.postgres.senders.contains_key(&node));
         if agreed.sync.contains(&self.nodes[node].name)
-            || quorum && still_counts
+            || still_counts && matches!(self.proposed.settings.replication, Replication::Quorum { .. })
             || !serves
             || is_primary && in_doubt
             || is_primary
