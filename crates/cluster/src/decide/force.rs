@@ -139,7 +139,7 @@ fn give_up(
             return Err(may_serve("its agent does not know yet what its server is".to_owned()));
         }
         Some(o) if overtaken(o) => {
-            return Err(may_serve("what its agent said last is from before that".to_owned()));
+            return Err(may_serve("what its agent said last is older than its appointment".to_owned()));
         }
         Some(o) if promoting && o.problem.is_none() && !matches!(o.server, Server::Unresponsive { .. }) => {
             return Err(may_serve("it is being promoted".to_owned()));
