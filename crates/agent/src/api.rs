@@ -7,6 +7,7 @@ mod clone;
 mod elsewhere;
 pub mod explain;
 mod heartbeat;
+mod leader;
 mod lost;
 mod order;
 mod ping;
@@ -70,9 +71,24 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
 /// The loop did not answer, or this agent is not the one to ask.
 struct Unanswered(String);
 
+/// Of an agent that was asked as the leader and does not lead: nothing was done.
+struct NotLeading;
+
 impl IntoResponse for Unanswered {
     fn into_response(self) -> Response {
         (StatusCode::SERVICE_UNAVAILABLE, self.0).into_response()
+    }
+}
+
+impl IntoResponse for NotLeading {
+    fn into_response(self) -> Response {
+        (StatusCode::MISDIRECTED_REQUEST, "this agent does not lead the cluster").into_response()
+    }
+}
+
+impl From<Unanswered> for Response {
+    fn from(unanswered: Unanswered) -> Response {
+        unanswered.into_response()
     }
 }
 
@@ -84,6 +100,8 @@ impl Shared {
         let send = self.events.send_timeout(event(reply), ANSWER_LIMIT);
         send.await.map_err(|_| busy())?;
         let answered = tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(|_| busy())?;
-        answered.map_err(|_| Unanswered("this agent does not lead the cluster".to_owned()))
+        answered.map_err(|_| {
+            Unanswered("this agent does not lead the cluster, or could not record it".to_owned())
+        })
     }
 }

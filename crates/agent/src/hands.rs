@@ -297,7 +297,8 @@ impl Hands {
         match self.probe().await? {
             Server::Standby(s) => {
                 let line = self.checked_line(&s)?;
-                Ok(Done::Sealed(Seal { epoch, timeline: s.timeline, lsn: s.lsn, line }))
+                let copied = self.facts().copied;
+                Ok(Done::Sealed(Seal { epoch, timeline: s.timeline, lsn: s.lsn, line, copied }))
             }
             other => Err(PgError::Unexpected(format!("cannot seal: the server is no standby but {other:?}"))),
         }
@@ -361,6 +362,8 @@ impl Hands {
             f.following = None;
             f.promised = f.promised.max(epoch);
             f.promoted_for = epoch;
+            // It was chosen with all that counts, or somebody accepted what is lost by it.
+            f.copied = false;
             f.clone_ordered = None;
         })?;
         self.set_sync(sync).await?;

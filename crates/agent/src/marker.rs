@@ -31,6 +31,9 @@ pub struct Facts {
     pub unfinished: Option<Unfinished>,
     /// The data was rewound or copied and has not been seen consistent since.
     pub inconsistent: bool,
+    /// The data was copied and has not caught up since (see `cluster::copy::caught_up`).
+    #[serde(default)]
+    pub copied: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
     /// The revision of the state whose sync set the server was last told.

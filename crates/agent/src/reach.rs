@@ -29,6 +29,8 @@ pub struct Heard {
     pub target: Option<Target>,
     /// The furthest position heard of, of any primary.
     pub lsn: Option<Lsn>,
+    /// When `target` was asked for that, on CLOCK_BOOTTIME; `None`: it is of an earlier one.
+    pub lsn_asked_ms: Option<u64>,
     /// What the primary's standbys have flushed.
     pub flushed: BTreeMap<NodeName, Lsn>,
 }
@@ -55,6 +57,7 @@ pub async fn ask(
             let mut heard = shared.lock().unwrap_or_else(PoisonError::into_inner);
             if heard.target != target {
                 heard.at_ms = boottime_ms();
+                heard.lsn_asked_ms = None;
                 heard.target.clone_from(&target);
             }
         }
@@ -83,6 +86,7 @@ async fn ask_one(target: &Target, shared: &Shared, every: Duration, limit: Durat
             heard.at_ms = asked_at_ms;
             if let Some(lsn) = pong.lsn {
                 heard.lsn = Some(lsn);
+                heard.lsn_asked_ms = Some(asked_at_ms);
                 heard.flushed = pong.flushed;
             }
         }

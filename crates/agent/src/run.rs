@@ -94,8 +94,8 @@ pub enum Event {
     Order {
         /// What, from whom, and whether only to try.
         asked: messages::OrderAsked,
-        /// Dropped without an answer when this agent does not lead.
-        reply: oneshot::Sender<Ordered>,
+        /// `None`: this agent does not lead. Dropped without an answer when it is not known whether it was recorded.
+        reply: oneshot::Sender<Option<Ordered>>,
     },
     /// Somebody asks.
     AskPing(oneshot::Sender<Pong>),

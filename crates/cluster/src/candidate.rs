@@ -29,7 +29,8 @@ pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -
 fn given(state: &State, observation: &Observation) -> Option<Seal> {
     if let (true, Server::Standby(standby)) = (mutant::is(Mutant::UnsealedCounts), &observation.server) {
         let line = state.last_published().map(|(p, _)| p.promotion_id.clone());
-        return Some(Seal { epoch: state.epoch, timeline: standby.timeline, lsn: standby.lsn, line });
+        let (timeline, lsn) = (standby.timeline, standby.lsn);
+        return Some(Seal { epoch: state.epoch, timeline, lsn, line, copied: false });
     }
     observation.seal.clone()
 }

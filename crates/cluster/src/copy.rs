@@ -1,8 +1,10 @@
 //! Copies of data: why a node is copied anew, from whom, when a person may ask for it, and how far a copy is.
 
 use crate::basics::{Lsn, NodeName};
+use crate::observe::Server;
 use crate::state::{Degrade, Phase, Replication, State};
 use crate::status::{NodeStatus, Role, Status};
+use crate::step::Local;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -51,6 +53,20 @@ impl fmt::Display for CloneCause {
             CloneCause::Ordered { by, .. } => write!(f, "asked for by {by}"),
         }
     }
+}
+
+/// Whether copied data has all that this node may have confirmed as a standby before it was copied.
+///
+/// A copy that was made from a standby has what that standby had: less, perhaps, than what the node had flushed and
+/// confirmed before its own data was lost. All of that is on the primary, so it is here again once this node has flushed
+/// what the primary had at some moment after the copy; `primary_lsn` is what the primary of the present epoch answered since
+/// this server was started. Until then the node's seal does not count (`decide::failover`).
+#[must_use]
+pub fn caught_up(state: &State, local: &Local, primary_lsn: Option<Lsn>) -> bool {
+    let (Server::Standby(standby), Some(primary)) = (&local.server, state.primary()) else { return false };
+    let follows = local.following.as_ref() == Some(&(state.epoch, primary.clone()));
+    let streams = standby.streaming && standby.upstream.as_ref() == Some(primary);
+    follows && streams && primary_lsn.is_some_and(|lsn| standby.lsn >= lsn)
 }
 
 /// How far a copy or a rewind is.

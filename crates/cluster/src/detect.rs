@@ -6,6 +6,7 @@
 //! (`decide::leadership`); if that fails, the lease runs out, and that too is a reason. This module does not know what follows from a suspicion.
 
 use crate::basics::{Millis, Moment, NodeName};
+use crate::lineage;
 use crate::mutant::{self, Mutant};
 use crate::observe::{Observation, Observations, Seen, Server};
 use crate::reason::Reason;
@@ -33,17 +34,22 @@ pub fn judge(state: &State, settings: &Settings, seen: &Observations, now: Momen
         if o.epoch != state.epoch || o.seen == Seen::Open && !mutant::is(Mutant::OldWordBelieved) {
             return Verdict::Fine;
         }
-        return judge_server(settings, primary, o);
+        return judge_server(state, settings, primary, o);
     }
     judge_silence(state, settings, seen, primary, now)
 }
 
-fn judge_server(settings: &Settings, primary: &NodeName, said: &Observation) -> Verdict {
+fn judge_server(state: &State, settings: &Settings, primary: &NodeName, said: &Observation) -> Verdict {
     let serving = said.seen == Seen::Published || mutant::is(Mutant::OldWordBelieved);
+    // It is no word of its agent that it ended the server: the lease is not returned by it.
     let gone = |seen: &str| {
         let reason = Reason::NotPrimaryAnyMore { node: primary.clone(), seen: seen.to_owned() };
-        Verdict::Suspect(reason, OldLease::Returned)
+        Verdict::Suspect(reason, OldLease::MayRun)
     };
+    let unfit = state.appointment().is_some_and(|appointment| {
+        let seal = said.seal.as_ref().filter(|seal| seal.epoch == state.epoch);
+        seal.is_some_and(|seal| !lineage::as_appointed(state, seal, appointment))
+    });
     match &said.server {
         Server::Stopped => Verdict::Suspect(Reason::ServerGone { node: primary.clone() }, OldLease::Returned),
         Server::Unresponsive { silent_ms } if *silent_ms >= 2 * settings.lease_ms() => {
@@ -51,8 +57,9 @@ fn judge_server(settings: &Settings, primary: &NodeName, said: &Observation) -> 
             let returned = mutant::is(Mutant::HungReturnsLease);
             Verdict::Suspect(reason, if returned { OldLease::Returned } else { OldLease::MayRun })
         }
-        // It was seen as primary before, so it was started again as a standby: it cannot take writes any more.
+        // It was seen as primary before, so somebody started it again as a standby.
         Server::Standby(_) if serving => gone("a standby"),
+        Server::Standby(_) if unfit => gone("a standby that has gone on since it was appointed"),
         Server::Standby(_)
         | Server::Starting
         | Server::Unknown

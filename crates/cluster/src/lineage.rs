@@ -8,7 +8,8 @@
 
 use crate::basics::{Lsn, Timeline};
 use crate::mutant::{self, Mutant};
-use crate::state::{Fork, Promotion, State};
+use crate::observe::Seal;
+use crate::state::{Appointment, Fork, Promotion, State};
 
 /// How a node's data relates to another line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,17 @@ pub fn eligible(state: &State, line: Option<&str>, lsn: Lsn) -> bool {
         || relation(state, line, lsn, &published.promotion_id) == Relation::Prefix
 }
 
+/// Whether data that is sealed so may be promoted for this appointment: it is what was appointed, and nothing was written
+/// to it since. A promotion opens a timeline, so data that was promoted for it already, and whose server was started again
+/// as a standby, stands on another one than the appointed. Two promotions of one appointment could not be told apart.
+#[must_use]
+pub fn as_appointed(state: &State, seal: &Seal, appointment: &Appointment) -> bool {
+    let (parent, line) = (appointment.parent.as_deref(), seal.line.as_deref());
+    let settled = line.and_then(|line| written_by(state, line, seal.timeline, seal.lsn));
+    let of_line = settled == parent || line == Some(appointment.promotion_id.as_str());
+    of_line && seal.timeline == appointment.sealed_timeline && seal.lsn >= appointment.sealed_lsn
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +285,29 @@ mod tests {
         assert_eq!(parted(&s, "d", "d"), None, "the same line");
         assert_eq!(parted(&s, "c", "b"), Some(Fork { timeline: 2, at: Lsn(200) }), "its own child");
         assert_eq!(parted(&s, "never heard of", "d"), None);
+    }
+
+    #[test]
+    fn what_went_on_since_it_was_appointed_is_not_promoted_again() {
+        let mut s = history();
+        s.promotions.truncate(4);
+        let appointment = Appointment {
+            node: s.promotions[3].node.clone(),
+            promotion_id: "c".to_owned(),
+            sealed_timeline: 2,
+            sealed_lsn: Lsn(200),
+            parent: Some("b".to_owned()),
+        };
+        let fits = |line: &str, timeline, lsn| {
+            let line = Some(line.to_owned());
+            let seal = Seal { epoch: 0, timeline, lsn: Lsn(lsn), line, copied: false };
+            as_appointed(&s, &seal, &appointment)
+        };
+        assert!(fits("b", 2, 200));
+        assert!(fits("c", 2, 200), "it was told to promote and did not");
+        assert!(!fits("c", 3, 210), "it did");
+        assert!(!fits("b", 2, 199), "it had more when it was appointed");
+        assert!(!fits("x", 2, 200), "other data");
     }
 
     #[test]

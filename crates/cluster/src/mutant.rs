@@ -81,6 +81,8 @@ mutants! {
     StaleWordTaken: "a person's acceptance counts for a loss that was not shown",
     UnleasedForgotten: "a resumed cluster counts on the lease of a primary that has none",
     LeasePromiseForgotten: "an agent takes its lease off again for a pause that has ended",
+    CopiedCounts: "quorum: a seal of data that was copied and has not caught up since counts",
+    PromotedTwice: "a node promotes once more for an appointment for which it was promoted",
     SealBeforeReplayed: "a seal is read while a server that just started still replays its WAL",
 }
 

@@ -86,6 +86,10 @@ pub struct Seal {
     pub lsn: Lsn,
     /// The line of WAL that the data belongs to (see [`crate::lineage`]).
     pub line: Option<String>,
+    /// The data was copied and did not catch up since (see [`crate::copy::caught_up`]): it does not count for what the
+    /// node confirmed before.
+    #[serde(default)]
+    pub copied: bool,
 }
 
 /// A standby as the primary sees it (pg_stat_replication).
@@ -222,6 +226,9 @@ pub struct Observation {
     pub server: Server,
     /// Its seal, if it has given one.
     pub seal: Option<Seal>,
+    /// Its data was copied and has not caught up since.
+    #[serde(default)]
+    pub copied: bool,
     /// Its promotion, if it promoted.
     pub promoted: Option<Promoted>,
     /// Age of the last answer from the primary's agent. `None`: never heard in this epoch, or it is the primary.
@@ -279,6 +286,7 @@ impl Observation {
             data: DataDir::Unknown,
             server: Server::Unknown,
             seal: None,
+            copied: false,
             promoted: None,
             primary_agent_silent_ms: None,
             wal_silent_ms: None,

@@ -53,6 +53,8 @@ pub struct Local {
     pub unfinished: Option<Unfinished>,
     /// Its data was rewound or copied and has not been seen consistent since.
     pub inconsistent: bool,
+    /// Its data was copied and has not caught up since (see [`crate::copy::caught_up`]).
+    pub copied: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
     /// Why its data must be replaced although it runs: found by its agent, or asked for.
@@ -188,6 +190,8 @@ pub enum Wait {
     },
     /// Its server ended; the leader must open an epoch.
     ServerGone,
+    /// It was appointed, and its data is not what was appointed any more: it was promoted once already.
+    NotAsAppointed,
     /// It is under maintenance: nothing is started and no data is replaced.
     Maintained,
     /// It waits for the appointed node to promote.
@@ -227,6 +231,9 @@ impl fmt::Display for Wait {
             Wait::Primary => f.write_str("primary"),
             Wait::Following { upstream } => write!(f, "follows {upstream}"),
             Wait::ServerGone => f.write_str("its server ended; waits for the next epoch"),
+            Wait::NotAsAppointed => f.write_str(
+                "its data went on since it was appointed, so it was promoted already; waits for the next epoch",
+            ),
             Wait::Maintained => f.write_str(
                 "under maintenance: its server is neither started nor stopped and its data is left alone until pgkeel maintenance off",
             ),
@@ -380,18 +387,16 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
         Server::Unknown => Step::Wait(Wait::Looking),
         Server::Unresponsive { .. } => Step::Wait(Wait::NoAnswer),
         Server::Standby(_) if !has_lease(state, local, now) => Step::Wait(Wait::NoLease),
-        Server::Standby(standby) => {
-            let as_sealed = standby.upstream.is_none() && standby.lsn >= appointment.sealed_lsn;
-            let settled = settled_line(state, local, standby);
-            let line_fits = settled == appointment.parent.as_deref()
-                || local.line.as_ref() == Some(&appointment.promotion_id);
-            if as_sealed && line_fits {
+        Server::Standby(standby) => match local.seal.as_ref().filter(|s| s.epoch == state.epoch) {
+            Some(seal) if standby.upstream.is_none() => {
+                if !lineage::as_appointed(state, seal, appointment) && !mutant::is(Mutant::PromotedTwice) {
+                    return Step::Wait(Wait::NotAsAppointed);
+                }
                 let line = appointment.promotion_id.clone();
                 Step::Promote { epoch: state.epoch, line, sync: sync() }
-            } else {
-                Step::Seal { epoch: state.epoch }
             }
-        }
+            _ => Step::Seal { epoch: state.epoch },
+        },
     }
 }
 

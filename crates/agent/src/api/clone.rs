@@ -1,7 +1,8 @@
 //! `POST /v1/clone`: a person has a standby copied anew ("online recovery"). With `node` it is passed on to that node,
 //! which remembers the order, so that it survives a crash, and does it as soon as there is a primary.
 
-use super::elsewhere::{Local, Whom};
+use super::elsewhere::Whom;
+use super::leader::Local;
 use super::{Shared, Unanswered, status};
 use crate::messages::{CloneAnswer, CloneAsked};
 use crate::run::Event;

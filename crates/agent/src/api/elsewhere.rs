@@ -1,10 +1,9 @@
-//! Questions and orders that another agent must answer, the leader's or that of a node that is named, passed on to it:
-//! people then need to reach only one agent.
+//! Questions and orders that the agent of a node that is named must answer, passed on to it: people then need to reach
+//! only one agent.
 
 use super::{Shared, Unanswered};
 use crate::http;
 use crate::postgres::Place;
-use crate::run::{Event, Known};
 use cluster::NodeName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,14 +20,6 @@ pub(super) struct Whom {
     /// `passed_on=1`: it was passed on already, and is not passed on again.
     #[serde(default)]
     passed_on: u8,
-}
-
-/// Whether the leader may be asked.
-#[derive(Clone, Copy, Deserialize, Default)]
-pub(super) struct Local {
-    /// `local=1`: it was passed on already; this agent answers itself.
-    #[serde(default)]
-    local: u8,
 }
 
 /// The agent of another node.
@@ -58,18 +49,6 @@ impl Elsewhere {
 }
 
 impl Shared {
-    /// `host:port` of the leader's agent, when another node leads and may be asked.
-    pub(super) fn leader(&self, asked: Local) -> Option<String> {
-        let leader = self.store.standing().borrow().leader.clone();
-        let leader = leader.filter(|leader| *leader != self.files.me && asked.local == 0)?;
-        self.store.state().members.get(&leader).map(|member| member.agent.clone())
-    }
-
-    /// What this agent knows as the leader; `None`: it does not lead.
-    pub(super) async fn known(&self) -> Result<Option<Known>, Unanswered> {
-        self.ask(Event::AskKnown).await
-    }
-
     /// The agent to ask instead of this one, if the question is about another node.
     pub(super) fn elsewhere(&self, whom: &Whom) -> Result<Option<Elsewhere>, Unanswered> {
         let Some(node) = whom.node.clone().filter(|node| *node != self.files.me) else { return Ok(None) };

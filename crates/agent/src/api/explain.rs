@@ -2,10 +2,13 @@
 //! `down=n1`, `partition=n1,n2` or `switchover=n3` (empty: to the best candidate): what would happen. The leader answers
 //! each, on a copy of what it knows; any agent takes the question.
 
-use super::elsewhere::{Local, blocking};
+use super::elsewhere::blocking;
+use super::leader::Local;
 use super::{Shared, Unanswered};
 use crate::http;
+use crate::run::Known;
 use axum::extract::{Query, State};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use cluster::NodeName;
@@ -78,36 +81,45 @@ async fn why_not(
     State(shared): State<Shared>,
     Query(local): Query<Local>,
     Query(Which { node }): Query<Which>,
-) -> Result<Json<Found<WhyNot>>, Unanswered> {
-    if let Some(agent) = shared.leader(local) {
-        return of_leader(&agent, &format!("/v1/why/not?local=1&node={node}")).await;
-    }
-    let known = shared.known().await?.ok_or_else(unled)?;
-    let think = move || explain::why_not(&known.state, &known.seen, &known.proposed, &node, &known.now);
-    Ok(Json(blocking(think).await?.into()))
+) -> Result<Json<Found<WhyNot>>, Response> {
+    let path = format!("/v1/why/not?local=1&node={node}");
+    thought(&shared, local, path, move |known| {
+        explain::why_not(&known.state, &known.seen, &known.proposed, &node, &known.now).into()
+    })
+    .await
 }
 
 async fn what_if(
     State(shared): State<Shared>,
     Query(local): Query<Local>,
     Query(supposed): Query<Supposed>,
-) -> Result<Json<Found<Answer>>, Unanswered> {
+) -> Result<Json<Found<Answer>>, Response> {
     let event = event(&supposed).map_err(Unanswered)?;
-    if let Some(agent) = shared.leader(local) {
-        return of_leader(&agent, &format!("{}&local=1", path(&event))).await;
-    }
-    let known = shared.known().await?.ok_or_else(unled)?;
-    let think = move || whatif::what_if(&known.state, &known.seen, &known.proposed, &event, &known.now);
-    Ok(Json(blocking(think).await?.into()))
+    thought(&shared, local, format!("{}&local=1", path(&event)), move |known| {
+        whatif::what_if(&known.state, &known.seen, &known.proposed, &event, &known.now).into()
+    })
+    .await
 }
 
-async fn of_leader<T: DeserializeOwned>(agent: &str, path: &str) -> Result<Json<T>, Unanswered> {
-    let answer = http::get(agent, path, LEADER_LIMIT).await;
-    answer.map(Json).map_err(|e| Unanswered(format!("the leader did not answer: {e}")))
-}
-
-fn unled() -> Unanswered {
-    Unanswered("no agent leads the cluster at this moment; pgkeel why says what it waits for".to_owned())
+/// What the leader thinks; `path` asks its agent for it.
+async fn thought<T: DeserializeOwned + Send + 'static>(
+    shared: &Shared,
+    local: Local,
+    path: String,
+    think: impl Fn(&Known) -> T + Clone + Send + Sync + 'static,
+) -> Result<Json<T>, Response> {
+    let there = |agent: String| {
+        let path = path.clone();
+        async move { http::get(&agent, &path, LEADER_LIMIT).await }
+    };
+    let here = || {
+        let think = think.clone();
+        async move {
+            let Some(known) = shared.known().await? else { return Ok(None) };
+            blocking(move || think(&known)).await.map(Some)
+        }
+    };
+    shared.of_leader(local, there, here).await.map(Json)
 }
 
 /// The path that asks for an event.

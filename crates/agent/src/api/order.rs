@@ -1,12 +1,13 @@
 //! `POST /v1/order`: a person's order to the cluster (switchover, cancel, pause, resume). Any agent takes it and passes it
 //! on to the leader, which checks it and records it.
 
-use super::elsewhere::Local;
-use super::{Shared, Unanswered};
+use super::Shared;
+use super::leader::Local;
 use crate::http;
 use crate::messages::OrderAsked;
 use crate::run::Event;
 use axum::extract::{Query, State};
+use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use cluster::decide::switchover::Ordered;
@@ -23,12 +24,11 @@ async fn order(
     State(shared): State<Shared>,
     Query(local): Query<Local>,
     Json(asked): Json<OrderAsked>,
-) -> Result<Json<Ordered>, Unanswered> {
-    match shared.leader(local) {
-        Some(agent) => http::post_json(&agent, "/v1/order?local=1", &asked, LEADER_LIMIT)
-            .await
-            .map(Json)
-            .map_err(|e| Unanswered(format!("the leader did not take the order: {e}"))),
-        None => shared.ask(|reply| Event::Order { asked, reply }).await.map(Json),
-    }
+) -> Result<Json<Ordered>, Response> {
+    let there = |agent: String| {
+        let asked = asked.clone();
+        async move { http::post_json(&agent, "/v1/order?local=1", &asked, LEADER_LIMIT).await }
+    };
+    let here = || shared.ask(|reply| Event::Order { asked: asked.clone(), reply });
+    shared.of_leader(local, there, here).await.map(Json)
 }

@@ -1,6 +1,7 @@
 //! `GET /v1/status`: the cluster as the leader sees it; without a leader, what this node knows.
 
-use super::elsewhere::{Local, blocking};
+use super::elsewhere::blocking;
+use super::leader::Local;
 use super::{Shared, Unanswered};
 use crate::http;
 use crate::run::{Event, Known};

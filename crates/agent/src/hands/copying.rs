@@ -91,7 +91,8 @@ impl Hands {
         self.remember(|f| {
             let (promised, leased_again, lost) = (f.promised, f.leased_again, f.lost.take());
             let line = Some(line.to_owned());
-            *f = Facts { line, inconsistent: true, promised, leased_again, lost, ..Facts::default() };
+            let copied = Facts { inconsistent: true, copied: true, ..Facts::default() };
+            *f = Facts { line, promised, leased_again, lost, ..copied };
         })?;
         Ok(Done::DataChanged(RejoinWay::Clone))
     }

@@ -119,24 +119,24 @@ impl Run {
     }
 
     /// Checks a person's order against all that is known at this moment, and records it.
-    pub(super) fn on_order(&mut self, asked: &OrderAsked, reply: oneshot::Sender<Ordered>) {
-        let Some(seen) = &self.lead.seen else { return };
+    pub(super) fn on_order(&mut self, asked: &OrderAsked, reply: oneshot::Sender<Option<Ordered>>) {
+        let Some(seen) = &self.lead.seen else { return drop(reply.send(None)) };
         let now = Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() };
         let checked = switchover::order(&self.state, seen, &asked.order, &asked.by, &now);
         let (command, ordered) = match checked {
             Ok(checked) => checked,
-            Err(because) => return drop(reply.send(Ordered::Refused { because })),
+            Err(because) => return drop(reply.send(Some(Ordered::Refused { because }))),
         };
         if asked.only_try {
             let Ordered::Recorded { to, .. } = ordered else { return };
-            return drop(reply.send(Ordered::Possible { to }));
+            return drop(reply.send(Some(Ordered::Possible { to })));
         }
         let (store, events) = (self.parts.store.clone(), self.events.clone());
         self.lead.proposing = true;
         tokio::spawn(async move {
             let outcome = store.propose(command).await.map(|_| ()).map_err(|e| e.to_string());
             if outcome.is_ok() {
-                let _ = reply.send(ordered);
+                let _ = reply.send(Some(ordered));
             }
             let _ = events.send(Event::Proposed(outcome)).await;
         });

@@ -64,6 +64,7 @@ impl Run {
                 server => server,
             },
             seal: self.local.seal.clone().filter(|s| s.epoch == self.state.epoch),
+            copied: self.local.copied,
             promoted,
             primary_agent_silent_ms: asked.then(|| at.since(Moment(heard.at_ms))),
             wal_silent_ms: self.server.wal_silent_ms.filter(|_| streams_from_primary),

@@ -6,7 +6,9 @@ use crate::marker::Facts;
 use crate::postgres::probe::Probe;
 use crate::postgres::sync::{Replies, Sessions, SyncWatch};
 use crate::probing;
+use crate::reach;
 use cluster::brake;
+use cluster::copy;
 use cluster::exposure::Written;
 use cluster::handover::Hindrance;
 use cluster::observe::{DataDir, Replica, Server};
@@ -31,6 +33,8 @@ pub(super) struct ServerSight {
     was_up: bool,
     /// When it last answered (or was found).
     answered_at: Moment,
+    /// When it was started (or was found).
+    since: Moment,
     /// Age of the last WAL message at `answered_at`.
     pub wal_silent_ms: Option<u64>,
     /// A primary's standbys.
@@ -56,6 +60,7 @@ impl ServerSight {
             guarded: attached,
             was_up: attached,
             answered_at: now,
+            since: now,
             wal_silent_ms: None,
             replicas: BTreeMap::new(),
             replies: Replies::default(),
@@ -81,6 +86,7 @@ pub(super) fn recall(local: &mut Local, facts: &Facts) {
     local.following = facts.following.clone().filter(|_| same);
     local.must_clone = facts.clone_ordered.clone().or(local.must_clone.take());
     local.inconsistent = facts.inconsistent;
+    local.copied = facts.copied;
     local.rewound_for = facts.rewound_for;
     local.sync_revision = facts.sync_revision;
 }
@@ -130,6 +136,7 @@ impl Run {
         self.server.guarded = true;
         self.server.was_up = false;
         self.server.answered_at = now();
+        self.server.since = now();
         self.forget_standbys();
         self.local.server = Server::Starting;
         self.local.told = false;
@@ -279,6 +286,23 @@ impl Run {
         }
         self.local.server = probe.server;
         self.note_streaming();
+        self.note_caught_up();
+    }
+
+    /// What the primary had is compared with what this server has shown later.
+    fn note_caught_up(&mut self) {
+        let Some(hands) = self.parts.hands.as_ref().filter(|_| self.local.copied) else { return };
+        let heard = reach::heard(&self.heard);
+        let of_present = heard.target.as_ref().is_some_and(|t| t.epoch == self.state.epoch);
+        let since = heard.lsn_asked_ms.is_some_and(|asked| asked > self.server.since.0);
+        let primary_lsn = heard.lsn.filter(|_| of_present && since);
+        if !copy::caught_up(&self.state, &self.local, primary_lsn) {
+            return;
+        }
+        match hands.remember(|f| f.copied = false) {
+            Ok(()) => self.local.copied = false,
+            Err(e) => tracing::error!("{e}"),
+        }
     }
 }
 

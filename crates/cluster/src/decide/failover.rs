@@ -101,8 +101,14 @@ pub(super) fn fitting(state: &State, seals: &Seals) -> BTreeSet<NodeName> {
     seals.iter().filter(|(n, s)| fits(n, s)).map(|(n, _)| n.clone()).collect()
 }
 
+/// Of these, the nodes that surely have all they confirmed: data that was copied has it when it has caught up.
+pub(super) fn counting(state: &State, seals: &Seals) -> BTreeSet<NodeName> {
+    let copied = |n: &NodeName| seals.get(n).is_some_and(|s| s.copied) && !mutant::is(Mutant::CopiedCounts);
+    fitting(state, seals).into_iter().filter(|n| !copied(n)).collect()
+}
+
 fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
-    let sealed = fitting(state, seals);
+    let sealed = counting(state, seals);
     let in_force = !state.sync.in_force.is_empty();
     if in_force && quorum::covers_all(&sealed, &state.sync) {
         let SyncSet { k, members: of } = state.sync_target();
@@ -111,7 +117,12 @@ fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
     if let Some(node) = last_primary_sealed(state, seals) {
         return Ok(Safe::LastPrimary { node });
     }
-    Err(wait_seals(state, seals, &needed_seals(state)))
+    let copied: Vec<&str> = seals.iter().filter(|(_, s)| s.copied).map(|(n, _)| n.as_str()).collect();
+    let without = match copied.as_slice() {
+        [] => String::new(),
+        list => format!(" ({} not counted: copied anew, and not caught up since)", list.join(", ")),
+    };
+    Err(wait_seals(state, seals, &(needed_seals(state) + &without)))
 }
 
 /// The seals that would be enough, in words.

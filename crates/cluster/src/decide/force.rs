@@ -249,7 +249,8 @@ fn loss(
     let rule = match settings.replication {
         Replication::Async { max_loss_bytes, .. } => LossRule::Async { max_loss_bytes },
         Replication::Quorum { .. } => {
-            let open = |set: &&SyncSet| !quorum::covers(&fits, set);
+            let counting = failover::counting(state, seals);
+            let open = |set: &&SyncSet| !quorum::covers(&counting, set);
             LossRule::Quorum { uncovered: state.sync.in_force.iter().filter(open).cloned().collect() }
         }
     };

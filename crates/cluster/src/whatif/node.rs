@@ -49,6 +49,7 @@ impl Node {
             line: line.or_else(|| base.seal.as_ref().and_then(|s| s.line.clone())),
             seal: base.seal.clone(),
             following: upstream.map(|p| (state.epoch, p)),
+            copied: base.copied,
             promised: base.seal.as_ref().map_or(0, |s| s.epoch),
             promoted_for: if is_primary { state.epoch } else { 0 },
             sync_configured: is_primary.then(|| state.sync_target()),
@@ -99,7 +100,7 @@ impl Node {
                 self.local.server = standby(timeline, lsn, None);
                 self.local.following = None;
                 let line = self.local.line.clone();
-                self.local.seal = Some(Seal { epoch, timeline, lsn, line });
+                self.local.seal = Some(Seal { epoch, timeline, lsn, line, copied: self.local.copied });
             }
             Step::Follow { upstream, epoch, line } => {
                 self.local.server = standby(timeline, lsn, Some(upstream.clone()));

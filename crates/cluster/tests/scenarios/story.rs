@@ -12,7 +12,7 @@
 //! n1 data 77                           its data directory belongs to this system identifier
 //! n1 lease                             it gets a lease for the present epoch
 //! n1 done                              it has done the step it was told
-//! n1 line p2 | unfinished | inconsistent | lags
+//! n1 line p2 | unfinished | inconsistent | caught up | lags
 //! n1 cut off at 2/500 | clone asked for its upstream has removed that WAL | a person wants it copied anew
 //! n1 streams to n2 2/500, n3 2/400     pg_stat_replication of n1; nobody: `n1 streams to -`
 //! n1 obeys n2 n3 since 2/500           every WAL sender of n1 obeys this set since then; `obeys any 2 of n2 n3 since ...`
@@ -255,6 +255,7 @@ impl Story {
             ["clone", "asked", "for"] => {
                 node.local.must_clone = Some(CloneCause::Ordered { by: "ada".to_owned(), from: None });
             }
+            ["caught", "up"] => node.local.copied = false,
             ["lags"] => node.lags = true,
             ["priority", number] => node.tags.priority = number.parse().unwrap(),
             ["never", "primary"] => node.tags.never_primary = true,
@@ -335,7 +336,7 @@ impl Story {
             }
             Step::Clone { line, .. } => {
                 node.local.data = DataDir::Present { system_identifier: state.system_identifier.unwrap() };
-                (node.local.line, node.local.inconsistent) = (Some(line), true);
+                (node.local.line, node.local.inconsistent, node.local.copied) = (Some(line), true, true);
                 (node.local.must_clone, node.local.following) = (None, None);
                 (node.local.unfinished, node.local.server, node.local.seal) = (None, Server::Stopped, None);
             }
@@ -347,7 +348,8 @@ impl Story {
                 let (timeline, lsn) = at.unwrap_or_else(|| panic!("{who} is no standby"));
                 node.local.server = standby(timeline, lsn, None);
                 node.local.following = None;
-                node.local.seal = Some(Seal { epoch, timeline, lsn, line: node.local.line.clone() });
+                let (line, copied) = (node.local.line.clone(), node.local.copied);
+                node.local.seal = Some(Seal { epoch, timeline, lsn, line, copied });
             }
             Step::Follow { upstream, epoch, line } => {
                 (node.local.line, node.local.following) = (Some(line), Some((epoch, upstream.clone())));

@@ -34,6 +34,7 @@ impl Picture {
             timeline: seal.timeline,
             lsn: lsn(seal.records),
             line: seal.line.clone(),
+            copied: false,
         })
     }
 

@@ -14,7 +14,7 @@ use cluster::observe::{
 };
 use cluster::state::{Member, PgAddress, Phase, SyncSet};
 use cluster::step::{Local, Step, step};
-use cluster::{Epoch, Lsn, Millis, Moment, NodeName, leash};
+use cluster::{Epoch, Lsn, Millis, Moment, NodeName, copy, leash};
 use std::collections::BTreeMap;
 
 /// What an agent has in memory.
@@ -28,6 +28,10 @@ pub struct Agent {
     pub lease: Option<(Epoch, Moment)>,
     /// The primary whose agent it asks, of which epoch, and when that last answered (or when it began to ask).
     pub asks: Option<(NodeName, Epoch, Moment)>,
+    /// When the primary was asked for what it answered last, if that told how far it is.
+    pub primary_lsn_asked: Option<Moment>,
+    /// When the server was started, or found.
+    pub server_since: Moment,
     /// It has told its server whom to follow.
     pub told_server: bool,
     /// The furthest position of the primary it has heard of.
@@ -76,10 +80,11 @@ impl World {
         self.forget_some(node);
         let elects_at = self.now + self.random.ms(150, 500);
         let looks_at = self.now + Random::of_fault(self.seed, FIRST_LOOK + life).ms(0, 150);
+        let server_since = self.clock(node);
         let host = &mut self.nodes[node];
         host.agent_process = Running::Yes;
         host.notes.seal = None;
-        host.agent = Some(Agent { life, elects_at, looks_at, heard_round_at: 0, ..Agent::default() });
+        host.agent = Some(Agent { life, elects_at, looks_at, server_since, ..Agent::default() });
         let name = host.name.clone();
         self.say(|_| format!("{name}: agent starts"));
         self.tick(node, life);
@@ -105,6 +110,7 @@ impl World {
         self.watch_primary(node);
         self.watch_sync(node);
         self.mind_leash(node);
+        self.watch_copy(node);
         let local = self.local(node);
         let now = self.clock(node);
         let host = &self.nodes[node];
@@ -137,6 +143,7 @@ impl World {
             unfinished: notes.unfinished,
             must_clone: None,
             inconsistent: notes.inconsistent,
+            copied: notes.copied,
             rewound_for: notes.rewound_for,
             checkpointed: agent.and_then(|a| a.checkpointed.clone()),
             sync_configured: agent.and_then(|a| a.sync_configured.clone()),
@@ -189,8 +196,27 @@ impl World {
         let Some(agent) = &mut host.agent else { return };
         match (&agent.asks, target) {
             (Some((asked, epoch, _)), Some((p, e))) if *asked == p && *epoch == e => {}
-            (_, Some((p, e))) => agent.asks = Some((p, e, now)),
+            (_, Some((p, e))) => {
+                agent.asks = Some((p, e, now));
+                agent.primary_lsn_asked = None;
+            }
             (_, None) => agent.asks = None,
+        }
+    }
+
+    /// Notes when copied data has caught up.
+    fn watch_copy(&mut self, node: NodeId) {
+        if !self.nodes[node].notes.copied {
+            return;
+        }
+        let local = self.local(node);
+        let host = &mut self.nodes[node];
+        let Some(agent) = &host.agent else { return };
+        let since = agent.primary_lsn_asked.is_some_and(|asked| asked > agent.server_since);
+        let of_present = agent.asks.as_ref().is_some_and(|(_, epoch, _)| *epoch == host.replica.state.epoch);
+        let primary_lsn = agent.primary_lsn.filter(|_| since && of_present);
+        if copy::caught_up(&host.replica.state, &local, primary_lsn) {
+            host.notes.copied = false;
         }
     }
 
@@ -259,7 +285,7 @@ impl World {
             self.send(node, leader, message);
         }
         if let Some(primary) = asks.and_then(|(name, ..)| self.id(&name)) {
-            self.send(node, primary, Message::Ask);
+            self.send(node, primary, Message::Ask { sent: now });
         }
     }
 
@@ -284,6 +310,7 @@ impl World {
             server => server,
         };
         observation.seal = local.seal.filter(|s| s.epoch == state.epoch);
+        observation.copied = local.copied;
         observation.promoted = self.promoted(node);
         observation.primary_agent_silent_ms = agent.asks.as_ref().map(|(_, _, at)| now.since(*at));
         let receiver = host.postgres.receiver.filter(|_| follows);
@@ -345,23 +372,30 @@ impl World {
         match message {
             Message::Heartbeat { observation, sent } => self.hear_heartbeat(from, to, *observation, sent),
             Message::Answer { sent, lease } => self.hear_answer(to, sent, lease),
-            Message::Ask => {
-                let postgres = &self.nodes[to].postgres;
-                let lsn = (postgres.process == Process::Primary).then(|| postgres.lsn());
-                self.send(to, from, Message::Reply { lsn });
+            Message::Ask { sent } => {
+                let host = &self.nodes[to];
+                let primary = host.postgres.process == Process::Primary
+                    && host.replica.state.primary() == Some(&host.name);
+                let lsn = primary.then(|| host.postgres.lsn());
+                self.send(to, from, Message::Reply { lsn, sent });
             }
-            Message::Reply { lsn } => {
-                let now = self.clock(to);
-                let name = self.nodes[from].name.clone();
-                if let Some(agent) = &mut self.nodes[to].agent
-                    && let Some((asked, _, at)) = &mut agent.asks
-                    && *asked == name
-                {
-                    *at = now;
-                    agent.primary_lsn = lsn.or(agent.primary_lsn);
-                }
-            }
+            Message::Reply { lsn, sent } => self.hear_reply(from, to, lsn, sent),
             store => self.hear_store(from, to, store),
+        }
+    }
+
+    /// What is asked for one after the other over one connection is answered so: an overtaken answer is none.
+    fn hear_reply(&mut self, from: NodeId, to: NodeId, lsn: Option<Lsn>, sent: Moment) {
+        let name = self.nodes[from].name.clone();
+        let Some(agent) = &mut self.nodes[to].agent else { return };
+        let Some((asked, _, at)) = &mut agent.asks else { return };
+        if *asked != name || sent < *at {
+            return;
+        }
+        *at = sent;
+        if lsn.is_some() {
+            agent.primary_lsn = lsn;
+            agent.primary_lsn_asked = Some(sent);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::node::NodeId;
 use super::postgres::{Data, Process};
+use super::random::Random;
 use super::world::{Event, World};
 use cluster::command::first_promotion_id;
 use cluster::mutant::{self, Mutant};
@@ -9,6 +10,9 @@ use cluster::observe::{RejoinWay, Rejoined, Seal};
 use cluster::state::SyncSet;
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Moment, lineage};
+
+/// The numbers of the random sequences that say from whom a copy is made.
+const COPY_SOURCE: u64 = 1 << 42;
 
 impl World {
     /// Begins a step; what must be written down before it is written down here.
@@ -75,12 +79,14 @@ impl World {
         }
     }
 
-    fn start_server(&mut self, node: NodeId) {
+    pub(super) fn start_server(&mut self, node: NodeId) {
+        let now = self.clock(node);
         let host = &mut self.nodes[node];
         host.postgres.kill();
         host.notes.seal = None;
         if let Some(agent) = &mut host.agent {
             agent.told_server = false;
+            agent.server_since = now;
         }
         host.postgres.process = Process::Starting;
         host.postgres.configure_stopped(sync_of_standby(&host.replica.state));
@@ -96,6 +102,7 @@ impl World {
         host.notes.line = Some(line);
         host.notes.promised = host.notes.promised.max(epoch);
         host.notes.promoted_for = epoch;
+        host.notes.copied = false;
         host.notes.following = None;
         host.notes.seal = None;
         host.postgres.upstream = None;
@@ -221,7 +228,7 @@ impl World {
     }
 
     fn finish_copy(&mut self, node: NodeId, from: &cluster::NodeName, line: String) {
-        let Some(source) = self.readable_source(node, from, &line) else { return };
+        let Some(source) = self.copied_source(node, from, &line) else { return };
         if self.random.chance(15) {
             self.nodes[node].notes.unfinished = Some(Unfinished::Clone);
             return;
@@ -232,6 +239,7 @@ impl World {
         *notes = super::node::Notes {
             line: Some(line),
             inconsistent: true,
+            copied: true,
             promised,
             leased_again,
             ..Default::default()
@@ -267,6 +275,30 @@ impl World {
         self.note_rejoin(node, RejoinWay::Rewind);
     }
 
+    /// What a copy is made of: the primary, or a standby that streams from it and may have less (`cluster::copy::choose`).
+    fn copied_source(&mut self, node: NodeId, from: &cluster::NodeName, line: &str) -> Option<Data> {
+        let id = self.number();
+        let mut own = Random::of_fault(self.seed, COPY_SOURCE + id);
+        let primary = self.readable_source(node, from, line)?;
+        let of = self.id(from)?;
+        let streams = |id: &NodeId| {
+            let host = &self.nodes[*id];
+            let receives = host.postgres.receiver.is_some_and(|r| r.upstream == of);
+            let same = host.postgres.data.as_ref().is_some_and(|d| d.timeline == primary.timeline);
+            receives
+                && same
+                && host.postgres.process == Process::Standby
+                && host.notes.line.as_deref() == Some(line)
+                && self.network.connected(node, *id, self.now)
+                && host.server_runs()
+        };
+        let standbys: Vec<NodeId> = (0..self.nodes.len()).filter(|id| *id != node).filter(streams).collect();
+        let Some(source) = standbys.get(own.index(standbys.len() + 1)) else { return Some(primary) };
+        let mut data = self.nodes[*source].postgres.data.clone()?;
+        data.consistent_at = data.lsn();
+        Some(data)
+    }
+
     /// What a primary that can be reached has, readable from its present end on. A copy breaks when its source is
     /// restarted, so it never holds WAL of a later line than the one it was begun for.
     fn readable_source(&self, node: NodeId, from: &cluster::NodeName, line: &str) -> Option<Data> {
@@ -294,8 +326,8 @@ impl World {
             let known = |line: &String| lineage::written_by(state, line, data.timeline, at).is_some();
             let line = noted.filter(known);
             host.notes.line.clone_from(&line);
-            host.notes.seal =
-                Some(Seal { epoch, timeline: data.timeline, lsn: host.postgres.shown_lsn(now), line });
+            let (timeline, lsn, copied) = (data.timeline, host.postgres.shown_lsn(now), host.notes.copied);
+            host.notes.seal = Some(Seal { epoch, timeline, lsn, line, copied });
         }
     }
 

@@ -68,6 +68,8 @@ pub struct Notes {
     pub unfinished: Option<Unfinished>,
     /// Rewound or copied, and not seen consistent since.
     pub inconsistent: bool,
+    /// Copied, and not caught up since.
+    pub copied: bool,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
     /// The revision of the state whose sync set the server was last told.

@@ -1,7 +1,7 @@
 //! A person who decides what nothing automatic may: fails over and accepts what is lost, pauses without fencing, maintains
 //! nodes. Never careful about the moment, but honest: that a server is stopped is said only when it is.
 
-use super::node::NodeId;
+use super::node::{Node, NodeId};
 use super::postgres::Process;
 use super::random::Random;
 use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
@@ -9,7 +9,7 @@ use cluster::NodeName;
 use cluster::decide::switchover::Order;
 use cluster::handover::Obstacle;
 use cluster::reason::Reason;
-use cluster::state::Fencing;
+use cluster::state::{Fencing, Phase};
 use cluster::word::{Objection, Word};
 use std::collections::BTreeSet;
 
@@ -112,6 +112,21 @@ impl World {
         }
     }
 
+    /// The primary's server is restarted by hand with a standby.signal, so fast that its agent sees it only afterwards.
+    fn make_standby_by_hand(&mut self) {
+        let serves = |n: &Node| {
+            let knows = matches!(&n.replica.state.phase, Phase::Serving { appointment } if appointment.node == n.name);
+            knows && n.postgres.process == Process::Primary
+        };
+        if let Some(node) = self.nodes.iter().position(serves) {
+            let name = self.nodes[node].name.clone();
+            self.say(|_| format!("{name}: its server is made a standby by hand"));
+            self.kill_server(node);
+            self.start_server(node);
+            *self.report.faults.entry("primary made a standby by hand").or_default() += 1;
+        }
+    }
+
     fn is_stopped(&self, node: NodeId) -> bool {
         !matches!(self.nodes[node].postgres.process, Process::Primary | Process::Promoting)
     }
@@ -133,6 +148,7 @@ impl World {
             }
             7 => drop(self.ask_leader(&Order::Maintain { node: name, text: None, insist: own.chance(20) })),
             8 => self.cancel(own),
+            9 => self.make_standby_by_hand(),
             _ => {}
         }
     }

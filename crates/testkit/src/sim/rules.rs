@@ -102,6 +102,7 @@ names!(
         Primary,
         Following,
         ServerGone,
+        NotAsAppointed,
         Maintained,
         Promotion,
     ]

@@ -36,9 +36,17 @@ pub enum Message {
     /// The leader's answer: so much of the lease of this epoch remains.
     Answer { sent: Moment, lease: Option<(Epoch, Millis)> },
     /// Is your agent there?
-    Ask,
+    Ask {
+        /// When, on the clock of the node that asks.
+        sent: Moment,
+    },
     /// Yes, and this is where my primary stands.
-    Reply { lsn: Option<Lsn> },
+    Reply {
+        /// What it has flushed, when it is the primary.
+        lsn: Option<Lsn>,
+        /// When it was asked, on the clock of the node that asked.
+        sent: Moment,
+    },
 }
 
 /// What all nodes together hold.
@@ -239,7 +247,10 @@ impl World {
                 self.elect(to, 0);
                 self.aim_at_take_over(from, to);
             }
-            Message::Heartbeat { .. } | Message::Answer { .. } | Message::Ask | Message::Reply { .. } => {}
+            Message::Heartbeat { .. }
+            | Message::Answer { .. }
+            | Message::Ask { .. }
+            | Message::Reply { .. } => {}
         }
     }
 
