@@ -125,10 +125,10 @@ fn wanted(
     now: Moment,
 ) -> SyncSet {
     // A newcomer must itself know whom it follows: one whose agent has not heard of this epoch yet may still find that its
-    // data went another way, and give up what it has confirmed.
+    // data went another way, and give up what it has confirmed. Nor may it be one whose seal would not count.
     let follows = |n: &NodeName| {
         let own = seen.fresh(n, now, settings.detect_ms).filter(|o| o.epoch == state.epoch);
-        own.is_some_and(|o| o.wal_silent_ms.is_some())
+        own.is_some_and(|o| o.wal_silent_ms.is_some() && !o.copied)
     };
     let streams = |n: &NodeName| {
         let streams = report.replicas.get(n).is_some_and(|r| r.streaming);

@@ -53,6 +53,10 @@ pub enum Aim {
     Drift(NodeId, NodeId),
     /// The leader hears neither a promoted node nor a standby of it, until it has appointed another, which fails at once.
     LeaveOut(NodeId),
+    /// Of the sync set of this primary, one member lags and another loses its data, to be copied from the first.
+    CopyBehind(NodeId),
+    /// It loses its data.
+    LoseData(NodeId),
     /// A newcomer of the sync set is barred at once, while the primary's server is slow to hear of the set.
     ThereAndBack(NodeId, NodeId),
 }
@@ -133,6 +137,9 @@ impl World {
             }
             Change::SyncSetDone { .. } => {
                 self.aim(12, &[Aim::Any, Aim::KillServer(primary), Aim::Bar(anybody)]);
+                if self.checks.agreed.sync_target().k >= 2 {
+                    self.aim_apart(15, Aim::CopyBehind(primary));
+                }
             }
             Change::LeasedAgain { .. } => drop(self.aim(60, &[Aim::Forget(primary)])),
             Change::Resume => drop(self.aim(25, &[Aim::Isolate(primary), Aim::FreezeAgent(primary)])),
@@ -263,6 +270,8 @@ impl World {
             Aim::SwapDisk(node) => (self.swap_disk(node), node),
             Aim::Drift(primary, leader) => (self.drift(primary, leader), primary),
             Aim::LeaveOut(node) => (self.leave_out(node), node),
+            Aim::CopyBehind(primary) => (self.copy_behind(primary), primary),
+            Aim::LoseData(node) => (self.lose_data(node), node),
             Aim::ThereAndBack(primary, newcomer) => (self.there_and_back(primary, newcomer), newcomer),
         }
     }
@@ -344,6 +353,36 @@ impl World {
         }
         self.left_out = standby;
         "promoted node left out"
+    }
+
+    /// Commits of the next moments are on the others only: one member gets no WAL, one gives up what it had.
+    fn copy_behind(&mut self, primary: NodeId) -> &'static str {
+        let set = self.checks.agreed.sync_target();
+        let members: Vec<NodeId> = set.members.iter().filter_map(|n| self.id(n)).collect();
+        let first = self.random.index(members.len());
+        let at = |i: usize| members.get((first + i) % members.len().max(1)).copied();
+        let (Some(behind), Some(lost)) = (at(0), at(1)) else { return "nobody to copy from" };
+        let until = self.now + self.random.ms(2000, 5000);
+        self.network.dry_up(primary, behind, until);
+        self.copied_behind = Some(lost);
+        let wait = self.random.ms(200, 1200);
+        let index = APART + self.aimed_apart;
+        self.aimed_apart += 1;
+        self.after(wait, Event::Fault { index, aim: Aim::LoseData(lost) });
+        "member copied from one that lags"
+    }
+
+    /// `node` was copied just now. Whoever has more than it is to be lost before it gets that.
+    pub(super) fn aim_at_copy(&mut self, node: NodeId) {
+        if self.copied_behind.take_if(|n| *n == node).is_none() {
+            return;
+        }
+        let held = self.nodes[node].postgres.lsn();
+        for other in (0..self.nodes.len()).filter(|o| *o != node) {
+            if self.nodes[other].postgres.lsn() > held {
+                self.aim_apart(90, Aim::PowerOff(other));
+            }
+        }
     }
 
     fn recant(&mut self, primary: NodeId, newcomer: NodeId) -> &'static str {

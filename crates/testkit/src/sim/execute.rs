@@ -246,6 +246,7 @@ impl World {
         };
         self.nodes[node].postgres.data = Some(source);
         self.note_rejoin(node, RejoinWay::Clone);
+        self.aim_at_copy(node);
     }
 
     fn finish_rewind(&mut self, node: NodeId, from: &cluster::NodeName, epoch: Epoch, line: String) {
@@ -293,7 +294,10 @@ impl World {
                 && host.server_runs()
         };
         let standbys: Vec<NodeId> = (0..self.nodes.len()).filter(|id| *id != node).filter(streams).collect();
-        let Some(source) = standbys.get(own.index(standbys.len() + 1)) else { return Some(primary) };
+        let any = standbys.get(own.index(standbys.len() + 1));
+        let last = standbys.iter().min_by_key(|id| self.nodes[**id].postgres.lsn());
+        let wanted = if self.copied_behind == Some(node) { last } else { any };
+        let Some(source) = wanted else { return Some(primary) };
         let mut data = self.nodes[*source].postgres.data.clone()?;
         data.consistent_at = data.lsn();
         Some(data)

@@ -293,7 +293,7 @@ impl World {
 
     /// A disk is lost, where the cluster promises to survive that without a person: the primary's in quorum mode, or that
     /// of a standby that confirms nothing.
-    fn lose_data(&mut self, node: NodeId) -> &'static str {
+    pub(super) fn lose_data(&mut self, node: NodeId) -> &'static str {
         let agreed = &self.checks.agreed;
         // With degrade = available the primary may be the only one that has a commit.
         let quorum = matches!(
@@ -308,13 +308,16 @@ impl World {
         // A member that is being copied or rewound has lost what it had already: two copies would be lost.
         let line = agreed.appointment().map(|a| &a.promotion_id);
         let whole = |n: &super::node::Node| {
-            n.own_data().is_some() && n.notes.unfinished.is_none() && n.notes.line.as_ref() == line
+            let same = n.own_data().is_some() && n.notes.line.as_ref() == line;
+            same && n.notes.unfinished.is_none() && !n.notes.copied
         };
         let in_doubt = self.nodes.iter().any(|n| agreed.sync.contains(&n.name) && !whole(n));
         // What it confirmed still counts for a sender that has not noticed yet, also in a set that it is added to now.
         let still_counts = self.nodes.iter().any(|n| n.postgres.senders.contains_key(&node));
-        if agreed.sync.contains(&self.nodes[node].name)
-            || still_counts && matches!(self.proposed.settings.replication, Replication::Quorum { .. })
+        let counts = agreed.sync.contains(&self.nodes[node].name)
+            || still_counts && matches!(self.proposed.settings.replication, Replication::Quorum { .. });
+        let fewer_than_k = agreed.sync.in_force.iter().all(|set| set.k >= 2);
+        if counts && (in_doubt || !fewer_than_k)
             || !serves
             || is_primary && in_doubt
             || is_primary
@@ -324,11 +327,12 @@ impl World {
         {
             return "data kept";
         }
-        let wait = self.random.ms(300, 12_000);
+        // A person may be quick to put in a new disk.
+        let wait = if self.random.chance(40) { self.random.ms(30, 300) } else { self.random.ms(300, 12_000) };
         self.lose_power(node, wait);
         self.nodes[node].postgres.data = None;
         self.nodes[node].shelf = None;
-        "data lost"
+        if counts { "data of a member lost" } else { "data lost" }
     }
 
     /// A host starts with the disk of another cluster's node, until a person brings its own back.

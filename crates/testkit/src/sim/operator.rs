@@ -6,6 +6,7 @@ use super::postgres::Process;
 use super::random::Random;
 use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World};
 use cluster::NodeName;
+use cluster::command::{Change, Command};
 use cluster::decide::switchover::Order;
 use cluster::handover::Obstacle;
 use cluster::reason::Reason;
@@ -113,7 +114,7 @@ impl World {
     }
 
     /// The primary's server is restarted by hand with a standby.signal, so fast that its agent sees it only afterwards.
-    fn make_standby_by_hand(&mut self) {
+    fn make_standby_by_hand(&mut self, own: &mut Random) {
         let serves = |n: &Node| {
             let knows = matches!(&n.replica.state.phase, Phase::Serving { appointment } if appointment.node == n.name);
             knows && n.postgres.process == Process::Primary
@@ -124,7 +125,22 @@ impl World {
             self.kill_server(node);
             self.start_server(node);
             *self.report.faults.entry("primary made a standby by hand").or_default() += 1;
+            if own.chance(50) {
+                self.forget_publication(node, own);
+            }
         }
+    }
+
+    /// The agent starts anew with a state in which the node is appointed and not published, and does not learn more for a while.
+    fn forget_publication(&mut self, node: NodeId, own: &mut Random) {
+        let published = |c: &Command| matches!(c.change, Change::Publish { .. });
+        let Some(index) = self.store.log.iter().rposition(published) else { return };
+        std::mem::swap(&mut self.random, own);
+        self.kill_agent(node, 80);
+        let (extra, until) = (self.random.ms(300, 2500), self.now + self.random.ms(1000, 6000));
+        self.network.slow_store(node, extra, until);
+        std::mem::swap(&mut self.random, own);
+        self.forget_from(node, index);
     }
 
     fn is_stopped(&self, node: NodeId) -> bool {
@@ -148,7 +164,7 @@ impl World {
             }
             7 => drop(self.ask_leader(&Order::Maintain { node: name, text: None, insist: own.chance(20) })),
             8 => self.cancel(own),
-            9 => self.make_standby_by_hand(),
+            9 => self.make_standby_by_hand(own),
             _ => {}
         }
     }

@@ -101,8 +101,10 @@ impl World {
     fn accept_stream(&mut self, from: NodeId, to: NodeId, connection: u64) {
         let (standby, upstream) = (&self.nodes[from].postgres, &self.nodes[to].postgres);
         let serves = matches!(upstream.process, Process::Standby | Process::Promoting | Process::Primary);
+        // A server that stood still may hear of it long after the other end has given up.
+        let waits = standby.receiver.is_some_and(|r| r.connection == connection);
         let position = match (&standby.data, &upstream.data) {
-            (Some(mine), Some(theirs)) if serves && theirs.may_stream(mine) => {
+            (Some(mine), Some(theirs)) if serves && waits && theirs.may_stream(mine) => {
                 Some((theirs.records_up_to(mine.lsn()), mine.lsn()))
             }
             _ => None,

@@ -153,6 +153,8 @@ pub struct World {
     pub leaves_behind: bool,
     /// A standby of a promoted node that is not heard until the next one is appointed.
     pub left_out: Option<NodeId>,
+    /// This node is to be copied from one that lags.
+    pub copied_behind: Option<NodeId>,
     /// What the person who decides has been shown.
     pub operator: super::operator::Operator,
     trace: Trace,
@@ -198,6 +200,7 @@ impl World {
             kept: None,
             leaves_behind: false,
             left_out: None,
+            copied_behind: None,
             operator: super::operator::Operator::default(),
             trace,
         };

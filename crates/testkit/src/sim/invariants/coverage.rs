@@ -2,6 +2,9 @@
 //! sync sets, each with its own k, so whichever nodes seal, they cannot cover that set without one that has it. Under a
 //! set of nobody (k = 0) a commit is on the node that was appointed last, which alone can be primary without seals of
 //! standbys.
+//!
+//! Members that lost what they had, and have not caught up since, do not count when they seal. While there are c of them,
+//! the n - k + 1 seals that cover a set are of the n - c others, so what k - c of these have is on one of those that seal.
 
 use super::super::node::NodeId;
 use super::super::postgres::Process;
@@ -23,7 +26,8 @@ pub(super) fn acknowledged(world: &mut World, node: NodeId, id: u64) {
         if set.is_open() {
             last.as_ref().is_some_and(has)
         } else {
-            set.members.iter().filter(|n| has(n)).count() >= set.k
+            let (whole, enough) = whole(world, set);
+            whole.into_iter().filter(|n| has(n)).count() >= enough
         }
     };
     let sets = &world.checks.agreed.sync.in_force;
@@ -34,6 +38,14 @@ pub(super) fn acknowledged(world: &mut World, node: NodeId, id: u64) {
         );
         world.checks.fail("coverage", what, world.now);
     }
+}
+
+/// The members that have all they ever had, and on how many of them a commit must be.
+fn whole<'a>(world: &World, set: &'a SyncSet) -> (Vec<&'a NodeName>, usize) {
+    let host = |n: &NodeName| world.id(n).map(|id| &world.nodes[id]);
+    let is_whole = |n: &&NodeName| host(n).is_some_and(|h| h.own_data().is_some() && !h.notes.copied);
+    let (whole, lost): (Vec<_>, Vec<_>) = set.members.iter().partition(is_whole);
+    (whole, set.k.saturating_sub(lost.len()))
 }
 
 /// The node whose return makes the seals of others needless.
@@ -61,8 +73,10 @@ pub(super) fn changed(world: &mut World, change: &Change) {
     let sets = &world.checks.agreed.sync.in_force;
     let mut covered = BTreeSet::new();
     for set in sets {
-        let (members, k): (Vec<&NodeName>, usize) =
-            if set.is_open() { (last.iter().collect(), 1) } else { (set.members.iter().collect(), set.k) };
+        let (members, k) = if set.is_open() { (last.iter().collect(), 1) } else { whole(world, set) };
+        if k == 0 {
+            return; // no seals cover this set, and so nobody is appointed by them
+        }
         let mut on: BTreeMap<u64, usize> = BTreeMap::new();
         for data in members.iter().filter_map(|n| world.nodes[world.id(n)?].own_data()) {
             for record in &data.records {

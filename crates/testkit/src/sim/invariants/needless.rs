@@ -1,12 +1,13 @@
 //! A primary that works is left alone: no epoch is opened against a server that takes writes while its leader was just
 //! told by a standby that WAL of it arrives, or by so many nodes that they hear its agent that no majority can confirm
-//! its silence.
+//! its silence. Nor against one that was appointed and is a standby still, because it is a standby.
 
 use super::super::node::NodeId;
 use super::super::postgres::Process;
 use super::super::world::World;
 use cluster::command::{Change, Command};
 use cluster::observe::Server;
+use cluster::reason::Reason;
 
 /// What was heard this much before `detect` counts as surely heard in time, in milliseconds.
 const SLACK: u64 = 200;
@@ -23,6 +24,7 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     }
     let primary = primary.clone();
     let Some(id) = world.id(&primary) else { return };
+    not_promoted_yet(world, leader, id, command);
     let works = world.nodes[id].server_runs() && world.nodes[id].postgres.process == Process::Primary;
     let Some(leading) = world.nodes[leader].agent.as_ref().and_then(|a| a.leads.as_ref()) else { return };
     let settings = &world.proposed.settings;
@@ -49,6 +51,22 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, command: &Command) {
             "{primary} takes writes and is replaced ({}); streams {streams}, {hear} nodes hear its agent",
             why.join(" | ")
         );
+        world.checks.fail("needless", what, world.now);
+    }
+}
+
+fn not_promoted_yet(world: &mut World, leader: NodeId, primary: NodeId, command: &Command) {
+    let is_standby = |r: &Reason| matches!(r, Reason::NotPrimaryAnyMore { .. });
+    let postgres = &world.nodes[primary].postgres;
+    let (Some(data), Some(appointment)) =
+        (&postgres.data, world.nodes[leader].replica.state.appointment().cloned())
+    else {
+        return;
+    };
+    let as_appointed = data.timeline == appointment.sealed_timeline && data.lsn() >= appointment.sealed_lsn;
+    let promoted = postgres.promoted_for == world.checks.agreed.epoch;
+    if as_appointed && !promoted && command.reasons.iter().any(is_standby) {
+        let what = format!("{} was not promoted yet and is replaced as one that was", appointment.node);
         world.checks.fail("needless", what, world.now);
     }
 }
