@@ -71,7 +71,7 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
 /// The loop did not answer, or this agent is not the one to ask.
 struct Unanswered(String);
 
-/// Of an agent that was asked as the leader and does not lead: nothing was done.
+/// Of an agent that was asked as the leader and does not lead, or not long enough: nothing was done.
 struct NotLeading;
 
 impl IntoResponse for Unanswered {
@@ -82,7 +82,8 @@ impl IntoResponse for Unanswered {
 
 impl IntoResponse for NotLeading {
     fn into_response(self) -> Response {
-        (StatusCode::MISDIRECTED_REQUEST, "this agent does not lead the cluster").into_response()
+        (StatusCode::MISDIRECTED_REQUEST, "this agent does not lead the cluster, or has only just begun to")
+            .into_response()
     }
 }
 

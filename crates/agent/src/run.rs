@@ -94,7 +94,7 @@ pub enum Event {
     Order {
         /// What, from whom, and whether only to try.
         asked: messages::OrderAsked,
-        /// `None`: this agent does not lead. Dropped without an answer when it is not known whether it was recorded.
+        /// `None`: nothing was done, as this agent does not lead or has not heard of all nodes yet. Dropped without an answer when it is not known whether it was recorded.
         reply: oneshot::Sender<Option<Ordered>>,
     },
     /// Somebody asks.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// How long a change of the leader is waited for.
-const CHANGE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a change of the leader is waited for; not at all while no majority answers.
+const CHANGE_LIMIT: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether the leader may be asked.
@@ -44,7 +44,7 @@ impl Shared {
         self.ask(Event::AskKnown).await
     }
 
-    /// The leader's answer: `there`, asked of its agent, or `here`, where `None` means that this agent does not lead.
+    /// The leader's answer: `there`, asked of its agent, or `here`, where `None` means that this agent does not lead or knows too little.
     /// While nobody leads, or who was taken for the leader surely did nothing, it is tried again for a while.
     pub(super) async fn of_leader<T, There, Here>(
         &self,
@@ -71,6 +71,10 @@ impl Shared {
                         .to_owned(),
                 },
             };
+            let hopeless = self.store.standing().borrow().problem.clone();
+            if let Some(problem) = hopeless {
+                return Err(Unanswered(problem).into());
+            }
             if began.elapsed() >= CHANGE_LIMIT {
                 return Err(Unanswered(said).into());
             }

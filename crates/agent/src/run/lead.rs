@@ -4,7 +4,7 @@ use super::{Event, Run, now};
 use crate::clock::wall_ms;
 use crate::heartbeat::Leader;
 use crate::messages::{HeartbeatAnswer, OrderAsked};
-use crate::store::Standing;
+use crate::store::{Standing, StoreError};
 use cluster::decide::switchover::{self, Ordered};
 use cluster::decide::{self, Now};
 use cluster::lease;
@@ -43,6 +43,12 @@ impl Lead {
     pub(super) fn seen(&self) -> Option<&Observations> {
         self.seen.as_ref()
     }
+}
+
+/// Whether a leader has heard of every node that can be heard.
+fn informed(state: &State, seen: &Observations, now: Moment) -> bool {
+    let detect_ms = state.settings.as_ref().map_or(0, |s| s.detect_ms);
+    now.since(seen.leading_since) >= detect_ms || state.members.keys().all(|n| seen.nodes.contains_key(n))
 }
 
 impl Run {
@@ -125,6 +131,8 @@ impl Run {
         let checked = switchover::order(&self.state, seen, &asked.order, &asked.by, &now);
         let (command, ordered) = match checked {
             Ok(checked) => checked,
+            // A new leader may refuse only because it has not heard of somebody yet.
+            Err(_) if !informed(&self.state, seen, now.at) => return drop(reply.send(None)),
             Err(because) => return drop(reply.send(Some(Ordered::Refused { because }))),
         };
         if asked.only_try {
@@ -134,11 +142,14 @@ impl Run {
         let (store, events) = (self.parts.store.clone(), self.events.clone());
         self.lead.proposing = true;
         tokio::spawn(async move {
-            let outcome = store.propose(command).await.map(|_| ()).map_err(|e| e.to_string());
-            if outcome.is_ok() {
-                let _ = reply.send(Some(ordered));
+            let outcome = store.propose(command).await.map(|_| ());
+            match &outcome {
+                Ok(()) => drop(reply.send(Some(ordered))),
+                // It was overtaken: what is right now is for the next try to see.
+                Err(StoreError::NotLeader { .. } | StoreError::Refused(_)) => drop(reply.send(None)),
+                Err(_) => {}
             }
-            let _ = events.send(Event::Proposed(outcome)).await;
+            let _ = events.send(Event::Proposed(outcome.map_err(|e| e.to_string()))).await;
         });
     }
 

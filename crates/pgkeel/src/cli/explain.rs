@@ -20,7 +20,7 @@ use crate::config::nearest::nearest;
 /// Columns for text that is not on a terminal.
 const COLUMNS: usize = 120;
 /// For each agent's answer; it may have to ask the leader.
-const ANSWER_LIMIT: Duration = Duration::from_secs(6);
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 
 /// Says why a node is not primary. Ends with 1 when nobody can say.
 pub async fn why_not(agents: &[String], format: Format, node: &NodeName) -> ExitCode {

@@ -11,7 +11,7 @@ use super::status::Format;
 use super::text::say;
 
 /// For one agent to answer; it may have to ask the leader, which records the order.
-const ORDER_LIMIT: Duration = Duration::from_secs(8);
+const ORDER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends an order to the first agent that takes it.
 ///

@@ -90,6 +90,34 @@ fn store_is_serviced_in_a_pause_quorum() -> Result<()> {
     run(LabOptions::quorum(), TEST_LIMIT, service_store)
 }
 
+#[test]
+fn order_outlasts_the_leader() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, ask_without_leader)
+}
+
+/// The leader's agent is killed, and an order and a question follow at once: the next leader answers them.
+async fn ask_without_leader(lab: &mut Lab) -> Result<()> {
+    let status = lab.up().await?;
+    let primary = lab.primary(&status)?;
+    let apart = |now: &cluster::status::Status| now.leader.is_some() && now.leader != now.primary;
+    for other in [false, true] {
+        let status = lab.cluster.wait_until("the leader is not the primary", SETTLE_LIMIT, apart).await?;
+        let leads = |node: &usize| {
+            lab.node(*node).is_ok_and(|n| status.leader.as_ref().is_some_and(|l| l.as_str() == n.place.name))
+        };
+        let leader = (0..3).find(leads).context("no leader among the nodes")?;
+        let asker = if other { 3 - leader - primary } else { primary };
+        lab.cluster.kill_agent(leader)?;
+        done(lab, asker, &["pause"])?;
+        let why = lab.pgkeel(asker, &["why", "not", "n1"])?;
+        ensure!(why.status.success(), "{}", String::from_utf8_lossy(&why.stderr));
+        lab.cluster.start_node(leader)?;
+        done(lab, asker, &["resume"])?;
+    }
+    lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+    Ok(())
+}
+
 /// Two of three agents are gone for long: nobody can renew the lease, and the primary serves on.
 async fn service_store(lab: &mut Lab) -> Result<()> {
     let status = lab.up().await?;
