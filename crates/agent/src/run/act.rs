@@ -269,8 +269,8 @@ impl Run {
         self.acting.rejoin = Some(Rejoin { epoch, way, from_timeline: own.0, from_lsn: own.1, began });
     }
 
-    /// The server streams: a rejoin has ended well, and what was set aside for it may go when it is pruned.
-    pub(super) fn note_streaming(&mut self) {
+    /// The server streams, for long enough: a rejoin has ended well, and what was set aside for it may go when it is pruned.
+    pub(super) fn note_streaming(&mut self, since: Moment) {
         let Server::Standby(standby) = &self.local.server else { return };
         // Its data are about to be replaced: that it streams until then ends nothing.
         let replacing = matches!(self.acting.running, Some((Step::Clone { .. } | Step::Rewind { .. }, _)));
@@ -300,7 +300,7 @@ impl Run {
             way: rejoin.way,
             from_timeline: rejoin.from_timeline,
             from_lsn: rejoin.from_lsn,
-            took_ms: now().since(rejoin.began),
+            took_ms: since.since(rejoin.began),
             cause: cause.filter(|_| rejoin.way == RejoinWay::Clone),
             lost,
         });

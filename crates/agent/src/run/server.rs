@@ -35,6 +35,8 @@ pub(super) struct ServerSight {
     answered_at: Moment,
     /// When it was started (or was found).
     since: Moment,
+    /// Since when it has streamed at every answer.
+    streaming_since: Option<Moment>,
     /// Age of the last WAL message at `answered_at`.
     pub wal_silent_ms: Option<u64>,
     /// A primary's standbys.
@@ -61,6 +63,7 @@ impl ServerSight {
             was_up: attached,
             answered_at: now,
             since: now,
+            streaming_since: None,
             wal_silent_ms: None,
             replicas: BTreeMap::new(),
             replies: Replies::default(),
@@ -137,6 +140,7 @@ impl Run {
         self.server.was_up = false;
         self.server.answered_at = now();
         self.server.since = now();
+        self.server.streaming_since = None;
         self.forget_standbys();
         self.local.server = Server::Starting;
         self.local.told = false;
@@ -284,8 +288,14 @@ impl Run {
                 Err(e) => tracing::error!("{e}"),
             }
         }
+        let streams = matches!(&probe.server, Server::Standby(standby) if standby.streaming);
+        let since = streams.then(|| self.server.streaming_since.unwrap_or_else(now));
+        self.server.streaming_since = since;
         self.local.server = probe.server;
-        self.note_streaming();
+        // A WAL receiver says so before it has received anything; where its upstream has removed the WAL, it ends at once.
+        if let Some(since) = since.filter(|since| now().since(*since) >= self.detect_ms() / 2) {
+            self.note_streaming(since);
+        }
         self.note_caught_up();
     }
 
