@@ -33,6 +33,7 @@ use cluster::status::Status;
 use cluster::step::Local;
 use cluster::{Epoch, Millis, Moment, NodeName};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -121,6 +122,8 @@ pub struct Parts {
     pub store: Store,
     /// Its PostgreSQL; `None`: a witness.
     pub hands: Option<Arc<Hands>>,
+    /// Kept at the newest epoch that was seen, for the log of the process.
+    pub epoch_seen: Arc<AtomicU64>,
 }
 
 /// The loop's state.
@@ -234,6 +237,7 @@ impl Run {
             local,
             heard,
         };
+        run.parts.epoch_seen.fetch_max(run.state.epoch, Ordering::Relaxed);
         run.on_standing(run.standing.clone());
         run.aim();
         run
@@ -287,6 +291,7 @@ impl Run {
         self.log_history(&state);
         let epoch_changed = state.epoch != self.state.epoch;
         self.state = state;
+        self.parts.epoch_seen.fetch_max(self.state.epoch, Ordering::Relaxed);
         if epoch_changed {
             tracing::info!(
                 "epoch {}: {}",

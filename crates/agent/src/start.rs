@@ -17,6 +17,7 @@ use cluster::state::{self, Member, PgAddress};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -76,11 +77,15 @@ pub enum AgentError {
     StoreDied(String),
 }
 
-/// Runs an agent until `stop` turns true.
+/// Runs an agent until `stop` turns true. `epoch_seen` is kept at the newest epoch it knows, for the log.
 ///
 /// # Errors
 /// [`AgentError`]: why it could not start, or had to end.
-pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), AgentError> {
+pub async fn run(
+    settings: Settings,
+    epoch_seen: Arc<AtomicU64>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), AgentError> {
     let problems = check_host(&settings);
     if !problems.is_empty() {
         return Err(AgentError::Host { node: settings.node.clone(), problems });
@@ -111,7 +116,7 @@ pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), 
         async move { store.form().await }
     });
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
-    let parts = parts(&settings, me, store.clone(), hands)?;
+    let parts = parts(&settings, me, store.clone(), hands, epoch_seen)?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
     tokio::pin!(running);
     let mut formed = false;
@@ -228,6 +233,7 @@ fn parts(
     me: NodeName,
     store: Store,
     hands: Option<Arc<Hands>>,
+    epoch_seen: Arc<AtomicU64>,
 ) -> Result<Parts, AgentError> {
     let agents = settings
         .members
@@ -255,7 +261,7 @@ fn parts(
     let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags };
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
-    Ok(Parts { me, run, member, proposed, agents, store, hands })
+    Ok(Parts { me, run, member, proposed, agents, store, hands, epoch_seen })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

@@ -4,6 +4,7 @@
 //! module knows the file's syntax. What depends on the host (programs, users, directories) is checked by
 //! `agent::settings::check_host`. Every key is described in docs/configuration.md.
 
+mod log_section;
 mod managed;
 mod members;
 pub(crate) mod nearest;
@@ -19,6 +20,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::log::LogFormat;
 use agent::settings::Settings;
 use toml::de::DeTable;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub agent: Option<Settings>,
     /// Settings of this host's proxy, when the file has a `[proxy]`.
     pub proxy: Option<proxy::Settings>,
+    /// How the log is written, when the file says so.
+    pub log_format: Option<LogFormat>,
     /// What is allowed but likely not wanted, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -116,7 +120,7 @@ fn check(
 ) -> Option<Config> {
     root.refuse_unknown(
         report,
-        &["cluster", "node", "members", "postgres", "replication", "timing", "fence", "proxy"],
+        &["cluster", "node", "members", "postgres", "replication", "timing", "fence", "log", "proxy"],
     );
     refuse_nothing_to_run(root, report);
     let cluster = members::read_cluster(root, report);
@@ -127,6 +131,7 @@ fn check(
     let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
     let postgres = postgres::read(root, report, own_address, find_bin_dir);
+    let log_format = log_section::read(root, report);
     let proxy = proxy_section::read(root, report, cluster.as_deref(), voters.as_ref());
 
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
@@ -148,7 +153,7 @@ fn check(
         }),
         (true, ..) => return None,
     };
-    Some(Config { cluster: cluster?, agent, proxy, warnings: Vec::new() })
+    Some(Config { cluster: cluster?, agent, proxy, log_format, warnings: Vec::new() })
 }
 
 /// A file must start something, and `[postgres]` only means something beside a `[node]`.

@@ -1,8 +1,9 @@
-//! The pgkeel program as a library, so that its tests can call it: the command line, the configuration file, the
-//! demonstration.
+//! The pgkeel program as a library, so that its tests can call it: the command line, the configuration file, the log,
+//! the demonstration.
 
 pub mod cli;
 
 pub mod ask;
 pub mod config;
 pub mod demo;
+pub mod log;

@@ -115,6 +115,7 @@ fn a_full_file_is_read_to_the_last_key() {
             ("shared_buffers", "1GB"),
         ]
     );
+    assert_eq!(config.log_format, Some(pgkeel::log::LogFormat::Json));
     let proxy = config.proxy.expect("a proxy");
     assert_eq!(proxy.listen, ["0.0.0.0:6432".parse().expect("an address")]);
     assert_eq!((proxy.agents.len(), proxy.hold.as_secs()), (3, 30));

@@ -13,6 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -34,10 +35,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ENDED_LOG_DELAY: Duration = Duration::from_millis(500);
 
 /// Runs a proxy until `shutdown` turns true (or its sender is gone); open sessions get SQLSTATE 57P01 then.
+/// `epoch_seen` is kept at the newest epoch it knows, for the log.
 ///
 /// # Errors
 /// [`ProxyError`] if an address cannot be listened on, or a worker thread fails.
-pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
+pub async fn run(
+    settings: Settings,
+    epoch_seen: Arc<AtomicU64>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), ProxyError> {
     if settings.listen.is_empty() {
         return Err(ProxyError::NoListenAddress);
     }
@@ -66,7 +72,7 @@ pub async fn run(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<
     for agent in &shared.settings.agents {
         tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
     }
-    tasks.spawn(log_views(views.clone(), Arc::clone(&shared)));
+    tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));
 
     let mut workers = JoinSet::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
@@ -205,11 +211,12 @@ async fn serve_counted(client: TcpStream, peer: SocketAddr, worker: Rc<Worker>) 
 }
 
 /// One line for each change of the view that matters to clients, and one with the sessions that a new epoch ended.
-async fn log_views(mut views: Views, shared: Arc<Shared>) {
+async fn log_views(mut views: Views, shared: Arc<Shared>, epoch_seen: Arc<AtomicU64>) {
     let mut known = views.latest();
     loop {
         views.changed().await;
         let view = views.latest();
+        epoch_seen.fetch_max(view.epoch, Ordering::Relaxed);
         if describe(&view) != describe(&known) || view.readers != known.readers {
             tracing::info!("view: {}", describe(&view));
         }

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
+use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
 use cluster::{NodeName, WallMs};
 use std::ffi::OsString;
@@ -69,6 +70,9 @@ pub struct RunArgs {
     /// The configuration file
     #[arg(short, long = "config", value_name = "FILE")]
     pub config: PathBuf,
+    /// How the log is written [default: what the file says by log.format, else text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 /// Whom to ask.

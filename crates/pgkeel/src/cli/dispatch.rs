@@ -13,7 +13,6 @@ use cluster::decide::switchover::Order;
 use cluster::state::Fencing;
 use std::future::Future;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Does what was asked.
 #[must_use]
@@ -22,9 +21,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Guard(args) => guard::run(args),
         Command::GuardExec(args) => guard::exec(&args),
         Command::Config(ConfigCommand::Check { file }) => config::check(&file),
-        Command::Run(args) => serve(run::run(&args.config, What::All)),
-        Command::Agent(args) => serve(run::run(&args.config, What::Agent)),
-        Command::Proxy(args) => serve(run::run(&args.config, What::Proxy)),
+        Command::Run(args) => in_runtime(run::run(&args, What::All)),
+        Command::Agent(args) => in_runtime(run::run(&args, What::Agent)),
+        Command::Proxy(args) => in_runtime(run::run(&args, What::Proxy)),
         Command::Status(args) => with_agents(&args.ask, |agents, format| {
             let repeat = if args.watch { status::Repeat::EverySecond } else { status::Repeat::Once };
             in_runtime(status::run(&StatusOptions { agents, format, repeat }))
@@ -144,13 +143,6 @@ fn with_agents(ask: &AskArgs, then: impl FnOnce(Vec<String>, Format) -> ExitCode
             ExitCode::from(2)
         }
     }
-}
-
-fn serve(work: impl Future<Output = ExitCode>) -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("PGKEEL_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    in_runtime(work)
 }
 
 /// Two threads: the agent's work is waiting, and the proxy has threads of its own.

@@ -67,7 +67,7 @@ async fn a_taken_port_is_named() {
     settings.listen = vec![taken.local_addr().unwrap()];
     settings.agents = vec![format!("127.0.0.1:{}", free_port())];
     let (_stop, stop_seen) = watch::channel(false);
-    let error = proxy::run(settings, stop_seen).await.unwrap_err().to_string();
+    let error = proxy::run(settings, Default::default(), stop_seen).await.unwrap_err().to_string();
     assert!(
         error.starts_with(&format!("cannot listen on {}: the port is taken", taken.local_addr().unwrap()))
     );
@@ -80,6 +80,9 @@ async fn a_second_proxy_on_the_same_port_is_refused() {
     second.listen = vec![proxy.address];
     second.agents = vec![proxy.agent.address.to_string()];
     let (_stop, stop_seen) = watch::channel(false);
-    assert!(matches!(proxy::run(second, stop_seen).await, Err(proxy::ProxyError::PortTaken { .. })));
+    assert!(matches!(
+        proxy::run(second, Default::default(), stop_seen).await,
+        Err(proxy::ProxyError::PortTaken { .. })
+    ));
     proxy.stop().await;
 }

@@ -51,7 +51,7 @@ impl Proxy {
         settings.agents.extend([format!("127.0.0.1:{}", free_port()), agent.address.to_string()]);
         let address = settings.listen[0];
         let (stop, stop_seen) = watch::channel(false);
-        let running = tokio::spawn(proxy::run(settings, stop_seen));
+        let running = tokio::spawn(proxy::run(settings, Default::default(), stop_seen));
         while tokio::net::TcpStream::connect(address).await.is_err() {
             assert!(!running.is_finished(), "the proxy did not start");
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,0 +1,122 @@
+//! What the program writes to its log, read line by line as another program would.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A directory that goes with its test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn make(name: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("pgkeel-log-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Dir(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port").port()
+}
+
+/// A witness and a proxy: no server is needed.
+fn config(dir: &Dir, log: &str) -> PathBuf {
+    let (agent, proxy) = (free_port(), free_port());
+    let file = dir.0.join("pgkeel.toml");
+    let text = format!(
+        "cluster = \"shop\"\nnode = {{ name = \"n1\", dir = \"{}\" }}\nmembers.n1 = \"127.0.0.1:{agent}\"\n\
+         proxy.listen = \"127.0.0.1:{proxy}\"\n{log}",
+        dir.0.join("own").display()
+    );
+    std::fs::write(&file, text).expect("a configuration file");
+    file
+}
+
+fn start(dir: &Dir, log: &str, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeel"));
+    command.arg("run").arg("-c").arg(config(dir, log)).args(args);
+    command.env_remove("PGKEEL_LOG").env_remove("JOURNAL_STREAM");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("pgkeel")
+}
+
+/// Reads the log until `enough` is in it, ends the program in order, and returns all lines.
+fn lines_until(mut child: Child, enough: &str) -> Vec<String> {
+    let mut stderr = child.stderr.take().expect("standard error");
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut told = false;
+    loop {
+        let count = stderr.read(&mut buffer).expect("a readable log");
+        if count == 0 {
+            break;
+        }
+        text.extend_from_slice(&buffer[..count]);
+        if !told && String::from_utf8_lossy(&text).contains(enough) {
+            told = true;
+            kill_process(Pid::from_child(&child), Signal::TERM).expect("a running program");
+        }
+    }
+    assert!(child.wait().expect("its end").success(), "{}", String::from_utf8_lossy(&text));
+    let text = String::from_utf8(text).expect("UTF-8");
+    assert!(text.ends_with('\n'), "{text}");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn check_json(lines: &[String]) {
+    assert!(lines.len() >= 4, "{lines:?}");
+    for line in lines {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert_eq!(event["node"], "n1", "{line}");
+        for key in ["time", "level", "message", "target"] {
+            assert!(event[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {line}");
+        }
+        event["time"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok()).expect("a time");
+    }
+}
+
+#[test]
+fn every_line_is_an_object() {
+    let dir = Dir::make("flag");
+    let lines = lines_until(start(&dir, "", &["--log-format", "json"]), "leads the cluster");
+    check_json(&lines);
+    assert!(lines.iter().any(|line| line.contains("listening on 127.0.0.1:")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("SIGTERM: stops in order")), "{lines:?}");
+}
+
+#[test]
+fn the_file_says_the_format_and_the_flag_overrides_it() {
+    let dir = Dir::make("file");
+    check_json(&lines_until(start(&dir, "log.format = \"json\"\n", &[]), "leads the cluster"));
+    let text =
+        lines_until(start(&dir, "log.format = \"json\"\n", &["--log-format", "text"]), "leads the cluster");
+    for line in &text {
+        let (time, rest) = line.split_once(' ').expect("a time");
+        time.parse::<jiff::Timestamp>().expect("a time");
+        let (level, message) = rest.split_at_checked(6).expect("a level");
+        assert!(["INFO", "WARN", "ERROR"].contains(&level.trim_end()), "{line}");
+        assert!(message.starts_with("[n1] "), "{line}");
+    }
+}
+
+/// Why it does not start is part of the log too.
+#[test]
+fn errors_before_the_start_are_objects() {
+    let dir = Dir::make("wrong");
+    let output = start(&dir, "log.fromat = \"json\"\nporxy = 1\n", &["--log-format", "json"]);
+    let output = output.wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(events.len(), 2, "{text}");
+    assert!(events.iter().all(|event| event["level"] == "error"), "{text}");
+    assert!(text.contains("log.fromat: unknown key; did you mean \\\"format\\\"?"), "{text}");
+}
