@@ -309,7 +309,7 @@ impl World {
         let line = agreed.appointment().map(|a| &a.promotion_id);
         let whole = |n: &super::node::Node| {
             let same = n.own_data().is_some() && n.notes.line.as_ref() == line;
-            same && n.notes.unfinished.is_none() && !n.notes.copied
+            same && n.notes.unfinished.is_none() && !n.notes.inconsistent && !n.notes.copied
         };
         let in_doubt = self.nodes.iter().any(|n| agreed.sync.contains(&n.name) && !whole(n));
         // What it confirmed still counts for a sender that has not noticed yet, also in a set that it is added to now.
