@@ -13,6 +13,7 @@ pub mod fence;
 pub mod guard;
 pub mod hands;
 pub mod heartbeat;
+pub mod hooks;
 pub mod http;
 pub mod marker;
 pub mod messages;

@@ -12,12 +12,14 @@ mod lead;
 mod leash;
 mod observe;
 mod server;
+mod tell_hooks;
 
 pub use asked::Known;
 
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
 use crate::heartbeat::{Leader, Outgoing};
+use crate::hooks::Hooks;
 use crate::messages::{self, HeartbeatAnswer, Pong};
 use crate::postgres::probe::Probe;
 use crate::probing;
@@ -124,6 +126,8 @@ pub struct Parts {
     pub hands: Option<Arc<Hands>>,
     /// Kept at the newest epoch that was seen, for the log of the process.
     pub epoch_seen: Arc<AtomicU64>,
+    /// A person's commands.
+    pub hooks: Hooks,
 }
 
 /// The loop's state.
@@ -141,6 +145,7 @@ pub struct Run {
     observed: observe::Last,
     drain: drain::Drain,
     leash: leash::Leash,
+    telling: Option<tell_hooks::Telling>,
     tasks: Tasks,
 }
 
@@ -193,6 +198,9 @@ pub async fn run(
         run.turn();
     }
     run.stop_in_order(&mut inbox, &mut guard_events).await;
+    if let Some(telling) = run.telling.take() {
+        telling.finish().await;
+    }
     Ok(())
 }
 
@@ -231,6 +239,7 @@ impl Run {
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
             leash: leash::Leash::default(),
+            telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
             events,
@@ -285,6 +294,7 @@ impl Run {
         self.act();
         self.decide();
         self.tell();
+        self.tell_hooks();
     }
 
     fn on_state(&mut self, state: Arc<State>) {

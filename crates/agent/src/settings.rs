@@ -6,6 +6,7 @@
 mod host;
 mod programs;
 
+use crate::hooks::Hooks;
 use cluster::state::{Degrade, Tags};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub detect: Duration,
     /// How much faster or slower than true time a clock may run, in millionths.
     pub drift_ppm: u32,
+    /// A person's commands.
+    pub hooks: Hooks,
 }
 
 /// The PostgreSQL server that an agent looks after.

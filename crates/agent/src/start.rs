@@ -258,10 +258,12 @@ fn parts(
         },
         names: agents.keys().cloned().collect(),
     };
-    let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags };
+    let data_dir = settings.postgres.as_ref().map(|pg| pg.data_dir.display().to_string());
+    let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags, data_dir };
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
-    Ok(Parts { me, run, member, proposed, agents, store, hands, epoch_seen })
+    let hooks = settings.hooks.clone();
+    Ok(Parts { me, run, member, proposed, agents, store, hands, epoch_seen, hooks })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

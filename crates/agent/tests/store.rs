@@ -193,7 +193,7 @@ impl Trio {
 fn register(i: usize) -> Change {
     Change::Register {
         node: name(&format!("w{i}")),
-        member: Member { agent: i.to_string(), postgres: None, tags: Default::default() },
+        member: Member { agent: i.to_string(), postgres: None, tags: Default::default(), data_dir: None },
     }
 }
 
@@ -210,7 +210,8 @@ fn three_form_and_record() {
     }
     let late = Change::OpenEpoch { epoch: 99, lease: cluster::state::OldLease::Returned };
     assert!(matches!(trio.up[&leader].propose(late), Err(StoreError::Refused(Refusal::OtherEpoch { .. }))));
-    let huge = Member { agent: "x".repeat(100_000), postgres: None, tags: Default::default() };
+    let huge =
+        Member { agent: "x".repeat(100_000), postgres: None, tags: Default::default(), data_dir: None };
     let huge = trio.up[&leader].propose(Change::Register { node: name("huge"), member: huge });
     assert!(matches!(huge, Err(StoreError::TooLarge { .. })));
     assert_eq!(trio.up[&follower].store.quorum_age(), None);

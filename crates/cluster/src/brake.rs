@@ -109,6 +109,7 @@ mod tests {
             agent: String::new(),
             postgres: Some(PgAddress { host: String::new(), port: 1 }),
             tags: Tags { never_primary, ..Tags::default() },
+            data_dir: None,
         };
         State {
             settings: Some(Settings { replication, detect_ms: 1500, drift_ppm: 0 }),

@@ -124,6 +124,9 @@ pub struct Member {
     /// What it may become.
     #[serde(default)]
     pub tags: Tags,
+    /// Its data directory, which commands of people are told (`[hooks]`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
 }
 
 /// Where the cluster stands between two primaries.

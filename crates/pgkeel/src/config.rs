@@ -4,6 +4,7 @@
 //! module knows the file's syntax. What depends on the host (programs, users, directories) is checked by
 //! `agent::settings::check_host`. Every key is described in docs/configuration.md.
 
+mod hooks_section;
 mod log_section;
 mod managed;
 mod members;
@@ -120,7 +121,18 @@ fn check(
 ) -> Option<Config> {
     root.refuse_unknown(
         report,
-        &["cluster", "node", "members", "postgres", "replication", "timing", "fence", "log", "proxy"],
+        &[
+            "cluster",
+            "node",
+            "members",
+            "postgres",
+            "replication",
+            "timing",
+            "fence",
+            "hooks",
+            "log",
+            "proxy",
+        ],
     );
     refuse_nothing_to_run(root, report);
     let cluster = members::read_cluster(root, report);
@@ -131,14 +143,15 @@ fn check(
     let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
     let postgres = postgres::read(root, report, own_address, find_bin_dir);
+    let hooks = hooks_section::read(root, report);
     let log_format = log_section::read(root, report);
     let proxy = proxy_section::read(root, report, cluster.as_deref(), voters.as_ref());
 
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
     proxy_section::refuse_taken_port(root, report, proxy.as_ref(), postgres.as_ref(), own_address);
-    let agent = match (root.has("node"), node, replication, timing) {
+    let agent = match (root.has("node"), node, replication, timing.zip(hooks)) {
         (false, ..) => None,
-        (true, Some(node), Some(replication), Some(timing)) => Some(Settings {
+        (true, Some(node), Some(replication), Some((timing, hooks))) => Some(Settings {
             cluster: cluster.clone()?,
             node: node.name,
             dir: node.dir,
@@ -150,6 +163,7 @@ fn check(
             second_line,
             detect: timing.detect,
             drift_ppm: timing.drift_ppm,
+            hooks,
         }),
         (true, ..) => return None,
     };

@@ -97,6 +97,10 @@ fn a_full_file_is_read_to_the_last_key() {
     };
     assert_eq!(agent.replication, quorum);
     assert_eq!((agent.detect.as_millis(), agent.drift_ppm), (1_500, 20_000));
+    for hook in agent::hooks::Hook::ALL {
+        assert!(agent.hooks.command(hook).is_some_and(|c| c.contains("pgkeel")), "{hook}");
+    }
+    assert_eq!(agent.hooks.timeout.as_secs(), 60);
     let postgres = agent.postgres.expect("a server");
     assert_eq!(
         (postgres.host.as_str(), postgres.port, postgres.listen_addresses.as_str()),

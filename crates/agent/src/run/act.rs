@@ -363,6 +363,7 @@ impl Run {
             }
             self.decide();
             self.tell();
+            self.tell_hooks();
         }
     }
 }

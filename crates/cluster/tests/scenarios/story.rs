@@ -497,6 +497,7 @@ impl Story {
             agent: format!("{who}:1"),
             postgres: (!witness).then(|| PgAddress { host: who.to_string(), port: 5432 }),
             tags: node.tags,
+            data_dir: None,
         });
         o.data = node.local.data.clone();
         o.server = node.local.server.clone();

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use agent::hooks::Hook;
 use agent::settings::{Replication, SecondLine, Settings, check_host};
 use cluster::state::Degrade;
 
@@ -116,6 +117,12 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
     ));
     if let (SecondLine::Nftables, Some(postgres)) = (agent.second_line, &agent.postgres) {
         lines.push(format!("nftables closes port {} when the lease of a primary ends", postgres.port));
+    }
+    let hooks: Vec<&str> =
+        Hook::ALL.into_iter().filter(|hook| agent.hooks.command(*hook).is_some()).map(Hook::key).collect();
+    if !hooks.is_empty() {
+        let limit = humantime::format_duration(agent.hooks.timeout);
+        lines.push(format!("commands: {}, each for up to {limit}", hooks.join(", ")));
     }
     lines
 }

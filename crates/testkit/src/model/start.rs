@@ -47,6 +47,7 @@ fn well(state: &State, node: NodeId) -> Observation {
         agent: format!("{}:1", name(node)),
         postgres: Some(PgAddress { host: name(node).to_string(), port: 5432 }),
         tags: Default::default(),
+        data_dir: None,
     });
     observation.data = DataDir::Absent;
     if state.phase == Phase::Empty {

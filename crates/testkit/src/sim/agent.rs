@@ -333,6 +333,7 @@ impl World {
             agent: format!("{}:1", host.name),
             postgres: (!host.witness).then(|| PgAddress { host: host.name.to_string(), port: 5432 }),
             tags: host.tags,
+            data_dir: None,
         }
     }
 
