@@ -56,12 +56,34 @@ pub enum Command {
     Config(ConfigCommand),
     /// Start a cluster on this machine, kill its primary under load, and tell what happens
     Demo(DemoArgs),
+    /// Print the completions of this command line for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands into a directory
+    Man {
+        /// Write them here: pgkeel.1, pgkeel-status.1, ...
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Parent of the server: ends it when its lease ends (started by the agent)
     #[command(hide = true)]
     Guard(GuardArgs),
     /// Starts the server's program for the guard
     #[command(hide = true)]
     GuardExec(GuardExecArgs),
+}
+
+/// Shells that completions can be made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
 }
 
 /// Options of `run`, `agent` and `proxy`.

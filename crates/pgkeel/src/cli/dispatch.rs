@@ -7,7 +7,9 @@ use super::args::{
 use super::run::{self, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
-use super::{agents, aside, clone, config, explain, failover, guard, lost, order, status, switchover, why};
+use super::{
+    agents, aside, clone, config, explain, failover, generate, guard, lost, order, status, switchover, why,
+};
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
 use cluster::state::Fencing;
@@ -76,6 +78,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
             in_runtime(lost::run(&lost::LostOptions { agents, format, node: args.node }))
         }),
         Command::Aside(command) => set_aside(command),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
 }

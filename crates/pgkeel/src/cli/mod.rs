@@ -10,6 +10,7 @@ pub mod config;
 pub mod each_node;
 pub mod explain;
 pub mod failover;
+pub mod generate;
 pub mod guard;
 pub mod lost;
 pub mod moment;
