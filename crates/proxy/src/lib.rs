@@ -32,6 +32,9 @@ mod portable;
 
 mod relogin;
 
+#[allow(dead_code)] // Its driver follows.
+mod lend;
+
 mod pool;
 
 mod watch;

@@ -23,3 +23,5 @@ mod pgbench;
 mod views;
 
 mod hostile;
+
+mod scram;

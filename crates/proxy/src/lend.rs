@@ -1,0 +1,273 @@
+//! Which client is lent which server, and who waits. Pure: it is told what happened and when, and says what to do
+//! ([`Deed`]); the shell does it.
+//!
+//! Clients are lent a server for a transaction. Those of one pool (a database and a user) wait in one queue, first come,
+//! first served; the server that was returned last is lent first, so that the others become idle and can be closed. Where
+//! all servers together are at their limit, the client that has waited longest has the least recently used idle server of
+//! another pool closed for it.
+
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use pool::{Pool, Server, Stage};
+use std::time::{Duration, Instant};
+
+/// A client, as the shell knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u32);
+
+/// A server connection, as the shell knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub u32);
+
+/// A pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId(pub u32);
+
+/// Bounds of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most server connections.
+    pub servers_max: usize,
+    /// So many more, once a client has waited for `reserve_after`.
+    pub reserve: usize,
+    /// See `reserve`.
+    pub reserve_after: Duration,
+    /// Server connections that are kept open though nobody needs them.
+    pub servers_min: usize,
+    /// A client that has waited so long is given up.
+    pub query_wait: Duration,
+    /// A client that has waited so long is told, once.
+    pub notice_after: Duration,
+    /// A server that was idle so long is closed.
+    pub idle_max: Duration,
+    /// A server that is older is closed as soon as it is idle.
+    pub age_max: Duration,
+    /// A server that was idle so long is asked for a sign of life before it is lent.
+    pub check_after: Duration,
+    /// Pause after a failed attempt to connect.
+    pub retry_after: Duration,
+}
+
+/// What the shell is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Give this server to this client.
+    Lend {
+        /// To whom.
+        client: ClientId,
+        /// What.
+        server: ServerId,
+        /// It was idle for long: ask it for a sign of life first.
+        check: bool,
+    },
+    /// Connect; tell the outcome by [`Lending::opened`] or [`Lending::failed`].
+    Open {
+        /// For this pool.
+        pool: PoolId,
+        /// By this name from now on.
+        server: ServerId,
+    },
+    /// End this connection. It is forgotten already.
+    Close {
+        /// Which.
+        server: ServerId,
+        /// Why.
+        why: Why,
+    },
+    /// Tell this client that it waits.
+    Notice {
+        /// Whom.
+        client: ClientId,
+    },
+    /// Tell this client that there is no server for it. It is forgotten already.
+    GiveUp {
+        /// Whom.
+        client: ClientId,
+        /// How long it has waited.
+        waited: Duration,
+    },
+}
+
+/// Why a server connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Nobody needed it for long.
+    Idle,
+    /// It has been open for long.
+    Old,
+    /// It is not to be used any more: its primary was replaced, or somebody said so.
+    Outdated,
+    /// Its last client left something behind.
+    Unclean,
+    /// Another pool needs its place.
+    Displaced,
+}
+
+/// How a server comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Returned {
+    /// Nothing of its client is left in it.
+    Clean,
+    /// Something is left, or may be.
+    Unclean,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lending {
+    pools: Vec<Pool>,
+    servers: Vec<Option<Server>>,
+    free: Vec<u32>,
+    open: usize,
+    open_max: usize,
+    deeds: Vec<Deed>,
+}
+
+impl Lending {
+    /// Lends at most `open_max` servers of all pools together.
+    #[must_use]
+    pub fn new(open_max: usize) -> Lending {
+        Lending {
+            pools: Vec::new(),
+            servers: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            open_max,
+            deeds: Vec::new(),
+        }
+    }
+
+    /// A new pool, without any server.
+    pub fn add_pool(&mut self, bounds: Bounds) -> PoolId {
+        self.pools.push(Pool::new(bounds));
+        PoolId(u32::try_from(self.pools.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// What is to be done, in this order; nothing of it is said again.
+    pub fn take_deeds(&mut self, into: &mut Vec<Deed>) {
+        into.append(&mut self.deeds);
+    }
+
+    /// A client needs a server. It must not have one, nor wait for one.
+    pub fn want(&mut self, pool: PoolId, client: ClientId, now: Instant) {
+        if let Some(found) = self.pools.get_mut(pool.0 as usize) {
+            found.queue.push_back(pool::Waiting { client, since: now, told: false });
+            self.serve(pool, now);
+        }
+    }
+
+    /// A client that waits needs nothing any more.
+    pub fn forget(&mut self, pool: PoolId, client: ClientId) {
+        if let Some(pool) = self.pools.get_mut(pool.0 as usize) {
+            pool.queue.retain(|waiting| waiting.client != client);
+        }
+    }
+
+    /// A server that was to be opened is ready.
+    pub fn opened(&mut self, server: ServerId, now: Instant) {
+        let Some(state) = self.server_mut(server).filter(|s| s.stage == Stage::Opening) else { return };
+        (state.stage, state.since, state.opened) = (Stage::Idle, now, now);
+        let (pool, outdated) = (state.pool, state.outdated);
+        let of = &mut self.pools[pool.0 as usize];
+        of.opening -= 1;
+        of.retry_at = None;
+        match outdated {
+            true => self.close(server, Why::Outdated),
+            false => of.idle.push(server),
+        }
+        self.serve(pool, now);
+    }
+
+    /// A server could not be opened.
+    pub fn failed(&mut self, server: ServerId, now: Instant) {
+        if let Some(pool) = self.remove(server) {
+            let pool = &mut self.pools[pool.0 as usize];
+            pool.retry_at = Some(now + pool.bounds.retry_after);
+        }
+    }
+
+    /// A client's transaction has ended, and nothing keeps its server.
+    pub fn returned(&mut self, server: ServerId, how: Returned, now: Instant) {
+        let Some(state) = self.server_mut(server).filter(|s| s.stage == Stage::Lent) else { return };
+        state.stage = Stage::Idle;
+        state.since = now;
+        let (pool, outdated, opened) = (state.pool, state.outdated, state.opened);
+        let old = now.saturating_duration_since(opened) > self.pools[pool.0 as usize].bounds.age_max;
+        match (how, outdated, old) {
+            (Returned::Unclean, ..) => self.close(server, Why::Unclean),
+            (_, true, _) => self.close(server, Why::Outdated),
+            (_, _, true) => self.close(server, Why::Old),
+            (Returned::Clean, false, false) => self.pools[pool.0 as usize].idle.push(server),
+        }
+        self.serve(pool, now);
+        if self.open < self.open_max {
+            self.serve_longest_waiting(now);
+        }
+    }
+
+    /// A server is gone, whatever it was doing.
+    pub fn lost(&mut self, server: ServerId, now: Instant) {
+        if let Some(pool) = self.remove(server) {
+            self.serve(pool, now);
+            self.serve_longest_waiting(now);
+        }
+    }
+
+    /// No server that is open or being opened now is lent again.
+    pub fn renew(&mut self) {
+        for id in 0..self.servers.len() {
+            let id = ServerId(u32::try_from(id).unwrap_or(u32::MAX));
+            let Some(server) = self.server_mut(id) else { continue };
+            server.outdated = true;
+            if server.stage == Stage::Idle {
+                self.close(id, Why::Outdated);
+            }
+        }
+    }
+
+    /// What time alone brings: notices, clients given up, idle and old servers closed, further attempts. Returns when to
+    /// call again at the latest.
+    pub fn tick(&mut self, now: Instant) -> Option<Instant> {
+        for pool in 0..self.pools.len() {
+            let pool = PoolId(u32::try_from(pool).unwrap_or(u32::MAX));
+            self.mind_queue(pool, now);
+            self.mind_idle(pool, now);
+            self.serve(pool, now);
+            self.keep_minimum(pool, now);
+        }
+        self.serve_longest_waiting(now);
+        self.next_tick(now)
+    }
+
+    /// Server connections that are open or being opened.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    fn server_mut(&mut self, id: ServerId) -> Option<&mut Server> {
+        self.servers.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// Takes a server off the books; its pool.
+    fn remove(&mut self, id: ServerId) -> Option<PoolId> {
+        let server = self.servers.get_mut(id.0 as usize)?.take()?;
+        self.free.push(id.0);
+        self.open -= 1;
+        let pool = &mut self.pools[server.pool.0 as usize];
+        pool.open -= 1;
+        if server.stage == Stage::Opening {
+            pool.opening -= 1;
+        }
+        pool.idle.retain(|idle| *idle != id);
+        Some(server.pool)
+    }
+
+    fn close(&mut self, id: ServerId, why: Why) {
+        if self.remove(id).is_some() {
+            self.deeds.push(Deed::Close { server: id, why });
+        }
+    }
+}
