@@ -27,6 +27,12 @@ impl CancelKey {
         Some(CancelKey { pid: u32::from_be_bytes(*pid), secret: secret.to_vec() })
     }
 
+    /// As [`CancelKey::parse`] reads it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.pid.to_be_bytes()[..], &self.secret].concat()
+    }
+
     /// Process id of the server's session; not a secret, good for logs.
     #[must_use]
     pub fn pid(&self) -> u32 {

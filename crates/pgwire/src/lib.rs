@@ -22,6 +22,8 @@ pub mod error_response;
 
 pub mod cancel;
 
+pub mod message;
+
 pub mod scram;
 
 #[cfg(test)]

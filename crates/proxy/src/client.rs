@@ -3,6 +3,7 @@
 use crate::error::{Refusal, Successor};
 use crate::hold::{NoServer, Wanted, find_server};
 use crate::park::{self, Move, Parked};
+use crate::pooled;
 use crate::relay::{End, Relay, Stop, Unsent};
 use crate::server::{Answered, Until, forward_cancel, prepare_socket};
 use crate::session::{Purpose, Session};
@@ -12,6 +13,7 @@ use pgwire::{CancelKey, Startup, StartupError};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,7 +43,7 @@ enum NoWish {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &Worker) {
+pub async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
     if prepare_socket(&client).is_err() {
         return;
     }
@@ -91,6 +93,9 @@ async fn read_wish(client: &mut TcpStream) -> Result<Wish, NoWish> {
 }
 
 async fn cancel(key: &CancelKey, worker: &Worker) {
+    if worker.shared.cancels.forward(key, worker.shared.settings.connect_timeout).await {
+        return;
+    }
     // An unknown key is not answered and not logged as trouble: the session may just have ended.
     let Some((server, key)) = worker.shared.pool.cancels(key) else {
         tracing::debug!("cancel request for process {}, which has no session here", key.pid());
@@ -101,12 +106,15 @@ async fn cancel(key: &CancelKey, worker: &Worker) {
     }
 }
 
-async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Worker) {
+async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Rc<Worker>) {
     let shared = &worker.shared;
     let clients_max = shared.settings.clients_max;
     let Some(_counted) = shared.stats.client(clients_max) else {
         return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
     };
+    if shared.settings.pool.is_some() && purpose(&packet) == Purpose::Sql {
+        return pooled::serve(client, packet, worker).await;
+    }
     // Kept as long as the session: it may have to log in again.
     let packet = packet.into_boxed_slice();
     let mut parked = None;
@@ -232,11 +240,13 @@ fn last_word(end: &End, session: &Session, worker: &Worker) -> Option<Refusal> {
     }
 }
 
-async fn flush(client: &mut TcpStream, mut unsent: Unsent) -> io::Result<()> {
+/// Sends what is left for the client.
+pub async fn flush(client: &mut TcpStream, mut unsent: Unsent) -> io::Result<()> {
     timeout(FAREWELL_MAX, poll_fn(|cx| unsent.poll_send(client, cx))).await?
 }
 
-async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
+/// Tells the client why its connection ends, and closes it.
+pub async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
     let mut message = Vec::new();
     refusal.encode(&mut message);
     farewell_with(client, &message).await;
@@ -244,7 +254,7 @@ async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
 
 /// Sends the last bytes and closes, so that the client gets to read them: closing while bytes of the client are unread
 /// would reset the connection and take the message with it.
-async fn farewell_with(client: &mut TcpStream, last: &[u8]) {
+pub async fn farewell_with(client: &mut TcpStream, last: &[u8]) {
     let closing = async {
         client.write_all(last).await?;
         client.shutdown().await?;

@@ -5,6 +5,7 @@ use crate::session::AtStake;
 use pgwire::{ErrorFields, Severity, StartupError, encode_error_response};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why the proxy could not start or go on. For the person who started it.
@@ -62,6 +63,22 @@ pub enum Refusal {
     ServerBroke { cluster: String, node: String, epoch: u64, at_stake: AtStake },
     /// The proxy stops.
     Stopping,
+    /// The start-up packet names no user.
+    NoUser,
+    /// The password is wrong, or there is no such user: nobody is told which.
+    WrongPassword { user: String },
+    /// The login cannot be checked now; why.
+    LoginUnchecked { why: String },
+    /// The proxy could not log in to the primary.
+    NoLogin { node: String, why: String },
+    /// There are too many different logins.
+    TooManyPools,
+    /// No server connection became free.
+    QueryWait { waited: Duration },
+    /// The client does not speak the protocol; in what.
+    ClientBroke { why: String },
+    /// The session cannot be continued on the server that it was lent; why.
+    NotContinued { why: String },
 }
 
 /// What followed the session's epoch, as far as it is known.
@@ -144,6 +161,40 @@ impl Refusal {
                 None,
                 None,
             ),
+            Refusal::NoUser
+            | Refusal::WrongPassword { .. }
+            | Refusal::LoginUnchecked { .. }
+            | Refusal::NoLogin { .. }
+            | Refusal::TooManyPools
+            | Refusal::QueryWait { .. }
+            | Refusal::ClientBroke { .. }
+            | Refusal::NotContinued { .. } => {
+                let (sqlstate, message) = self.texts_of_pools();
+                (sqlstate, message, None, None)
+            }
+        }
+    }
+
+    /// SQLSTATE and message of what only the pooled mode says.
+    fn texts_of_pools(&self) -> (&'static str, String) {
+        match self {
+            Refusal::NoUser => ("28000", "no PostgreSQL user name specified in startup packet".into()),
+            Refusal::WrongPassword { user } => {
+                ("28P01", format!("password authentication failed for user \"{user}\""))
+            }
+            Refusal::LoginUnchecked { why } => ("57P03", format!("the login cannot be checked now: {why}")),
+            Refusal::NoLogin { node, why } => {
+                ("08001", format!("cannot log in to the primary {node}: {why}"))
+            }
+            Refusal::TooManyPools => ("53300", "the proxy serves too many different logins".into()),
+            Refusal::QueryWait { waited } => {
+                ("53300", format!("no server connection became free in {:.1} s", waited.as_secs_f64()))
+            }
+            Refusal::ClientBroke { why } => ("08P01", why.clone()),
+            Refusal::NotContinued { why } => {
+                ("57P01", format!("terminating connection because {why}; reconnect"))
+            }
+            _ => ("XX000", "the connection ends".into()),
         }
     }
 }

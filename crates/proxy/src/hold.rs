@@ -56,6 +56,19 @@ pub async fn find_server(
     }
 }
 
+/// Finds the server of a pool's next connection; no client in particular waits for it.
+///
+/// # Errors
+/// What those are told who wait.
+pub async fn find_for_pool(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Target, Answered), Refusal> {
+    let mut stop = worker.stop.clone();
+    tokio::select! {
+        biased;
+        () = stopped(&mut stop) => Err(Refusal::Stopping),
+        found = follow_route(wanted, worker) => found,
+    }
+}
+
 async fn follow_route(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Target, Answered), Refusal> {
     let settings = &worker.shared.settings;
     let mut views = worker.views.clone();
@@ -152,7 +165,7 @@ fn hold_reason(view: &View) -> String {
 }
 
 /// Returns when the client has closed its connection.
-async fn gone(client: &TcpStream) {
+pub async fn gone(client: &TcpStream) {
     match client.peek(&mut [0]).await {
         Ok(0) | Err(_) => {}
         // It has sent more than PostgreSQL's protocol has it send now. The server will judge that; behind those bytes

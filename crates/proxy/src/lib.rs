@@ -32,8 +32,15 @@ mod portable;
 
 mod relogin;
 
-#[allow(dead_code)] // Its driver follows.
 mod lend;
+
+mod sql;
+
+mod logical;
+
+mod cancel;
+
+mod pooled;
 
 mod pool;
 
@@ -47,4 +54,4 @@ mod error;
 
 pub use error::ProxyError;
 pub use listener::run;
-pub use settings::Settings;
+pub use settings::{ClientAuth, Lookup, PoolSettings, Settings};

@@ -3,6 +3,7 @@
 use crate::client;
 use crate::error::ProxyError;
 use crate::pool::Pool;
+use crate::pooled;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::watch::{Newest, Views, follow};
@@ -47,7 +48,7 @@ pub async fn run(
     if settings.listen.is_empty() {
         return Err(ProxyError::NoListenAddress);
     }
-    if settings.agents.is_empty() {
+    if settings.agents.is_empty() && settings.server.is_none() {
         return Err(ProxyError::NoAgents);
     }
     let workers_count = settings.workers.max(1);
@@ -64,6 +65,9 @@ pub async fn run(
     }
 
     let (newest, views) = Newest::new(&settings.cluster, &settings.agents);
+    if let Some(server) = &settings.server {
+        newest.is_always(server);
+    }
     let newest = Arc::new(newest);
     // Workers also stop when this function is dropped, for `stop` goes with it.
     let (stop, stop_seen) = watch::channel(false);
@@ -154,6 +158,7 @@ fn start_worker(
     let body = move || {
         let result = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let worker = Worker::new(shared, views, stop);
+            let worker = worker.ok_or_else(|| io::Error::other("the system gives no random bytes"))?;
             LocalSet::new().block_on(&runtime, work(sockets, Rc::new(worker)))
         });
         // Nobody listens if the proxy was dropped.
@@ -169,8 +174,11 @@ async fn work(sockets: Vec<StdListener>, worker: Rc<Worker>) -> io::Result<()> {
     for socket in sockets {
         accepting.spawn_local(accept(TcpListener::from_std(socket)?, Rc::clone(&worker)));
     }
+    let minding =
+        worker.shared.settings.pool.is_some().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
     stopped(&mut worker.stop.clone()).await;
     drop(accepting);
+    drop(minding);
     // Each client's task holds the worker; when only this function does, all are gone.
     let all_gone = async {
         while Rc::strong_count(&worker) > 1 {

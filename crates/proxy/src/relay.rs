@@ -277,7 +277,8 @@ fn note_server_bytes(
     Ok(())
 }
 
-fn poll_chunk<'b>(
+/// Reads what is there into `chunk`.
+pub fn poll_chunk<'b>(
     stream: &mut TcpStream,
     chunk: &'b mut [u8],
     cx: &mut Context<'_>,
@@ -296,7 +297,8 @@ pub struct Unsent {
 }
 
 impl Unsent {
-    fn is_empty(&self) -> bool {
+    /// Whether all was sent.
+    pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
@@ -320,8 +322,25 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
+    /// Sends `bytes` behind what is left; keeps what is not taken at once.
+    pub fn add(&mut self, stream: &mut TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.is_empty() {
+            return self.send_or_keep(stream, bytes, cx);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
     /// Sends `bytes` after everything else was sent, and keeps what is not taken at once.
-    fn send_or_keep(&mut self, stream: &mut TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
+    pub fn send_or_keep(
+        &mut self,
+        stream: &mut TcpStream,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
         let taken = match Pin::new(stream).poll_write(cx, bytes) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,

@@ -1,5 +1,7 @@
 //! What a proxy is told at its start.
 
+use cluster::view::Server;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Agents that tell the view, as `host:port`; all are listened to at the same time and the newest view counts.
     pub agents: Vec<String>,
+    /// Without a cluster: the one server, which is always the primary. It needs no agent.
+    pub server: Option<Server>,
     /// How long a new connection, or a session that moves to another server, waits while there is no primary. Usually 30 s.
     pub hold: Duration,
     /// How long one attempt to reach a server may take before the next one.
@@ -22,4 +26,54 @@ pub struct Settings {
     pub clients_max: usize,
     /// Number of worker threads, usually one for each core; at least one is started.
     pub workers: usize,
+    /// Pools of server connections, lent for a transaction. Without it each session has its own server connection.
+    pub pool: Option<PoolSettings>,
+}
+
+/// Settings of the pooled mode. Limits are shared out among the workers, rounded up.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// Most server connections of one pool, which is one database, user and set of start-up parameters.
+    pub servers_max: usize,
+    /// Most server connections of all pools.
+    pub open_max: usize,
+    /// How long a client waits for a server connection before it gets an error.
+    pub query_wait: Duration,
+    /// A client that has waited so long is told, once.
+    pub notice_after: Duration,
+    /// A server connection that was idle so long is closed.
+    pub idle_max: Duration,
+    /// An older server connection is closed as soon as it is idle.
+    pub age_max: Duration,
+    /// How clients are let in.
+    pub auth: ClientAuth,
+}
+
+/// How clients are let in.
+#[derive(Clone, Debug)]
+pub enum ClientAuth {
+    /// Whoever comes, under any name: only where nobody else can reach the proxy.
+    Trust,
+    /// By SCRAM-SHA-256, with the verifiers that this role reads from pg_authid on the server.
+    Scram(Lookup),
+}
+
+/// The role that looks up verifiers: it may log in, and read the catalog pg_authid.
+#[derive(Clone)]
+pub struct Lookup {
+    /// Its name.
+    pub user: String,
+    /// Its password, if servers ask it for one.
+    pub password: Option<String>,
+    /// The database in which it looks: any will do.
+    pub database: String,
+}
+
+impl fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lookup")
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
 }

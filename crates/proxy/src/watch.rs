@@ -4,7 +4,7 @@
 //! agents say and in which order, the proxy never goes back to an older view.
 
 use bytes::Bytes;
-use cluster::view::View;
+use cluster::view::{Server, View};
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::client::conn::http1;
@@ -79,6 +79,17 @@ impl Newest {
         let newest_epoch = Arc::new(AtomicU64::new(0));
         let views = Views { receiver, newest_epoch: Arc::clone(&newest_epoch) };
         (Newest { sender, newest_epoch, cluster: cluster.to_string() }, views)
+    }
+
+    /// There is no cluster but this server.
+    pub fn is_always(&self, server: &Server) {
+        let view = View {
+            cluster: self.cluster.clone(),
+            epoch: 1,
+            primary: Some(server.clone()),
+            ..View::default()
+        };
+        self.offer(view);
     }
 
     fn offer(&self, view: View) -> Offer {

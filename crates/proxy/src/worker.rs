@@ -1,7 +1,10 @@
 //! What a client's task may use: things of its own worker thread, and the few that all workers share.
 
+use crate::cancel::Cancels;
+use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::pool::Pool;
+use crate::pooled::{Bell, Pools, Secrets};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::watch::Views;
@@ -25,13 +28,20 @@ pub struct Shared {
     pub settings: Settings,
     pub stats: Stats,
     pub pool: Pool,
+    pub cancels: Cancels,
     garbage: Mutex<OncePerSource>,
 }
 
 impl Shared {
     pub fn new(settings: Settings) -> Shared {
         let pool = Pool::new(settings.clients_max);
-        Shared { settings, stats: Stats::default(), pool, garbage: Mutex::default() }
+        Shared {
+            settings,
+            stats: Stats::default(),
+            pool,
+            cancels: Cancels::default(),
+            garbage: Mutex::default(),
+        }
     }
 
     /// Logs what a hostile or broken client sent, once a minute for each source address.
@@ -56,12 +66,43 @@ pub struct Worker {
     pub probes: Semaphore,
     /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
     pub chunk: RefCell<Box<[u8]>>,
+    /// Of the pooled mode; see there.
+    pub pools: RefCell<Pools>,
+    pub texts: RefCell<Texts>,
+    pub secrets: RefCell<Secrets>,
+    pub bell: Bell,
+    /// What goes to a client and to a server next; as `chunk`, one for all sessions.
+    pub outgoing: RefCell<Outgoing>,
+}
+
+/// Bytes made ready for either side.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    pub to_client: Vec<u8>,
+    pub to_server: Vec<u8>,
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, views: Views, stop: watch::Receiver<bool>) -> Worker {
+    /// `None` if the system gives no random bytes.
+    pub fn new(shared: Arc<Shared>, views: Views, stop: watch::Receiver<bool>) -> Option<Worker> {
         let chunk = RefCell::new(vec![0; CHUNK_LEN].into_boxed_slice());
-        Worker { shared, views, stop, probes: Semaphore::new(PROBES_MAX), chunk }
+        let mut random = [0; 40];
+        aws_lc_rs::rand::fill(&mut random).ok()?;
+        let (secret, number) = random.split_first_chunk::<32>()?;
+        let number = u64::from_be_bytes(*number.first_chunk()?);
+        let pools = RefCell::new(Pools::new(shared.settings.pool.as_ref(), shared.settings.workers));
+        Some(Worker {
+            shared,
+            views,
+            stop,
+            probes: Semaphore::new(PROBES_MAX),
+            chunk,
+            pools,
+            texts: RefCell::new(Texts::new(number)),
+            secrets: RefCell::new(Secrets::new(*secret)),
+            bell: Bell::default(),
+            outgoing: RefCell::default(),
+        })
     }
 }
 

@@ -116,6 +116,8 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         startup_timeout: STARTUP_TIMEOUT,
         clients_max: CLIENTS_MAX,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
+        pool: None,
+        server: None,
     }
 }
 

@@ -37,6 +37,8 @@ pub fn settings() -> Settings {
         startup_timeout: Duration::from_secs(10),
         clients_max: 100,
         workers: 2,
+        pool: None,
+        server: None,
     }
 }
 

@@ -1,0 +1,52 @@
+//! A proxy in front of one server, for trying it out and for measuring:
+//! `front LISTEN SERVER_PORT POOL_SIZE WORKERS [LOOKUP_USER]`. A pool of size 0 is the session mode.
+
+use cluster::view::Server;
+use proxy::{ClientAuth, Lookup, PoolSettings, Settings};
+use std::time::Duration;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [listen, port, size, workers, rest @ ..] = arguments.as_slice() else {
+        return eprintln!("usage: front LISTEN SERVER_PORT POOL_SIZE WORKERS [LOOKUP_USER]");
+    };
+    let (Ok(listen), Ok(port), Ok(size), Ok(workers)) =
+        (listen.parse(), port.parse(), size.parse(), workers.parse())
+    else {
+        return eprintln!("not an address, or not a number");
+    };
+    let auth = match rest.first() {
+        Some(user) => {
+            ClientAuth::Scram(Lookup { user: user.clone(), password: None, database: "postgres".to_owned() })
+        }
+        None => ClientAuth::Trust,
+    };
+    let pool = PoolSettings {
+        servers_max: size,
+        open_max: size + 2,
+        query_wait: Duration::from_secs(120),
+        notice_after: Duration::from_secs(600),
+        idle_max: Duration::from_secs(600),
+        age_max: Duration::from_secs(3_600),
+        auth,
+    };
+    let settings = Settings {
+        cluster: "front".to_owned(),
+        listen: vec![listen],
+        agents: Vec::new(),
+        server: Some(Server { node: "server".to_owned(), host: "127.0.0.1".to_owned(), port }),
+        hold: Duration::from_secs(30),
+        connect_timeout: Duration::from_secs(2),
+        startup_timeout: Duration::from_secs(10),
+        clients_max: 10_000,
+        workers,
+        pool: (size > 0).then_some(pool),
+    };
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map(|runtime| runtime.block_on(proxy::run(settings, stopped))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => eprintln!("{error}"),
+        Err(error) => eprintln!("{error}"),
+    }
+}

@@ -1,0 +1,128 @@
+//! Cancel requests of pooled clients: each has a key of the proxy's own, which leads to the server that it is lent at the
+//! moment, if it is lent one.
+//!
+//! A cancel request can hit only the statement it meant, or none: a server is not given back while a request is on its
+//! way to it, and a server has sent the signal before it closes the connection on which it was asked
+//! (src/backend/postmaster/postmaster.c, `processCancelRequest`).
+
+use crate::server::forward_cancel;
+use aws_lc_rs::rand;
+use cluster::view::Server;
+use pgwire::CancelKey;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A server and the key by which it knows the session on it.
+#[derive(Debug)]
+pub struct Running {
+    /// Where to ask.
+    pub server: Arc<Server>,
+    /// What to show.
+    pub key: CancelKey,
+}
+
+/// One client's.
+#[derive(Debug, Default)]
+pub struct Slot {
+    state: Mutex<State>,
+    /// No request is on its way any more.
+    over: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lent: Option<Arc<Running>>,
+    on_the_way: usize,
+}
+
+/// All clients' of the proxy, of every worker.
+#[derive(Debug, Default)]
+pub struct Cancels {
+    slots: Mutex<HashMap<CancelKey, Arc<Slot>>>,
+}
+
+/// A client's entry; dropping it takes it out.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    cancels: &'a Cancels,
+    key: CancelKey,
+    slot: Arc<Slot>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one statement, so a panic elsewhere spoils nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cancels {
+    /// A new client's entry; `None` if the system gives no random bytes.
+    pub fn enter(&self) -> Option<Entry<'_>> {
+        let mut slots = lock(&self.slots);
+        loop {
+            let mut bytes = [0; 8];
+            rand::fill(&mut bytes).ok()?;
+            // A process id is a positive number.
+            bytes[0] &= 0x7f;
+            let key = CancelKey::parse(&bytes)?;
+            if key.pid() == 0 || slots.contains_key(&key) {
+                continue;
+            }
+            let slot = Arc::new(Slot::default());
+            slots.insert(key.clone(), Arc::clone(&slot));
+            return Some(Entry { cancels: self, key, slot });
+        }
+    }
+
+    /// Passes a request on, if its key is a client's of here and that one is lent a server. Whether the key is known.
+    pub async fn forward(&self, key: &CancelKey, limit: Duration) -> bool {
+        let Some(slot) = lock(&self.slots).get(key).cloned() else { return false };
+        let running = {
+            let mut state = lock(&slot.state);
+            let Some(running) = state.lent.clone() else { return true };
+            state.on_the_way += 1;
+            running
+        };
+        if let Err(error) = forward_cancel(&running.server, &running.key, limit).await {
+            let node = &running.server.node;
+            tracing::warn!("cannot pass a cancel request on to {node}: {error}; the statement goes on");
+        }
+        lock(&slot.state).on_the_way -= 1;
+        slot.over.notify_waiters();
+        true
+    }
+}
+
+impl Entry<'_> {
+    /// The client's key.
+    pub fn key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    /// The client is lent this server.
+    pub fn lent(&self, running: &Arc<Running>) {
+        lock(&self.slot.state).lent = Some(Arc::clone(running));
+    }
+
+    /// The client gives its server back: no request reaches it from now on. Waits for those that are on their way.
+    pub async fn given_back(&self) {
+        loop {
+            let over = self.slot.over.notified();
+            {
+                let mut state = lock(&self.slot.state);
+                state.lent = None;
+                if state.on_the_way == 0 {
+                    return;
+                }
+            }
+            over.await;
+        }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        lock(&self.cancels.slots).remove(&self.key);
+    }
+}

@@ -1,0 +1,184 @@
+//! A client's session, which is more than the server that it is lent at the moment. Pure: bytes in, bytes out, facts.
+//!
+//! [`Logical`] is the client's part: its settings, its prepared statements, what is under way. [`Holding`] is what a
+//! server connection holds, and goes with it from client to client. Between the two stand the rules:
+//!
+//! - Before a client's first byte reaches a server, the server's settings are the client's ([`Logical::place`]).
+//! - A statement that the client has prepared is prepared anew, without its noticing, on a server that does not have it.
+//! - A server may be taken away only when nothing is under way and no [`Pin`](crate::sql::Pin) holds it
+//!   ([`Logical::may_leave`]).
+//! - What cannot be followed for sure pins the server until the client goes, and the server is closed then.
+//!
+//! Bodies of messages are not held, except those of statements up to a limit, and small ones.
+
+mod place;
+
+mod expected;
+
+mod from_client;
+
+mod extended;
+
+mod from_server;
+
+mod holding;
+
+mod outcome;
+
+mod prepared;
+
+mod reported;
+
+mod settings;
+
+#[cfg(test)]
+mod tests;
+
+pub use holding::Holding;
+pub use prepared::Texts;
+pub use reported::Reported;
+pub use settings::Settings;
+
+use crate::sql::{Pin, Pins};
+use expected::{CopyIn, Expected};
+use outcome::Outcome;
+use pgwire::{FrameError, TransactionStatus};
+use prepared::Prepared;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use thiserror::Error;
+
+/// Names a client for as long as its worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(pub u64);
+
+/// Most answers that a client can have outstanding before it is not read from any more.
+const EXPECTED_MAX: usize = 16 * 1024;
+
+/// Most bytes of the statements that a client can have prepared.
+const STATEMENTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Why a session cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Broken {
+    /// The client does not speak the protocol.
+    #[error("the client sent what is not PostgreSQL's protocol: {0}")]
+    Client(FrameError),
+    /// The client sent a message that no client sends, or one with an impossible body.
+    #[error("the client sent a message of type {0:?} that cannot be read")]
+    ClientMessage(char),
+    /// The client has prepared too many statements.
+    #[error("the client has prepared statements of more than {STATEMENTS_BYTES_MAX} bytes")]
+    Statements,
+    /// The server does not speak the protocol.
+    #[error("the server sent what is not PostgreSQL's protocol: {0}")]
+    Server(FrameError),
+    /// The client's settings could not be put in place; the server's message.
+    #[error("the session's settings cannot be repeated on this server: {0}")]
+    Settings(String),
+}
+
+/// What the client's bytes led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All whole messages were taken.
+    All,
+    /// The rest has to wait until the server has answered.
+    Waits,
+    /// The client said goodbye.
+    Terminated,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Logical {
+    owner: Owner,
+    /// Those that the session was begun with.
+    first_settings: Settings,
+    settings: Settings,
+    told: Reported,
+    pins: Pins,
+    statements: HashMap<Box<[u8]>, Rc<Prepared>>,
+    /// Of all of them.
+    statements_bytes: usize,
+    unnamed: Option<Rc<Prepared>>,
+    /// Portals whose statements leave an effect; nearly always empty.
+    portals: Vec<(Box<[u8]>, Rc<Prepared>)>,
+    expected: VecDeque<Expected>,
+    /// The server ignores everything up to the next Sync.
+    skipping: bool,
+    /// Messages of the extended protocol were sent that no Sync has followed yet.
+    unsynced: bool,
+    copy_in: Option<CopyIn>,
+    transaction: TransactionStatus,
+    outcome: Outcome,
+    /// Bytes of the client's present message that are passed on as they come, or thrown away.
+    passing: usize,
+    throwing_away: usize,
+}
+
+impl Logical {
+    /// A session that has just logged in, with settings that it was begun with and what its client was told.
+    #[must_use]
+    pub fn new(owner: Owner, settings: Settings, told: Reported) -> Logical {
+        Logical {
+            owner,
+            first_settings: settings.clone(),
+            settings,
+            told,
+            pins: Pins::NONE,
+            statements: HashMap::new(),
+            statements_bytes: 0,
+            unnamed: None,
+            portals: Vec::new(),
+            expected: VecDeque::new(),
+            skipping: false,
+            unsynced: false,
+            copy_in: None,
+            transaction: TransactionStatus::Idle,
+            outcome: Outcome::default(),
+            passing: 0,
+            throwing_away: 0,
+        }
+    }
+
+    /// Why the client keeps its server beyond its transaction.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        self.pins
+    }
+
+    /// Whether nothing is under way, in either direction, and no transaction is open.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.expected.is_empty()
+            && !self.unsynced
+            && !self.skipping
+            && self.passing == 0
+            && self.copy_in.is_none()
+            && self.transaction == TransactionStatus::Idle
+    }
+
+    /// Whether the server can be lent to somebody else now.
+    #[must_use]
+    pub fn may_leave(&self, holding: &Holding) -> bool {
+        self.is_quiet() && self.pins.is_empty() && holding.is_clean()
+    }
+
+    /// Whether a transaction is open on the server.
+    #[must_use]
+    pub fn in_transaction(&self) -> bool {
+        self.transaction != TransactionStatus::Idle
+    }
+
+    /// Whether the server still owes an answer.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// Something happened that cannot be followed: the server stays with this client and is closed after it.
+    fn lose_sight(&mut self) {
+        self.pins.add(Pin::Astray);
+    }
+}

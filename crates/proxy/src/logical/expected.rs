@@ -1,0 +1,86 @@
+//! The answers that a server owes, in order.
+
+use super::prepared::Prepared;
+use crate::sql::Effect;
+use std::rc::Rc;
+
+/// Whose message is answered: the proxy's own answers are not for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Client,
+    Proxy,
+}
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    /// ParseComplete.
+    Parse { by: By, name: Option<Box<[u8]>>, prepared: Option<Rc<Prepared>> },
+    /// CloseComplete, of which the client is told as of ParseComplete: the server has its statement already.
+    ParseKnown,
+    /// BindComplete.
+    Bind,
+    /// ParameterDescription, then RowDescription or NoData; of a portal without the former.
+    Describe,
+    /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute { prepared: Option<Rc<Prepared>> },
+    /// CloseComplete; of a client's statement, so that it can be had back if the server does not come to it.
+    Close { by: By, statement: Option<(Box<[u8]>, Rc<Prepared>)> },
+    /// ReadyForQuery.
+    Sync { by: By },
+    /// Anything, then ReadyForQuery.
+    Query { effect: Option<Box<Effect>> },
+    /// The settings, put in place by a query of the proxy.
+    Placing,
+    /// A query of the proxy that nobody waits for.
+    Aside,
+    /// FunctionCallResponse, then ReadyForQuery.
+    FunctionCall,
+}
+
+impl Expected {
+    /// Whether ReadyForQuery is the end of it.
+    pub(super) fn ends_with_ready(&self) -> bool {
+        match self {
+            Expected::Sync { .. }
+            | Expected::Query { .. }
+            | Expected::Placing
+            | Expected::Aside
+            | Expected::FunctionCall => true,
+            Expected::Parse { .. }
+            | Expected::ParseKnown
+            | Expected::Bind
+            | Expected::Describe
+            | Expected::Execute { .. }
+            | Expected::Close { .. } => false,
+        }
+    }
+
+    /// Whether the answer is not for the client.
+    pub(super) fn is_own(&self) -> bool {
+        match self {
+            Expected::Parse { by, .. } | Expected::Close { by, .. } | Expected::Sync { by } => {
+                *by == By::Proxy
+            }
+            Expected::Placing | Expected::Aside => true,
+            Expected::ParseKnown
+            | Expected::Bind
+            | Expected::Describe
+            | Expected::Execute { .. }
+            | Expected::Query { .. }
+            | Expected::FunctionCall => false,
+        }
+    }
+}
+
+/// The server reads a COPY from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyIn {
+    /// By a simple query.
+    Simple,
+    /// By Execute; it ignores every Sync meanwhile.
+    Extended {
+        /// The client has sent one.
+        synced: bool,
+    },
+}

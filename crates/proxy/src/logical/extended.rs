@@ -1,0 +1,207 @@
+//! The extended protocol's messages: statements have another name on servers, and are prepared there when they are used.
+
+use super::expected::{By, Expected};
+use super::from_client::{Desk, Message, TEXT_LEN_MAX};
+use super::holding::Unnamed;
+use super::prepared::Prepared;
+use super::{Broken, Logical, STATEMENTS_BYTES_MAX};
+use crate::sql::Pin;
+use pgwire::message::{put, put_header, split_string};
+use std::rc::Rc;
+
+/// Longest name of a portal or a statement that is read; far longer than PostgreSQL tells apart. Bytes.
+const NAMES_LEN_MAX: usize = 2_048;
+
+impl Logical {
+    /// Parse, Bind, Describe, Execute or Close; bytes of the body that were taken.
+    pub(super) fn extended(
+        &mut self,
+        message: &Message<'_>,
+        desk: &mut Desk<'_>,
+    ) -> Result<Option<usize>, Broken> {
+        let broken = Broken::ClientMessage(char::from(message.kind));
+        let taken = match message.kind {
+            b'P' => self.parse(message, desk)?,
+            b'B' => match split_string(message.body)
+                .and_then(|(portal, rest)| Some((portal, split_string(rest)?)))
+            {
+                Some((portal, (statement, _))) => self.bind(message, portal, statement, desk),
+                None if message.body.len() < message.body_len.min(NAMES_LEN_MAX) => return Ok(None),
+                None => return Err(broken),
+            },
+            b'D' | b'C' => {
+                let (what, name) = message.body.split_first().ok_or(broken.clone())?;
+                let (name, _) = split_string(name).ok_or(broken)?;
+                match (message.kind, what) {
+                    (b'D', b'S') => self.describe(message, name, desk),
+                    (b'C', b'S') => self.close(message, name, desk),
+                    (b'D', _) => {
+                        self.expected.push_back(Expected::Describe);
+                        self.forward(message, desk.to_server)
+                    }
+                    _ => {
+                        self.portals.retain(|(portal, _)| **portal != *name);
+                        self.expected.push_back(Expected::Close { by: By::Client, statement: None });
+                        self.forward(message, desk.to_server)
+                    }
+                }
+            }
+            _ => {
+                let (portal, _) = split_string(message.body).ok_or(broken)?;
+                let prepared =
+                    self.portals.iter().find(|(known, _)| **known == *portal).map(|(_, p)| Rc::clone(p));
+                self.expected.push_back(Expected::Execute { prepared });
+                self.forward(message, desk.to_server)
+            }
+        };
+        self.unsynced = true;
+        Ok(Some(taken))
+    }
+
+    fn parse(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Result<usize, Broken> {
+        let Some((name, body)) = split_string(message.body) else {
+            return Err(Broken::ClientMessage('P'));
+        };
+        if message.body.len() < message.body_len {
+            // It keeps its name, is never prepared elsewhere, and its effect is unknown.
+            self.pins.add(Pin::Unreadable);
+            desk.holding.sequences_of = Some(self.owner);
+            self.forget(name);
+            if name.is_empty() {
+                desk.holding.unnamed = Unnamed::Of(self.owner);
+            }
+            self.expected.push_back(Expected::Parse { by: By::Client, name: None, prepared: None });
+            return Ok(self.forward(message, desk.to_server));
+        }
+        let is_shared = self.settings.are_plain() && self.is_settled();
+        let prepared = if is_shared { desk.texts.intern(body) } else { desk.texts.of_one_client(body) };
+        let expected = |name: &[u8], prepared: &Rc<Prepared>| Expected::Parse {
+            by: By::Client,
+            name: Some(name.into()),
+            prepared: Some(Rc::clone(prepared)),
+        };
+        if name.is_empty() {
+            desk.holding.unnamed = Unnamed::Is(Rc::clone(&prepared));
+            self.expected.push_back(expected(name, &prepared));
+            self.unnamed = Some(prepared);
+            return Ok(self.forward(message, desk.to_server));
+        }
+        if self.statements.contains_key(name) {
+            // The server is to say that it exists: it exists under this name for the moment.
+            self.lose_sight();
+            put(b'P', &[message.body], desk.to_server);
+            self.expected.push_back(Expected::Parse { by: By::Proxy, name: None, prepared: None });
+            self.expected.push_back(Expected::Parse { by: By::Client, name: None, prepared: None });
+            return Ok(self.forward(message, desk.to_server));
+        }
+        self.statements_bytes += name.len() + prepared.body.len();
+        if self.statements_bytes > STATEMENTS_BYTES_MAX {
+            return Err(Broken::Statements);
+        }
+        if desk.holding.statements.insert(prepared.number) {
+            put(b'P', &[&prepared.server_name, body], desk.to_server);
+            self.expected.push_back(expected(name, &prepared));
+        } else {
+            put(b'C', &[b"Spgkeel: nothing\0"], desk.to_server);
+            self.expected.push_back(Expected::ParseKnown);
+        }
+        self.statements.insert(name.into(), prepared);
+        Ok(message.body.len())
+    }
+
+    fn bind(&mut self, message: &Message<'_>, portal: &[u8], statement: &[u8], desk: &mut Desk<'_>) -> usize {
+        self.portals.retain(|(known, _)| **known != *portal);
+        let prepared = self.on_server(statement, desk);
+        let on_server = match &prepared {
+            Some(prepared) if !statement.is_empty() => &*prepared.server_name,
+            _ => &message.body[portal.len() + 1..portal.len() + statement.len() + 2],
+        };
+        let rest = &message.body[portal.len() + statement.len() + 2..];
+        put_header(b'B', message.body_len - statement.len() - 1 + on_server.len(), desk.to_server);
+        for part in [portal, b"\0", on_server, rest] {
+            desk.to_server.extend_from_slice(part);
+        }
+        if let Some(prepared) = prepared {
+            self.heed(&prepared.reading, desk.holding);
+            if prepared.reading.names_prepared.is_some() {
+                self.pins.add(Pin::Prepared);
+            }
+            if prepared.reading.effect.is_some() {
+                self.portals.push((portal.into(), prepared));
+            }
+        } else {
+            // Of a statement that was prepared by SQL, or too long to be read, or none.
+            desk.holding.sequences_of = Some(self.owner);
+        }
+        self.expected.push_back(Expected::Bind);
+        self.passing = message.body_len - message.body.len();
+        message.body.len()
+    }
+
+    fn describe(&mut self, message: &Message<'_>, name: &[u8], desk: &mut Desk<'_>) -> usize {
+        match self.on_server(name, desk) {
+            Some(prepared) if !name.is_empty() => put(b'D', &[b"S", &prepared.server_name], desk.to_server),
+            _ => put(b'D', &[message.body], desk.to_server),
+        }
+        self.expected.push_back(Expected::Describe);
+        message.body.len()
+    }
+
+    /// Other clients may use the same statement, so the server keeps it; it does not know it by the client's name.
+    fn close(&mut self, message: &Message<'_>, name: &[u8], desk: &mut Desk<'_>) -> usize {
+        if name.is_empty() {
+            desk.holding.unnamed = Unnamed::Nothing;
+        }
+        let statement = self.forget(name).map(|prepared| (name.into(), prepared));
+        self.expected.push_back(Expected::Close { by: By::Client, statement });
+        self.forward(message, desk.to_server)
+    }
+
+    /// Takes a statement off the client; its memory is counted out.
+    pub(super) fn forget(&mut self, name: &[u8]) -> Option<Rc<Prepared>> {
+        if name.is_empty() {
+            return self.unnamed.take().filter(|_| false);
+        }
+        let prepared = self.statements.remove(name)?;
+        self.statements_bytes = self.statements_bytes.saturating_sub(name.len() + prepared.body.len());
+        Some(prepared)
+    }
+
+    /// The client's statement, which the server has prepared when it comes to what is sent next.
+    fn on_server(&mut self, name: &[u8], desk: &mut Desk<'_>) -> Option<Rc<Prepared>> {
+        let known = if name.is_empty() { self.unnamed.clone() } else { self.statements.get(name).cloned() };
+        match (known, &desk.holding.unnamed) {
+            (Some(prepared), Unnamed::Is(there)) if name.is_empty() && Rc::ptr_eq(&prepared, there) => {
+                Some(prepared)
+            }
+            (Some(prepared), _) if name.is_empty() => {
+                desk.holding.unnamed = Unnamed::Is(Rc::clone(&prepared));
+                self.prepare_again(b"\0", &prepared, desk);
+                Some(prepared)
+            }
+            (Some(prepared), _) => {
+                if desk.holding.statements.insert(prepared.number) {
+                    self.prepare_again(&prepared.server_name, &prepared, desk);
+                }
+                Some(prepared)
+            }
+            (None, Unnamed::Of(owner)) if *owner == self.owner => None,
+            // What is there may be of another client.
+            (None, Unnamed::Is(_) | Unnamed::Of(_) | Unnamed::Unknown) if name.is_empty() => {
+                desk.holding.unnamed = Unnamed::Nothing;
+                put(b'C', &[b"S\0"], desk.to_server);
+                self.expected.push_back(Expected::Close { by: By::Proxy, statement: None });
+                None
+            }
+            (None, _) => None,
+        }
+    }
+
+    fn prepare_again(&mut self, name: &[u8], prepared: &Rc<Prepared>, desk: &mut Desk<'_>) {
+        put(b'P', &[name, &prepared.body], desk.to_server);
+        let name = (name == b"\0").then(|| Box::from(&b""[..]));
+        self.expected.push_back(Expected::Parse { by: By::Proxy, name, prepared: Some(Rc::clone(prepared)) });
+    }
+}
+
+const _: () = assert!(NAMES_LEN_MAX < TEXT_LEN_MAX);

@@ -1,0 +1,265 @@
+//! What the client sends: what it may leave behind is noted, names of statements are exchanged, the rest is passed on.
+
+use super::expected::{By, CopyIn, Expected};
+use super::holding::Unnamed;
+use super::{Broken, EXPECTED_MAX, Holding, Logical, Progress, Texts};
+use crate::sql::{Effect, Pin, Reading, read};
+use pgwire::message::{put, put_header};
+use pgwire::{FrameHeader, HEADER_LEN, TransactionStatus};
+
+/// Longest statement that is read; a longer one is passed on as it comes, and pins the server. Bytes.
+pub const TEXT_LEN_MAX: usize = 64 * 1024;
+
+/// Longest of the messages that are short by nature; `PQ_SMALL_MESSAGE_LIMIT`, src/include/libpq/libpq.h. Bytes.
+const SMALL_LEN_MAX: usize = 10_000;
+
+/// More is not made ready for the server at once. Bytes.
+const READY_LEN_MAX: usize = 128 * 1024;
+
+/// Encodings in which no byte of a longer character can be taken for another one.
+const PLAIN_ENCODINGS: [&[u8]; 5] = [b"UTF8", b"SQL_ASCII", b"LATIN1", b"LATIN9", b"WIN1252"];
+
+/// One message, of which the end may not have come.
+pub(super) struct Message<'a> {
+    pub(super) kind: u8,
+    pub(super) body_len: usize,
+    /// As much of the body as has come.
+    pub(super) body: &'a [u8],
+}
+
+/// What a message may use.
+pub(super) struct Desk<'a> {
+    pub(super) holding: &'a mut Holding,
+    pub(super) texts: &'a mut Texts,
+    pub(super) to_server: &'a mut Vec<u8>,
+}
+
+impl Logical {
+    /// Whether the first of these bytes need a server; if not, more have to come first, or it is a farewell.
+    #[must_use]
+    pub fn needs_server(bytes: &[u8]) -> bool {
+        let Some((header, body)) = bytes.split_first_chunk::<HEADER_LEN>() else { return false };
+        match FrameHeader::parse(*header) {
+            Ok(FrameHeader { kind: b'X', .. }) | Err(_) => false,
+            Ok(FrameHeader { body_len, .. }) => body.len() >= body_len.min(TEXT_LEN_MAX),
+        }
+    }
+
+    /// Takes bytes of the client as far as possible; how many were taken. What must come whole is left until it has, at
+    /// most [`TEXT_LEN_MAX`] bytes and a header.
+    ///
+    /// # Errors
+    /// [`Broken`]: the client's session ends.
+    pub fn client_sent(
+        &mut self,
+        bytes: &[u8],
+        holding: &mut Holding,
+        texts: &mut Texts,
+        to_server: &mut Vec<u8>,
+    ) -> Result<(usize, Progress), Broken> {
+        let mut at = 0;
+        let mut desk = Desk { holding, texts, to_server };
+        loop {
+            if self.is_placing()
+                || self.expected.len() >= EXPECTED_MAX
+                || desk.to_server.len() > READY_LEN_MAX
+            {
+                return Ok((at, Progress::Waits));
+            }
+            at += self.pass_on(&bytes[at..], desk.to_server);
+            if self.passing + self.throwing_away > 0 {
+                return Ok((at, Progress::All));
+            }
+            let Some((header, rest)) = bytes[at..].split_first_chunk::<HEADER_LEN>() else {
+                return Ok((at, Progress::All));
+            };
+            let FrameHeader { kind, body_len } = FrameHeader::parse(*header).map_err(Broken::Client)?;
+            let body = &rest[..rest.len().min(body_len)];
+            if kind == b'X' {
+                return Ok((at, Progress::Terminated));
+            }
+            match self.message(&Message { kind, body_len, body }, &mut desk)? {
+                Some(taken) => at += HEADER_LEN + taken,
+                None => return Ok((at, Progress::All)),
+            }
+        }
+    }
+
+    /// The rest of a message that is not looked into.
+    fn pass_on(&mut self, bytes: &[u8], to_server: &mut Vec<u8>) -> usize {
+        let passed = self.passing.min(bytes.len());
+        to_server.extend_from_slice(&bytes[..passed]);
+        self.passing -= passed;
+        let thrown = self.throwing_away.min(bytes.len() - passed);
+        self.throwing_away -= thrown;
+        passed + thrown
+    }
+
+    /// Bytes of the body that were taken; `None` if more has to come first.
+    fn message(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Result<Option<usize>, Broken> {
+        let Message { kind, body_len, body } = *message;
+        let is_whole = body.len() == body_len;
+        match kind {
+            b'Q' | b'P' if body_len <= TEXT_LEN_MAX && !is_whole => return Ok(None),
+            b'D' | b'C' | b'E' | b'H' | b'S' | b'c' if body_len > SMALL_LEN_MAX => {
+                return Err(Broken::ClientMessage(char::from(kind)));
+            }
+            b'D' | b'C' | b'E' | b'H' | b'S' | b'c' if !is_whole => return Ok(None),
+            b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'H' | b'S' | b'c' | b'F' | b'd' | b'f' => {}
+            _ => return Err(Broken::ClientMessage(char::from(kind))),
+        }
+        if matches!(kind, b'd' | b'c' | b'f') {
+            return Ok(Some(self.copy_message(message, desk)));
+        }
+        if kind == b'S' {
+            return Ok(Some(self.sync(message, desk)));
+        }
+        if self.copy_in.is_some() && kind != b'H' {
+            // The server takes it for a mistake and ends the COPY; what it does then is not followed.
+            self.lose_sight();
+            return Ok(Some(self.forward(message, desk.to_server)));
+        }
+        // A server that skips everything does not look at them either.
+        if self.skipping {
+            return Ok(Some(self.forward(message, desk.to_server)));
+        }
+        match kind {
+            b'Q' => Ok(Some(self.query(message, desk))),
+            b'F' => {
+                self.pins.add(Pin::Function);
+                self.expected.push_back(Expected::FunctionCall);
+                Ok(Some(self.forward(message, desk.to_server)))
+            }
+            b'H' => {
+                self.unsynced = true;
+                Ok(Some(self.forward(message, desk.to_server)))
+            }
+            _ => self.extended(message, desk),
+        }
+    }
+
+    /// Passes a message on as it is; the rest of it will follow.
+    pub(super) fn forward(&mut self, message: &Message<'_>, to_server: &mut Vec<u8>) -> usize {
+        put_header(message.kind, message.body_len, to_server);
+        to_server.extend_from_slice(message.body);
+        self.passing = message.body_len - message.body.len();
+        message.body.len()
+    }
+
+    fn copy_message(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> usize {
+        // What is left of a COPY that the server has ended: it would ignore that.
+        if self.copy_in.is_none() && self.expected.is_empty() {
+            self.throwing_away = message.body_len - message.body.len();
+            return message.body.len();
+        }
+        if message.kind != b'd' {
+            self.copy_in = None;
+        }
+        self.forward(message, desk.to_server)
+    }
+
+    fn sync(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> usize {
+        match &mut self.copy_in {
+            Some(CopyIn::Extended { synced }) => *synced = true,
+            Some(CopyIn::Simple) => self.lose_sight(),
+            None => {
+                self.expected.push_back(Expected::Sync { by: By::Client });
+                self.unsynced = false;
+                self.skipping = false;
+            }
+        }
+        self.forward(message, desk.to_server)
+    }
+
+    fn query(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> usize {
+        self.unnamed = None;
+        desk.holding.unnamed = Unnamed::Nothing;
+        if message.body.len() < message.body_len {
+            self.pins.add(Pin::Unreadable);
+            desk.holding.sequences_of = Some(self.owner);
+            self.expected.push_back(Expected::Query { effect: None });
+            return self.forward(message, desk.to_server);
+        }
+        let mut reading = read(message.body);
+        self.heed(&reading, desk.holding);
+        if reading.pins.has(Pin::Prepared) {
+            self.drop_others_statements(desk);
+        }
+        let effect = reading.effect.take();
+        if let Some(name) = reading.names_prepared.clone()
+            && self.exchange_name(message.body, name, effect.as_ref(), desk)
+        {
+            self.expected.push_back(Expected::Query { effect: effect.map(Box::new) });
+            return message.body.len();
+        }
+        self.expected.push_back(Expected::Query { effect: effect.map(Box::new) });
+        self.forward(message, desk.to_server)
+    }
+
+    /// A statement with this reading is about to be run.
+    pub(super) fn heed(&mut self, reading: &Reading, holding: &mut Holding) {
+        self.pins.add_all(reading.pins);
+        if reading.moves_sequences || reading.asks_sequences {
+            holding.sequences_of = Some(self.owner);
+        }
+        if reading.asks_sequences {
+            self.pins.add(Pin::Sequence);
+        }
+        if !self.is_readable() {
+            self.pins.add(Pin::Unreadable);
+        }
+    }
+
+    /// Whether texts mean what [`read`] takes them for.
+    fn is_readable(&self) -> bool {
+        self.told.get(b"standard_conforming_strings") == Some(b"on")
+            && self.told.get(b"client_encoding").is_some_and(|encoding| PLAIN_ENCODINGS.contains(&encoding))
+    }
+
+    /// The client may look at the list of prepared statements: there are to be none but its own.
+    fn drop_others_statements(&mut self, desk: &mut Desk<'_>) {
+        let can = self.expected.is_empty() && !self.unsynced && self.transaction != TransactionStatus::Failed;
+        if can && !desk.holding.statements.is_empty() {
+            desk.holding.statements.clear();
+            put(b'Q', &[b"DEALLOCATE ALL\0"], desk.to_server);
+            self.expected.push_back(Expected::Aside);
+        }
+    }
+
+    /// SQL names a statement that was prepared by the protocol: the server knows it by another name. Whether it is one.
+    fn exchange_name(
+        &mut self,
+        text: &[u8],
+        name: std::ops::Range<usize>,
+        effect: Option<&Effect>,
+        desk: &mut Desk<'_>,
+    ) -> bool {
+        let folded: Box<[u8]> = match effect {
+            Some(Effect::Deallocate { name }) => name.clone(),
+            _ => fold(&text[name.clone()]),
+        };
+        let Some(prepared) = self.statements.get(&folded).cloned() else { return false };
+        self.heed(&prepared.reading, desk.holding);
+        if !self.unsynced && desk.holding.statements.insert(prepared.number) {
+            put(b'P', &[&prepared.server_name, &prepared.body], desk.to_server);
+            put(b'S', &[], desk.to_server);
+            self.expected.push_back(Expected::Parse {
+                by: By::Proxy,
+                name: None,
+                prepared: Some(prepared.clone()),
+            });
+            self.expected.push_back(Expected::Sync { by: By::Proxy });
+        }
+        let on_server = &prepared.server_name[..prepared.server_name.len() - 1];
+        put(b'Q', &[&text[..name.start], b"\"", on_server, b"\"", &text[name.end..]], desk.to_server);
+        true
+    }
+}
+
+/// As the server folds an identifier.
+fn fold(name: &[u8]) -> Box<[u8]> {
+    match name {
+        [b'"', inner @ .., b'"'] => inner.into(),
+        plain => plain.to_ascii_lowercase().into(),
+    }
+}

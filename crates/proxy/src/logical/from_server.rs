@@ -1,0 +1,304 @@
+//! What the server sends: answers are told apart by what is expected, those of the proxy's own messages are taken out.
+
+use super::expected::{By, CopyIn, Expected};
+use super::holding::Unnamed;
+use super::{Broken, Holding, Logical};
+use pgwire::message::{put, put_header};
+use pgwire::{ErrorSummary, FrameHeader, HEADER_LEN, TransactionStatus};
+
+/// Longest message that is held until it has come whole; longer ones are passed on as they come. Bytes.
+const HELD_LEN_MAX: usize = 64 * 1024;
+
+/// Type byte and body of a message.
+pub(super) type Whole<'a> = (u8, &'a [u8]);
+
+/// The first message of `bytes`, if it is whole, and what follows it.
+pub(super) fn split_whole(bytes: &[u8]) -> Option<(Whole<'_>, &[u8])> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>()?;
+    let header = FrameHeader::parse(*header).ok()?;
+    let (body, rest) = rest.split_at_checked(header.body_len)?;
+    Some(((header.kind, body), rest))
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Forward,
+    Swallow,
+    /// The client is told ParseComplete.
+    ParseComplete,
+}
+
+impl Logical {
+    /// Takes bytes of the server; what the client is to have is appended to `to_client`.
+    ///
+    /// # Errors
+    /// [`Broken`]: neither the server nor the session is of any use any more.
+    pub fn server_sent(
+        &mut self,
+        bytes: &[u8],
+        holding: &mut Holding,
+        to_client: &mut Vec<u8>,
+    ) -> Result<(), Broken> {
+        if holding.held.is_empty() {
+            return self.server_messages(bytes, holding, to_client);
+        }
+        let mut whole = std::mem::take(&mut holding.held);
+        whole.extend_from_slice(bytes);
+        self.server_messages(&whole, holding, to_client)
+    }
+
+    fn server_messages(
+        &mut self,
+        mut bytes: &[u8],
+        holding: &mut Holding,
+        to_client: &mut Vec<u8>,
+    ) -> Result<(), Broken> {
+        loop {
+            let passed = holding.passing.min(bytes.len());
+            to_client.extend_from_slice(&bytes[..passed]);
+            holding.passing -= passed;
+            let thrown = holding.throwing_away.min(bytes.len() - passed);
+            holding.throwing_away -= thrown;
+            bytes = &bytes[passed + thrown..];
+            let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else { break };
+            let FrameHeader { kind, body_len } = FrameHeader::parse(*header).map_err(Broken::Server)?;
+            let body = &rest[..rest.len().min(body_len)];
+            let is_whole = body.len() == body_len;
+            if !is_whole && is_looked_into(kind) && body_len <= HELD_LEN_MAX {
+                break;
+            }
+            let fate = self.answer(kind, body, is_whole, holding, to_client)?;
+            match fate {
+                Fate::Forward => {
+                    put_header(kind, body_len, to_client);
+                    to_client.extend_from_slice(body);
+                    holding.passing = body_len - body.len();
+                }
+                Fate::Swallow | Fate::ParseComplete => holding.throwing_away = body_len - body.len(),
+            }
+            if fate == Fate::ParseComplete {
+                put(b'1', &[], to_client);
+            }
+            bytes = &rest[body.len()..];
+        }
+        holding.held.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        kind: u8,
+        body: &[u8],
+        is_whole: bool,
+        holding: &mut Holding,
+        to_client: &mut Vec<u8>,
+    ) -> Result<Fate, Broken> {
+        let is_own = self.expected.front().is_some_and(Expected::is_own);
+        let own = if is_own { Fate::Swallow } else { Fate::Forward };
+        let fate = match kind {
+            // Rows and what describes them.
+            b'D' | b'd' | b'c' | b't' | b'H' | b'V' => Fate::Forward,
+            b'T' | b'n' => {
+                self.pop_if(|expected| matches!(expected, Expected::Describe));
+                Fate::Forward
+            }
+            b'1' => self.complete(own, |expected| matches!(expected, Expected::Parse { .. })),
+            b'2' => self.complete(own, |expected| matches!(expected, Expected::Bind)),
+            b'3' if self.pop_if(|expected| matches!(expected, Expected::ParseKnown)).is_some() => {
+                Fate::ParseComplete
+            }
+            b'3' => self.complete(own, |expected| matches!(expected, Expected::Close { .. })),
+            b'C' => {
+                self.tag(body.strip_suffix(b"\0").unwrap_or(body), holding);
+                own
+            }
+            b'I' | b's' => {
+                self.pop_if(|expected| matches!(expected, Expected::Execute { .. }));
+                Fate::Forward
+            }
+            b'G' => {
+                self.copy_in_begins();
+                Fate::Forward
+            }
+            b'S' => self.parameter(body, own, holding),
+            b'N' => own,
+            b'E' => self.error(body, is_own, holding)?,
+            b'Z' => self.server_ready(body, holding, to_client),
+            b'A' if self.pins.is_empty() => {
+                // The server listens for somebody else.
+                holding.is_strange = true;
+                Fate::Swallow
+            }
+            b'A' => Fate::Forward,
+            _ => {
+                self.lose_sight();
+                Fate::Forward
+            }
+        };
+        if !is_whole && is_looked_into(kind) && kind != b'E' {
+            self.lose_sight();
+        }
+        Ok(fate)
+    }
+
+    fn pop_if(&mut self, fits: impl Fn(&Expected) -> bool) -> Option<Expected> {
+        if self.expected.front().is_some_and(fits) { self.expected.pop_front() } else { None }
+    }
+
+    /// An answer that must be the next expected one.
+    fn complete(&mut self, fate: Fate, fits: impl Fn(&Expected) -> bool) -> Fate {
+        if self.pop_if(fits).is_none() {
+            self.lose_sight();
+        }
+        fate
+    }
+
+    fn tag(&mut self, tag: &[u8], holding: &mut Holding) {
+        match self.expected.front() {
+            Some(Expected::Execute { prepared }) => {
+                let prepared = prepared.clone();
+                let effect = prepared.as_ref().and_then(|prepared| prepared.reading.effect.as_ref());
+                self.command_completed(tag, effect, holding);
+                self.expected.pop_front();
+            }
+            Some(Expected::Query { .. }) => {
+                let Some(Expected::Query { effect }) = self.expected.front_mut() else { return };
+                // It is had once: a text with an effect is one statement.
+                let effect = effect.take();
+                self.command_completed(tag, effect.as_deref(), holding);
+            }
+            Some(Expected::Placing | Expected::Aside) => {}
+            _ => self.lose_sight(),
+        }
+    }
+
+    fn copy_in_begins(&mut self) {
+        match self.expected.front() {
+            Some(Expected::Query { .. }) => self.copy_in = Some(CopyIn::Simple),
+            Some(Expected::Execute { .. }) => {
+                // It has ignored, or will, each Sync that was sent already (src/backend/commands/copyfromparse.c,
+                // CopyGetData).
+                while matches!(self.expected.get(1), Some(Expected::Sync { .. })) {
+                    self.expected.remove(1);
+                }
+                if self.expected.len() > 1 {
+                    self.lose_sight();
+                }
+                self.unsynced = true;
+                self.copy_in = Some(CopyIn::Extended { synced: false });
+            }
+            _ => self.lose_sight(),
+        }
+    }
+
+    fn parameter(&mut self, body: &[u8], own: Fate, holding: &mut Holding) -> Fate {
+        let was_told = self.told.is_same_as(&holding.reported);
+        holding.reported.note_body(body);
+        // What the client is told of its own settings comes when all are in place.
+        if own == Fate::Swallow && self.is_placing() {
+            return Fate::Swallow;
+        }
+        if was_told {
+            self.told = holding.reported.clone();
+        } else {
+            self.told.note_body(body);
+        }
+        Fate::Forward
+    }
+
+    fn error(&mut self, body: &[u8], is_own: bool, holding: &mut Holding) -> Result<Fate, Broken> {
+        if ErrorSummary::parse(body).fatal {
+            (holding.is_strange, holding.said_goodbye) = (true, true);
+            return Ok(Fate::Forward);
+        }
+        if let Some(CopyIn::Extended { synced: true }) = self.copy_in.take() {
+            // Whether the server read that Sync before or after the COPY ended is not known.
+            self.lose_sight();
+        }
+        self.statement_failed();
+        match self.expected.front() {
+            Some(Expected::Placing) => Err(Broken::Settings(message_of(body))),
+            Some(Expected::Aside) => {
+                holding.is_strange = true;
+                Ok(Fate::Swallow)
+            }
+            Some(expected) if expected.ends_with_ready() => Ok(Fate::Forward),
+            Some(_) => {
+                let for_proxy = self.skip_to_sync(holding);
+                Ok(if is_own && for_proxy { Fate::Swallow } else { Fate::Forward })
+            }
+            None => Ok(Fate::Forward),
+        }
+    }
+
+    /// The server ignores everything up to the next Sync; whether that one is the proxy's own.
+    fn skip_to_sync(&mut self, holding: &mut Holding) -> bool {
+        let is_sync = |expected: &Expected| matches!(expected, Expected::Sync { .. });
+        while let Some(skipped) = self.expected.pop_front_if(|expected| !is_sync(expected)) {
+            match skipped {
+                Expected::Parse { by, name, prepared } => {
+                    let Some(prepared) = prepared else { continue };
+                    match name.as_deref() {
+                        Some(b"") => {
+                            holding.unnamed = Unnamed::Unknown;
+                            self.unnamed = if by == By::Client { None } else { self.unnamed.take() };
+                        }
+                        Some(name) => {
+                            holding.statements.remove(&prepared.number);
+                            self.forget(name);
+                        }
+                        None => drop(holding.statements.remove(&prepared.number)),
+                    }
+                }
+                Expected::Close { statement: Some((name, prepared)), .. } => {
+                    self.statements_bytes += name.len() + prepared.body.len();
+                    self.statements.insert(name, prepared);
+                }
+                Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
+                Expected::Close { .. }
+                | Expected::ParseKnown
+                | Expected::Bind
+                | Expected::Describe
+                | Expected::Execute { .. }
+                | Expected::Sync { .. } => {}
+            }
+        }
+        match self.expected.front() {
+            Some(Expected::Sync { by }) => *by == By::Proxy,
+            _ => {
+                self.skipping = true;
+                false
+            }
+        }
+    }
+
+    fn server_ready(&mut self, body: &[u8], holding: &mut Holding, to_client: &mut Vec<u8>) -> Fate {
+        let status = match body {
+            b"I" => TransactionStatus::Idle,
+            b"T" => TransactionStatus::InTransaction,
+            _ => TransactionStatus::Failed,
+        };
+        let Some(ended) = self.pop_if(Expected::ends_with_ready) else {
+            self.lose_sight();
+            return Fate::Forward;
+        };
+        self.copy_in = None;
+        if matches!(ended, Expected::Placing) {
+            self.placed(holding, to_client);
+        }
+        self.ready(status, holding);
+        if ended.is_own() { Fate::Swallow } else { Fate::Forward }
+    }
+}
+
+/// Messages that are looked into, or must not be passed on in part.
+fn is_looked_into(kind: u8) -> bool {
+    matches!(kind, b'S' | b'C' | b'E' | b'Z' | b'1' | b'2' | b'3' | b'N' | b'A')
+}
+
+/// The text of an ErrorResponse.
+fn message_of(body: &[u8]) -> String {
+    let field = body.split(|&b| b == 0).find_map(|field| field.strip_prefix(b"M"));
+    String::from_utf8_lossy(field.unwrap_or_default()).into_owned()
+}

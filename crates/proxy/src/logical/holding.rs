@@ -1,0 +1,98 @@
+//! What one server connection holds.
+
+use super::prepared::Prepared;
+use super::{Owner, Reported, Settings};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+/// Most statements that are kept prepared on one server; then all are dropped.
+pub(super) const SERVER_STATEMENTS_MAX: usize = 500;
+
+/// The unnamed prepared statement of a server.
+#[derive(Clone, Debug)]
+pub(super) enum Unnamed {
+    Nothing,
+    Is(Rc<Prepared>),
+    /// A client's, too long to be known here.
+    Of(Owner),
+    /// It may be anybody's.
+    Unknown,
+}
+
+/// See the module. It is made when the server has logged in.
+#[derive(Debug)]
+pub struct Holding {
+    pub(super) in_place: Settings,
+    pub(super) reported: Reported,
+    /// Numbers of the statements that are prepared there.
+    pub(super) statements: HashSet<u64>,
+    pub(super) unnamed: Unnamed,
+    /// Who may have changed the last values of sequences since they were discarded.
+    pub(super) sequences_of: Option<Owner>,
+    /// A message of the server that has not come whole; only of those that are looked into.
+    pub(super) held: Vec<u8>,
+    /// What is left of a message that is passed on, or thrown away, as it comes. Bytes.
+    pub(super) passing: usize,
+    pub(super) throwing_away: usize,
+    /// Something came that no server sends to a session like ours.
+    pub(super) is_strange: bool,
+    pub(super) said_goodbye: bool,
+}
+
+impl Holding {
+    /// Of a server that has just logged in and reported its settings.
+    #[must_use]
+    pub fn new(reported: Reported) -> Holding {
+        Holding {
+            in_place: Settings::default(),
+            reported,
+            statements: HashSet::new(),
+            unnamed: Unnamed::Nothing,
+            sequences_of: None,
+            held: Vec::new(),
+            passing: 0,
+            throwing_away: 0,
+            is_strange: false,
+            said_goodbye: false,
+        }
+    }
+
+    /// Whether the stream from the server is between two messages, and nothing strange was seen in it.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.held.is_empty() && self.passing == 0 && self.throwing_away == 0 && !self.is_strange
+    }
+
+    /// Whether the client can be told something of the proxy's: no message of the server has begun to be passed on.
+    #[must_use]
+    pub fn is_between_messages(&self) -> bool {
+        self.passing == 0
+    }
+
+    /// Whether the server has told the client that the connection ends.
+    #[must_use]
+    pub fn has_said_goodbye(&self) -> bool {
+        self.said_goodbye
+    }
+
+    /// Takes bytes that came while the server was lent to nobody; `false` if it is of no use any more.
+    pub fn heard_idle(&mut self, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        while let Some((message, after)) = super::from_server::split_whole(rest) {
+            match message {
+                // A configuration that was loaded anew.
+                (b'S', body) => self.reported.note_body(body),
+                (b'N', _) => {}
+                _ => return false,
+            }
+            rest = after;
+        }
+        rest.is_empty()
+    }
+
+    /// What the server reports.
+    #[must_use]
+    pub fn reported(&self) -> &Reported {
+        &self.reported
+    }
+}

@@ -1,0 +1,127 @@
+//! What becomes of settings that are changed inside a transaction.
+
+use super::{Holding, Logical, Settings};
+use crate::sql::{Effect, Pin};
+use pgwire::TransactionStatus;
+
+/// Of the transaction that is open, or of the statements up to the next ReadyForQuery.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pending: Vec<Effect>,
+    /// BEGIN has succeeded since the last ReadyForQuery.
+    begun: bool,
+    in_savepoint: bool,
+    failed: bool,
+}
+
+impl Logical {
+    /// A statement has succeeded, with this command tag.
+    pub(super) fn command_completed(&mut self, tag: &[u8], effect: Option<&Effect>, holding: &mut Holding) {
+        match tag {
+            b"SET" | b"RESET" => {
+                if let Some(effect) = effect {
+                    if self.outcome.in_savepoint {
+                        self.pins.add(Pin::Setting);
+                    }
+                    self.outcome.pending.push(effect.clone());
+                }
+            }
+            b"COMMIT" => self.settle(holding),
+            b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
+            b"ROLLBACK" if self.outcome.begun || self.in_transaction() => {
+                // To a savepoint, or to the end: both are possible.
+                if self.outcome.in_savepoint && !self.outcome.pending.is_empty() {
+                    self.pins.add(Pin::Setting);
+                }
+                self.outcome.pending.clear();
+            }
+            b"SAVEPOINT" => self.outcome.in_savepoint = true,
+            b"DEALLOCATE" => {
+                if let Some(Effect::Deallocate { name }) = effect
+                    && let Some(gone) = self.forget(name)
+                {
+                    holding.statements.remove(&gone.number);
+                }
+            }
+            b"DEALLOCATE ALL" => self.deallocated_all(holding),
+            b"DISCARD ALL" => self.discarded_all(holding),
+            b"DISCARD SEQUENCES" => holding.sequences_of = None,
+            _ => {}
+        }
+    }
+
+    fn deallocated_all(&mut self, holding: &mut Holding) {
+        self.statements.clear();
+        self.statements_bytes = 0;
+        holding.statements.clear();
+    }
+
+    fn discarded_all(&mut self, holding: &mut Holding) {
+        self.deallocated_all(holding);
+        holding.sequences_of = None;
+        self.settings = self.first_settings.clone();
+        holding.in_place = Settings::default();
+        self.outcome = Outcome::default();
+        // Only if nothing was sent behind it that pins again.
+        if self.expected.len() <= 1 {
+            self.pins = self.pins.after_discard_all();
+        }
+    }
+
+    /// The server is ready, with this status.
+    pub(super) fn ready(&mut self, status: TransactionStatus, holding: &mut Holding) {
+        self.transaction = status;
+        match status {
+            TransactionStatus::Idle if self.outcome.failed => self.outcome = Outcome::default(),
+            TransactionStatus::Idle => {
+                self.settle(holding);
+                self.outcome = Outcome::default();
+            }
+            TransactionStatus::InTransaction | TransactionStatus::Failed => {
+                // ROLLBACK TO a savepoint undoes an error.
+                self.outcome.failed = status == TransactionStatus::Failed;
+            }
+        }
+        if self.expected.is_empty() {
+            self.portals.clear();
+        }
+    }
+
+    /// Whether no change of a setting is pending.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outcome.pending.is_empty()
+    }
+
+    /// An error was reported.
+    pub(super) fn statement_failed(&mut self) {
+        self.outcome.failed = true;
+    }
+
+    /// What was pending holds.
+    fn settle(&mut self, holding: &mut Holding) {
+        for effect in std::mem::take(&mut self.outcome.pending) {
+            match effect {
+                Effect::Set { name, text } => {
+                    if !self.settings.set(&name, &text) {
+                        self.pins.add(Pin::Setting);
+                    }
+                    holding.in_place.set(&name, &text);
+                }
+                Effect::Reset { name } => {
+                    self.settings.reset(&name);
+                    self.settings.set_again(&self.first_settings, Some(&name));
+                    holding.in_place.reset(&name);
+                }
+                Effect::ResetAll => {
+                    self.settings.reset_all();
+                    self.settings.set_again(&self.first_settings, None);
+                    holding.in_place.reset_all();
+                }
+                Effect::Deallocate { .. } => {}
+            }
+        }
+        if self.settings == holding.in_place {
+            holding.in_place = self.settings.clone();
+        }
+    }
+}

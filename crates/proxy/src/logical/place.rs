@@ -1,0 +1,44 @@
+//! A server is lent: the client's settings are put in place first.
+
+use super::expected::Expected;
+use super::holding::SERVER_STATEMENTS_MAX;
+use super::{Holding, Logical};
+use pgwire::message::put_query;
+
+impl Logical {
+    /// Begins on a server that it was lent. Nothing of the client is sent until [`Logical::is_placing`] is over: it must
+    /// not run with the settings of somebody else.
+    pub fn place(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>, to_client: &mut Vec<u8>) {
+        let mut sql = Vec::new();
+        let waits = self.settings.place_over(&holding.in_place, &mut sql);
+        if holding.sequences_of.is_some_and(|owner| owner != self.owner) {
+            sql.extend_from_slice(b"DISCARD SEQUENCES;");
+            holding.sequences_of = None;
+        }
+        if holding.statements.len() > SERVER_STATEMENTS_MAX {
+            sql.extend_from_slice(b"DEALLOCATE ALL;");
+            holding.statements.clear();
+        }
+        if !sql.is_empty() {
+            put_query(&sql, to_server);
+            holding.unnamed = super::holding::Unnamed::Nothing;
+            self.expected.push_back(if waits { Expected::Placing } else { Expected::Aside });
+        }
+        if !waits {
+            holding.in_place = self.settings.clone();
+            holding.reported.tell_news(&mut self.told, to_client);
+        }
+    }
+
+    /// Whether the server has still to confirm that the settings are in place.
+    #[must_use]
+    pub fn is_placing(&self) -> bool {
+        matches!(self.expected.front(), Some(Expected::Placing))
+    }
+
+    /// They are.
+    pub(super) fn placed(&mut self, holding: &mut Holding, to_client: &mut Vec<u8>) {
+        holding.in_place = self.settings.clone();
+        holding.reported.tell_news(&mut self.told, to_client);
+    }
+}

@@ -1,0 +1,105 @@
+//! The settings that a server reports (ParameterStatus), and what a client was told of them.
+
+use pgwire::message::{put, split_string};
+use std::rc::Rc;
+
+/// Most settings that are remembered; servers report about fifteen.
+const REPORTED_MAX: usize = 64;
+
+type Pair = (Box<[u8]>, Box<[u8]>);
+
+/// Names and values. Cheap to clone and, mostly, to compare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reported(Rc<Vec<Pair>>);
+
+impl Reported {
+    /// Takes note of a ParameterStatus.
+    pub fn note(&mut self, name: &[u8], value: &[u8]) {
+        if self.get(name) == Some(value) {
+            return;
+        }
+        let pairs = Rc::make_mut(&mut self.0);
+        match pairs.iter().position(|(known, _)| **known == *name) {
+            Some(at) => pairs[at].1 = value.into(),
+            None if pairs.len() < REPORTED_MAX => pairs.push((name.into(), value.into())),
+            None => {}
+        }
+    }
+
+    /// Takes note of the body of a ParameterStatus.
+    pub fn note_body(&mut self, body: &[u8]) {
+        if let Some((name, rest)) = split_string(body)
+            && let Some((value, _)) = split_string(rest)
+        {
+            self.note(name, value);
+        }
+    }
+
+    /// The value of a setting.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
+    }
+
+    /// Whether it is the very same.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Reported) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Shares the memory of `other` if both are the same.
+    #[must_use]
+    pub fn shared_with(self, other: &Reported) -> Reported {
+        if self == *other { other.clone() } else { self }
+    }
+
+    /// Appends a ParameterStatus for each setting.
+    pub fn tell_all(&self, to_client: &mut Vec<u8>) {
+        for (name, value) in self.0.iter() {
+            put(b'S', &[name, b"\0", value, b"\0"], to_client);
+        }
+    }
+
+    /// Tells a client what differs from what it was told, which is `self` afterwards.
+    pub fn tell_news(&self, told: &mut Reported, to_client: &mut Vec<u8>) {
+        if Rc::ptr_eq(&self.0, &told.0) {
+            return;
+        }
+        for (name, value) in self.0.iter().filter(|(name, value)| told.get(name) != Some(value)) {
+            put(b'S', &[name, b"\0", value, b"\0"], to_client);
+        }
+        *told = self.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_what_differs() {
+        let mut server = Reported::default();
+        server.note_body(b"TimeZone\0UTC\0");
+        server.note_body(b"DateStyle\0ISO, MDY\0");
+        server.note_body(b"broken");
+        let (mut told, mut out) = (Reported::default(), Vec::new());
+        server.tell_news(&mut told, &mut out);
+        let mut all = Vec::new();
+        server.tell_all(&mut all);
+        assert_eq!(out, all);
+        out.clear();
+        server.tell_news(&mut told, &mut out);
+        assert_eq!(out, b"");
+        server.note(b"TimeZone", b"CET");
+        server.tell_news(&mut told, &mut out);
+        assert_eq!(out, b"S\0\0\0\x11TimeZone\0CET\0");
+        assert_eq!(told.get(b"TimeZone"), Some(&b"CET"[..]));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut reported = Reported::default();
+        (0..1_000_u32).for_each(|n| reported.note(&n.to_be_bytes(), b"x"));
+        assert_eq!(reported.0.len(), REPORTED_MAX);
+    }
+}

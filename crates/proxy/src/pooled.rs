@@ -1,0 +1,307 @@
+//! The pooled mode: a client is lent a server for a transaction, and keeps it longer only while there is a reason to.
+//!
+//! A client's session is [`crate::logical`]; which server it is lent, [`crate::lend`] says and [`pools`] does; [`exchange`]
+//! moves the bytes. One task for each client, which holds the server that it is lent: nothing crosses threads.
+
+mod bell;
+
+mod exchange;
+
+mod login;
+
+mod open;
+
+mod pools;
+
+mod secrets;
+
+pub use bell::Bell;
+pub use pools::Pools;
+pub use secrets::Secrets;
+
+use crate::cancel::Entry;
+use crate::client::{farewell, farewell_with};
+use crate::error::{Refusal, Successor};
+use crate::lend::Returned;
+use crate::logical::{Broken, Logical};
+use crate::relay::{Unsent, poll_chunk};
+use crate::session::AtStake;
+use crate::worker::Worker;
+use exchange::{Exchange, Front, Stop};
+use login::Admitted;
+use pgwire::{ErrorFields, Severity, encode_notice_response};
+use pools::{Lent, Told, Waiting, give_back, tick, want};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// How often a worker looks for what time brings: clients that have waited for too long, servers idle for long.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a client without a server came to.
+enum Awake {
+    /// It was lent a server, on which its bytes have begun.
+    Lent(Box<Lent>, Result<(), Stop>),
+    /// It has to wait for one.
+    Waits,
+    Gone,
+    Stopping,
+}
+
+/// Random characters for one SCRAM exchange; `None` if the system gives none.
+pub fn nonce() -> Option<String> {
+    let mut bytes = [0; 18];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Serves a client whose start-up packet has come, to its end.
+pub async fn serve(mut stream: TcpStream, packet: Vec<u8>, worker: &Rc<Worker>) {
+    let _listener = worker.bell.listen().await;
+    let Some(entry) = worker.shared.cancels.enter() else { return };
+    let admitted = match login::admit(&mut stream, &packet, entry.key(), worker).await {
+        Ok(admitted) => admitted,
+        Err(login::NotAdmitted::Gone) => return,
+        Err(login::NotAdmitted::Refused(refusal)) => return farewell(&mut stream, &refusal).await,
+        Err(login::NotAdmitted::RefusedByServer(message)) => {
+            return farewell_with(&mut stream, &message).await;
+        }
+    };
+    drop(packet);
+    let front = Front { stream, input: Vec::new(), unsent: Unsent::default(), has_ended: false };
+    Box::pin(Client { front, admitted, entry, worker }.live()).await;
+}
+
+/// A client that was let in.
+struct Client<'a> {
+    front: Front,
+    admitted: Admitted,
+    entry: Entry<'a>,
+    worker: &'a Rc<Worker>,
+}
+
+impl Client<'_> {
+    async fn live(mut self) {
+        loop {
+            let (mut lent, begun) = match poll_fn(|cx| self.poll_idle(cx)).await {
+                Awake::Lent(lent, begun) => (lent, begun),
+                Awake::Waits => match self.wait().await {
+                    Ok(found) => found,
+                    Err(last) => return self.leave(last).await,
+                },
+                Awake::Gone => return,
+                Awake::Stopping => return self.leave(Some(Last::Refusal(Refusal::Stopping))).await,
+            };
+            let worker = self.worker;
+            let stop = match begun {
+                Ok(()) => {
+                    Exchange::new(&mut self.front, &mut lent, &mut self.admitted.logical, worker).run().await
+                }
+                Err(stop) => stop,
+            };
+            let last = self.last_word(&stop, &lent);
+            let pins = self.admitted.logical.pins();
+            if !pins.is_empty() {
+                tracing::debug!("a client kept its server to the end: {pins}");
+            }
+            self.entry.given_back().await;
+            let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
+                && self.admitted.logical.may_leave(&lent.holding);
+            give_back(worker, lent, if clean { Returned::Clean } else { Returned::Unclean });
+            match stop {
+                Stop::Free => {}
+                Stop::Terminated | Stop::ClientGone => return,
+                Stop::ServerGone | Stop::Broken(_) | Stop::EpochChanged | Stop::Stopping => {
+                    return self.leave(last).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the client's next statement, without any server.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Awake> {
+        loop {
+            if self.worker.bell.is_stopping() {
+                return Poll::Ready(Awake::Stopping);
+            }
+            if let Poll::Ready(Err(_)) = self.front.unsent.poll_send(&mut self.front.stream, cx) {
+                return Poll::Ready(Awake::Gone);
+            }
+            if Logical::needs_server(&self.front.input) {
+                return Poll::Ready(self.ask(&[], cx));
+            }
+            if self.front.has_ended || self.front.input.first() == Some(&b'X') {
+                return Poll::Ready(Awake::Gone);
+            }
+            let mut chunk = self.worker.chunk.borrow_mut();
+            let bytes = match poll_chunk(&mut self.front.stream, &mut chunk, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(bytes)) if !bytes.is_empty() => bytes,
+                Poll::Ready(_) => return Poll::Ready(Awake::Gone),
+            };
+            if self.front.input.is_empty() && Logical::needs_server(bytes) {
+                return Poll::Ready(self.ask(bytes, cx));
+            }
+            self.front.input.extend_from_slice(bytes);
+            if !could_begin_a_message(&self.front.input) {
+                return Poll::Ready(Awake::Gone);
+            }
+        }
+    }
+
+    /// Asks for a server; what was read goes to it at once, or has to wait.
+    fn ask(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Awake {
+        match want(self.worker, self.admitted.pool, self.admitted.id) {
+            Ok(mut lent) => {
+                let begun = self.begin(&mut lent, bytes, cx);
+                Awake::Lent(lent, begun)
+            }
+            Err(waiting) => {
+                self.front.input.extend_from_slice(bytes);
+                // It asks again when it waits: nothing else happens in between.
+                drop(waiting);
+                Awake::Waits
+            }
+        }
+    }
+
+    fn begin(&mut self, lent: &mut Lent, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Stop> {
+        self.entry.lent(&lent.running);
+        Exchange::new(&mut self.front, lent, &mut self.admitted.logical, self.worker).begin(bytes, cx)
+    }
+
+    /// Waits for a server.
+    async fn wait(&mut self) -> Result<(Box<Lent>, Result<(), Stop>), Option<Last>> {
+        let waiting = match want(self.worker, self.admitted.pool, self.admitted.id) {
+            Ok(lent) => Ok(lent),
+            Err(waiting) => wait_in_queue(waiting, &mut self.front).await,
+        };
+        let mut lent = waiting?;
+        let begun = poll_fn(|cx| Poll::Ready(self.begin(&mut lent, &[], cx))).await;
+        Ok((lent, begun))
+    }
+
+    /// What the client is told when its session ends so, if anything.
+    fn last_word(&self, stop: &Stop, lent: &Lent) -> Option<Last> {
+        let shared = &self.worker.shared;
+        let (cluster, node) = (shared.settings.cluster.clone(), lent.running.server.node.clone());
+        let logical = &self.admitted.logical;
+        let at_stake = match (logical.awaits_answer(), logical.in_transaction()) {
+            (false, false) => AtStake::Nothing,
+            (true, false) => AtStake::Statement,
+            (false, true) => AtStake::Transaction,
+            (true, true) => AtStake::StatementInTransaction,
+        };
+        let refusal = match stop {
+            Stop::Free | Stop::Terminated | Stop::ClientGone => return None,
+            // It said so itself.
+            Stop::ServerGone if lent.holding.has_said_goodbye() => return Some(Last::Nothing),
+            Stop::ServerGone => Refusal::ServerBroke { cluster, node, epoch: lent.epoch, at_stake },
+            Stop::EpochChanged => {
+                shared.stats.session_ended(lent.epoch);
+                let view = self.worker.views.clone().latest();
+                let node_now = view.primary.as_ref().map(|server| server.node.clone());
+                let now = Successor { epoch: view.epoch, node: node_now };
+                Refusal::EpochChanged { cluster, node, epoch: lent.epoch, at_stake, now }
+            }
+            Stop::Stopping => Refusal::Stopping,
+            Stop::Broken(broken @ (Broken::Client(_) | Broken::ClientMessage(_) | Broken::Statements)) => {
+                Refusal::ClientBroke { why: broken.to_string() }
+            }
+            Stop::Broken(broken @ (Broken::Server(_) | Broken::Settings(_))) => {
+                tracing::warn!("a session on {node} ends: {broken}");
+                Refusal::NotContinued { why: broken.to_string() }
+            }
+        };
+        // In the middle of a message, nothing can be said.
+        lent.holding.is_between_messages().then_some(Last::Refusal(refusal))
+    }
+
+    async fn leave(mut self, last: Option<Last>) {
+        let Some(last) = last else { return };
+        if crate::client::flush(&mut self.front.stream, self.front.unsent).await.is_err() {
+            return;
+        }
+        match last {
+            Last::Refusal(refusal) => farewell(&mut self.front.stream, &refusal).await,
+            Last::Message(message) => farewell_with(&mut self.front.stream, &message).await,
+            Last::Nothing => farewell_with(&mut self.front.stream, &[]).await,
+        }
+    }
+}
+
+/// The last that a client hears.
+enum Last {
+    Refusal(Refusal),
+    /// A server's own words.
+    Message(Rc<[u8]>),
+    /// It has heard it already.
+    Nothing,
+}
+
+/// Waits until a server is lent; the client's end is seen meanwhile.
+async fn wait_in_queue(mut waiting: Waiting<'_>, front: &mut Front) -> Result<Box<Lent>, Option<Last>> {
+    loop {
+        let told = tokio::select! {
+            biased;
+            told = waiting.told.recv() => told,
+            () = crate::hold::gone(&front.stream) => return Err(None),
+        };
+        let refusal = match told {
+            Some(Told::Lent(lent)) => return Ok(lent),
+            Some(Told::Waits) => {
+                let mut notice = Vec::new();
+                let fields = ErrorFields {
+                    severity: Severity::Notice,
+                    sqlstate: "00000",
+                    message: "waiting for a server connection: all that the pool may have are in use",
+                    detail: None,
+                    hint: None,
+                };
+                encode_notice_response(&fields, &mut notice);
+                let told = poll_fn(|cx| Poll::Ready(front.unsent.add(&mut front.stream, &notice, cx))).await;
+                if told.is_err() {
+                    return Err(None);
+                }
+                continue;
+            }
+            Some(Told::GivenUp(waited)) => Refusal::QueryWait { waited },
+            Some(Told::Refused(refusal)) => *refusal,
+            Some(Told::RefusedByServer(message)) => return Err(Some(Last::Message(message))),
+            None => Refusal::Stopping,
+        };
+        return Err(Some(Last::Refusal(refusal)));
+    }
+}
+
+/// Whether more of the same could make a message; what cannot is not collected.
+fn could_begin_a_message(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_none_or(|header| pgwire::FrameHeader::parse(*header).is_ok())
+}
+
+/// What a worker does beside its clients: rings the bell, renews the pools, minds the time.
+pub async fn mind(worker: Rc<Worker>) {
+    let mut views = worker.views.clone();
+    let mut stop = worker.stop.clone();
+    let mut known = views.latest();
+    let mut tick_at = tokio::time::interval(TICK);
+    tick_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = crate::worker::stopped(&mut stop) => return worker.bell.ring_for_stop(),
+            () = views.changed() => {
+                let view = views.latest();
+                // What is idle leaves a primary that is to be replaced; nothing is lent there any more.
+                if view.epoch != known.epoch || view.hold.is_some() != known.hold.is_some() {
+                    worker.pools.borrow_mut().renew();
+                    pools::do_deeds(&worker);
+                }
+                known = view;
+                worker.bell.ring();
+            }
+            _ = tick_at.tick() => tick(&worker),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Moves bytes between a client and the server that it is lent, until the server can be given back, or one of them ends.
+
+use super::pools::Lent;
+use crate::logical::{Broken, Logical, Progress};
+use crate::relay::{Unsent, poll_chunk};
+use crate::worker::{Outgoing, Worker};
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+
+/// Why an exchange ends.
+#[derive(Debug)]
+pub enum Stop {
+    /// The server can be given back.
+    Free,
+    /// The client said goodbye.
+    Terminated,
+    ClientGone,
+    ServerGone,
+    Broken(Broken),
+    /// A newer epoch than the server's has been seen.
+    EpochChanged,
+    /// The proxy stops.
+    Stopping,
+}
+
+/// A client, beyond its session.
+#[derive(Debug)]
+pub struct Front {
+    pub stream: TcpStream,
+    /// Bytes of the client that were not taken yet; one message that has not come whole, mostly none.
+    pub input: Vec<u8>,
+    /// Bytes that the client has not taken yet.
+    pub unsent: Unsent,
+    /// It sends nothing more.
+    pub has_ended: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    pub front: &'a mut Front,
+    pub lent: &'a mut Lent,
+    pub logical: &'a mut Logical,
+    pub worker: &'a Worker,
+    to_server: Unsent,
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(
+        front: &'a mut Front,
+        lent: &'a mut Lent,
+        logical: &'a mut Logical,
+        worker: &'a Worker,
+    ) -> Exchange<'a> {
+        Exchange { front, lent, logical, worker, to_server: Unsent::default() }
+    }
+
+    /// Begins on the server that has just been lent: its settings become the client's, then the client's bytes are taken.
+    pub fn begin(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Stop> {
+        let mut outgoing = self.worker.outgoing.borrow_mut();
+        let Outgoing { to_client, to_server } = &mut *outgoing;
+        self.logical.place(&mut self.lent.holding, to_server, to_client);
+        self.tell_client(to_client, cx)?;
+        // Mostly nothing is to be put in place, and the first message goes along with what is.
+        self.say(bytes, to_server, cx).map(|_| ())
+    }
+
+    pub async fn run(&mut self) -> Stop {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        match self.step(cx) {
+            Ok(()) => Poll::Pending,
+            Err(stop) => Poll::Ready(stop),
+        }
+    }
+
+    /// Moves what can be moved now.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        loop {
+            if self.worker.bell.is_stopping() {
+                return Err(Stop::Stopping);
+            }
+            // Asked before every write: nothing may reach a server of an older epoch.
+            if self.worker.views.newest_epoch() != self.lent.epoch {
+                return Err(Stop::EpochChanged);
+            }
+            if let Poll::Ready(Err(_)) = self.front.unsent.poll_send(&mut self.front.stream, cx) {
+                return Err(Stop::ClientGone);
+            }
+            if let Poll::Ready(Err(_)) = self.to_server.poll_send(&mut self.lent.stream, cx) {
+                return Err(Stop::ServerGone);
+            }
+            let heard = self.front.unsent.is_empty() && self.hear_server(cx)?;
+            // Before it leaves: what the client has said already may have waited for its settings.
+            let said = self.to_server.is_empty() && self.hear_client(cx)?;
+            if !said && self.to_server.is_empty() && self.logical.may_leave(&self.lent.holding) {
+                return Err(Stop::Free);
+            }
+            if !heard && !said {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether something came from the server.
+    fn hear_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let mut chunk = self.worker.chunk.borrow_mut();
+        let bytes = match poll_chunk(&mut self.lent.stream, &mut chunk, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => bytes,
+            Poll::Ready(_) => return Err(Stop::ServerGone),
+        };
+        let mut outgoing = self.worker.outgoing.borrow_mut();
+        let heard = self.logical.server_sent(bytes, &mut self.lent.holding, &mut outgoing.to_client);
+        let told = self.tell_client(&mut outgoing.to_client, cx);
+        heard.map_err(Stop::Broken)?;
+        told.map(|()| true)
+    }
+
+    /// Whether something of the client was taken.
+    fn hear_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let mut outgoing = self.worker.outgoing.borrow_mut();
+        if !self.front.input.is_empty() {
+            let input = std::mem::take(&mut self.front.input);
+            let taken = self.take(&input, &mut outgoing.to_server);
+            let sent = self.send_server(&mut outgoing.to_server, cx);
+            let (taken, progress) = taken?;
+            sent?;
+            self.front.input = input;
+            self.front.input.drain(..taken);
+            if self.front.input.is_empty() {
+                self.front.input = Vec::new();
+            }
+            match progress {
+                Progress::Terminated => return Err(Stop::Terminated),
+                Progress::Waits => return Ok(taken > 0),
+                Progress::All if taken > 0 => return Ok(true),
+                Progress::All => {}
+            }
+        }
+        if self.logical.is_placing() || !self.to_server.is_empty() {
+            return Ok(false);
+        }
+        if self.front.has_ended {
+            return if self.logical.awaits_answer() { Ok(false) } else { Err(Stop::ClientGone) };
+        }
+        let mut chunk = self.worker.chunk.borrow_mut();
+        let bytes = match poll_chunk(&mut self.front.stream, &mut chunk, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(bytes)) => bytes,
+            Poll::Ready(Err(_)) => return Err(Stop::ClientGone),
+        };
+        if bytes.is_empty() {
+            self.front.has_ended = true;
+            return Ok(true);
+        }
+        if !self.front.input.is_empty() {
+            self.front.input.extend_from_slice(bytes);
+            return Ok(true);
+        }
+        self.say(bytes, &mut outgoing.to_server, cx)
+    }
+
+    /// Takes bytes that have just come from the client, when none are left of earlier ones.
+    pub fn say(&mut self, bytes: &[u8], to_server: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let taken = self.take(bytes, to_server);
+        let sent = self.send_server(to_server, cx);
+        let (taken, progress) = taken?;
+        sent?;
+        self.front.input.extend_from_slice(&bytes[taken..]);
+        match progress {
+            Progress::Terminated => Err(Stop::Terminated),
+            Progress::All | Progress::Waits => Ok(true),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], to_server: &mut Vec<u8>) -> Result<(usize, Progress), Stop> {
+        let mut texts = self.worker.texts.borrow_mut();
+        self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, to_server).map_err(Stop::Broken)
+    }
+
+    fn tell_client(&mut self, bytes: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<(), Stop> {
+        let told = self.front.unsent.add(&mut self.front.stream, bytes, cx);
+        bytes.clear();
+        told.map_err(|_| Stop::ClientGone)
+    }
+
+    fn send_server(&mut self, bytes: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<(), Stop> {
+        let sent = self.to_server.add(&mut self.lent.stream, bytes, cx);
+        bytes.clear();
+        sent.map_err(|_| Stop::ServerGone)
+    }
+}

@@ -1,0 +1,229 @@
+//! Lets a client in: finds its pool, checks it, tells it what a server would.
+
+use super::pools::{Login, Secret, Told, give_back, want};
+use super::secrets::find_verifier;
+use crate::error::Refusal;
+use crate::lend::{ClientId, PoolId, Returned};
+use crate::logical::{Logical, Owner, Reported, Settings};
+use crate::settings::ClientAuth;
+use crate::worker::Worker;
+use pgwire::message::{put, split_string};
+use pgwire::scram::{Mechanism, ScramError, Server, ServerChannel};
+use pgwire::startup::parse_body;
+use pgwire::{CancelKey, Startup, StartupMessage, WholeMessages};
+use std::rc::Rc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A client that was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    pub pool: PoolId,
+    pub id: ClientId,
+    pub logical: Logical,
+}
+
+/// Why a client was not.
+#[derive(Debug)]
+pub enum NotAdmitted {
+    Gone,
+    Refused(Refusal),
+    /// The server's own words.
+    RefusedByServer(Rc<[u8]>),
+}
+
+impl From<Refusal> for NotAdmitted {
+    fn from(refusal: Refusal) -> NotAdmitted {
+        NotAdmitted::Refused(refusal)
+    }
+}
+
+impl From<std::io::Error> for NotAdmitted {
+    fn from(_: std::io::Error) -> NotAdmitted {
+        NotAdmitted::Gone
+    }
+}
+
+/// Lets a client in whose start-up packet is `packet`.
+pub async fn admit(
+    stream: &mut TcpStream,
+    packet: &[u8],
+    key: &CancelKey,
+    worker: &Rc<Worker>,
+) -> Result<Admitted, NotAdmitted> {
+    let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
+        return Err(NotAdmitted::Gone);
+    };
+    let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
+    let mut greeting = Vec::new();
+    negotiate(&message, &mut greeting);
+    let of_pool = packet_of_pool(user, &message);
+    let secret = match worker.shared.settings.pool.as_ref().map(|pool| &pool.auth) {
+        Some(ClientAuth::Scram(_)) => {
+            stream.write_all(&std::mem::take(&mut greeting)).await?;
+            let limit = worker.shared.settings.startup_timeout;
+            timeout(limit, check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
+        }
+        Some(ClientAuth::Trust) | None => Secret::None,
+    };
+    let (pool, login) = worker.pools.borrow_mut().pool(&of_pool).ok_or(Refusal::TooManyPools)?;
+    if let Secret::Key(..) = secret {
+        *login.secret.borrow_mut() = secret;
+    }
+    let id = worker.pools.borrow_mut().client();
+    let reported = reported(stream, pool, id, &login, worker).await?;
+    let name = message.get("application_name").unwrap_or_default();
+    let mut told = reported.clone();
+    if !name.is_empty() {
+        told.note(b"application_name", name);
+    }
+    let logical = Logical::new(Owner(u64::from(id.0)), Settings::with_application_name(name), told.clone());
+    put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
+    told.tell_all(&mut greeting);
+    put(b'K', &[&key.to_bytes()], &mut greeting);
+    put(b'Z', &[b"I"], &mut greeting);
+    stream.write_all(&greeting).await?;
+    Ok(Admitted { pool, id, logical })
+}
+
+/// Tells a client that asks for a newer protocol, or for options of it, that there is 3.0 without options
+/// (NegotiateProtocolVersion; src/backend/postmaster/postmaster.c, `SendNegotiateProtocolVersion`).
+fn negotiate(message: &StartupMessage<'_>, greeting: &mut Vec<u8>) {
+    let options: Vec<&[u8]> =
+        message.parameters.iter().map(|(name, _)| *name).filter(|name| name.starts_with(b"_pq_.")).collect();
+    if message.minor == 0 && options.is_empty() {
+        return;
+    }
+    let mut body = 0_u32.to_be_bytes().to_vec();
+    body.extend_from_slice(&u32::try_from(options.len()).unwrap_or(u32::MAX).to_be_bytes());
+    for option in options {
+        body.extend_from_slice(option);
+        body.push(0);
+    }
+    put(b'v', &[&body], greeting);
+}
+
+/// The start-up packet of the pool's own servers: all that the client gave but the application's name, which is put in
+/// place like a setting.
+fn packet_of_pool(user: &[u8], message: &StartupMessage<'_>) -> Vec<u8> {
+    let database = message.get("database").filter(|database| !database.is_empty()).unwrap_or(user);
+    let mut body = (3_u32 << 16).to_be_bytes().to_vec();
+    let mut add = |name: &[u8], value: &[u8]| {
+        for part in [name, b"\0", value, b"\0"] {
+            body.extend_from_slice(part);
+        }
+    };
+    add(b"user", user);
+    add(b"database", database);
+    for (name, value) in &message.parameters {
+        let is_own = matches!(*name, b"user" | b"database" | b"application_name" | b"replication");
+        if !is_own && !name.starts_with(b"_pq_.") {
+            add(name, value);
+        }
+    }
+    body.push(0);
+    let mut packet = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    packet.append(&mut body);
+    packet
+}
+
+/// What servers of the pool report. The first client has to wait for one.
+async fn reported(
+    stream: &TcpStream,
+    pool: PoolId,
+    id: ClientId,
+    login: &Login,
+    worker: &Rc<Worker>,
+) -> Result<Reported, NotAdmitted> {
+    let known = login.reported.borrow().clone();
+    if let Some(reported) = known {
+        return Ok(reported);
+    }
+    let mut waiting = match want(worker, pool, id) {
+        Ok(lent) => {
+            let reported = lent.holding.reported().clone();
+            give_back(worker, lent, Returned::Clean);
+            return Ok(reported);
+        }
+        Err(waiting) => waiting,
+    };
+    loop {
+        let told = tokio::select! {
+            biased;
+            told = waiting.told.recv() => told,
+            () = crate::hold::gone(stream) => return Err(NotAdmitted::Gone),
+        };
+        match told {
+            Some(Told::Lent(lent)) => {
+                let reported = lent.holding.reported().clone();
+                give_back(worker, lent, Returned::Clean);
+                return Ok(reported);
+            }
+            Some(Told::Waits) => {}
+            Some(Told::GivenUp(waited)) => return Err(Refusal::QueryWait { waited }.into()),
+            Some(Told::Refused(refusal)) => return Err((*refusal).into()),
+            Some(Told::RefusedByServer(message)) => return Err(NotAdmitted::RefusedByServer(message)),
+            None => return Err(NotAdmitted::Gone),
+        }
+    }
+}
+
+/// Checks a client by SCRAM-SHA-256. An unknown user, one without a password and a wrong password get the same answers.
+async fn check(stream: &mut TcpStream, user: &[u8], worker: &Rc<Worker>) -> Result<Secret, NotAdmitted> {
+    let found = find_verifier(user, worker).await?;
+    let mut messages = WholeMessages::default();
+    let name = Mechanism::Plain.name().as_bytes();
+    say(stream, 10, &[name, b"\0\0"].concat()).await?;
+    let first = hear(stream, &mut messages).await?;
+    let broken = |why: &str| Refusal::ClientBroke { why: why.to_owned() };
+    let (chosen, rest) = split_string(&first).ok_or(broken("malformed SASLInitialResponse"))?;
+    let mechanism = Mechanism::of_name(chosen)
+        .filter(|mechanism| *mechanism == Mechanism::Plain)
+        .ok_or(broken("client selected an invalid SASL authentication mechanism"))?;
+    let data = rest.get(4..).ok_or(broken("malformed SASLInitialResponse"))?;
+    let nonce = super::nonce().ok_or(broken("no random bytes"))?;
+    let refused = |error: ScramError| match error {
+        ScramError::WrongProof => Refusal::WrongPassword { user: String::from_utf8_lossy(user).into_owned() },
+        error => Refusal::ClientBroke { why: error.to_string() },
+    };
+    let begun =
+        Server::begin(data, mechanism, &ServerChannel::Open, found.clone(), &nonce).map_err(refused)?;
+    say(stream, 11, &begun.answer).await?;
+    let last = hear(stream, &mut messages).await?;
+    match begun.server.finish(&last) {
+        Ok((client_key, answer)) => {
+            say(stream, 12, &answer).await?;
+            Ok(Secret::Key(client_key, found))
+        }
+        Err(error) => {
+            // The password may have been changed: the next attempt looks again.
+            worker.secrets.borrow_mut().forget(user);
+            Err(refused(error).into())
+        }
+    }
+}
+
+async fn say(stream: &mut TcpStream, request: u32, data: &[u8]) -> std::io::Result<()> {
+    let mut out = Vec::new();
+    put(b'R', &[&request.to_be_bytes(), data], &mut out);
+    stream.write_all(&out).await
+}
+
+/// The body of the client's next message, which must be a `p`.
+async fn hear(stream: &mut TcpStream, messages: &mut WholeMessages) -> Result<Vec<u8>, NotAdmitted> {
+    loop {
+        let taken = messages.take().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
+        if let Some(message) = taken {
+            return match message.kind() {
+                b'p' => Ok(message.body().to_vec()),
+                _ => Err(Refusal::ClientBroke { why: "expected SASL response".to_owned() }.into()),
+            };
+        }
+        let mut bytes = Vec::with_capacity(1_024);
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(NotAdmitted::Gone);
+        }
+        messages.push(&bytes);
+    }
+}

@@ -1,0 +1,335 @@
+//! The pools of one worker: does what [`crate::lend`] says.
+
+use super::open::open;
+use crate::cancel::Running;
+use crate::error::Refusal;
+use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
+use crate::logical::{Holding, Reported};
+use crate::settings::PoolSettings;
+use crate::worker::Worker;
+use pgwire::scram::{ClientKey, Verifier};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+/// Most pools of a worker: each has its own user, database or start-up parameters.
+const POOLS_MAX: usize = 10_000;
+
+/// How a session ends in order.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
+/// A server connection.
+#[derive(Debug)]
+pub struct Lent {
+    pub id: ServerId,
+    pub stream: TcpStream,
+    pub holding: Holding,
+    pub running: Arc<Running>,
+    pub epoch: u64,
+}
+
+/// With what a pool logs in.
+#[derive(Clone, Debug)]
+pub enum Secret {
+    /// The server asks for none.
+    None,
+    /// What the last client of the pool has shown.
+    Key(ClientKey, Verifier),
+    /// Of the role that looks up verifiers.
+    Password(Vec<u8>),
+}
+
+/// How to log in for a pool.
+#[derive(Debug)]
+pub struct Login {
+    /// The start-up packet: it tells pools apart.
+    pub packet: Box<[u8]>,
+    pub secret: RefCell<Secret>,
+    /// What the last server reported.
+    pub reported: RefCell<Option<Reported>>,
+}
+
+/// What a client that waits is told.
+#[derive(Debug)]
+pub enum Told {
+    Lent(Box<Lent>),
+    /// It waits for long.
+    Waits,
+    GivenUp(Duration),
+    Refused(Box<Refusal>),
+    /// The server refuses the login; its message.
+    RefusedByServer(Rc<[u8]>),
+}
+
+#[derive(Debug)]
+struct Waiter {
+    pool: PoolId,
+    tell: mpsc::UnboundedSender<Told>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pools {
+    lending: Lending,
+    bounds: Bounds,
+    by_packet: HashMap<Box<[u8]>, PoolId>,
+    logins: Vec<Rc<Login>>,
+    idle: HashMap<ServerId, Box<Lent>>,
+    waiters: BTreeMap<ClientId, Waiter>,
+    next_client: u32,
+}
+
+impl Pools {
+    /// Without any pool. Each of `workers` has an equal share of the limits; without settings nothing is ever pooled.
+    pub fn new(settings: Option<&PoolSettings>, workers: usize) -> Pools {
+        let Some(settings) = settings else { return Pools::of(Lending::new(0), nothing()) };
+        let share = |all: usize| all.div_ceil(workers.max(1));
+        let bounds = Bounds {
+            servers_max: share(settings.servers_max).max(1),
+            reserve: 0,
+            reserve_after: settings.query_wait,
+            servers_min: 0,
+            query_wait: settings.query_wait,
+            notice_after: settings.notice_after,
+            idle_max: settings.idle_max,
+            age_max: settings.age_max,
+            check_after: settings.idle_max,
+            retry_after: Duration::from_millis(200),
+        };
+        Pools::of(Lending::new(share(settings.open_max).max(1)), bounds)
+    }
+
+    fn of(lending: Lending, bounds: Bounds) -> Pools {
+        Pools {
+            lending,
+            bounds,
+            by_packet: HashMap::new(),
+            logins: Vec::new(),
+            idle: HashMap::new(),
+            waiters: BTreeMap::new(),
+            next_client: 0,
+        }
+    }
+
+    /// The pool of those who log in so; `None` if there are too many pools.
+    pub fn pool(&mut self, packet: &[u8]) -> Option<(PoolId, Rc<Login>)> {
+        if let Some(id) = self.by_packet.get(packet) {
+            return Some((*id, Rc::clone(&self.logins[id.0 as usize])));
+        }
+        if self.logins.len() >= POOLS_MAX {
+            return None;
+        }
+        let id = self.lending.add_pool(self.bounds.clone());
+        let (secret, reported) = (RefCell::new(Secret::None), RefCell::default());
+        let login = Rc::new(Login { packet: packet.into(), secret, reported });
+        self.by_packet.insert(packet.into(), id);
+        self.logins.push(Rc::clone(&login));
+        Some((id, login))
+    }
+
+    /// The worker's next client.
+    pub fn client(&mut self) -> ClientId {
+        self.next_client = self.next_client.wrapping_add(1);
+        ClientId(self.next_client)
+    }
+
+    /// No server that is open is lent again.
+    pub fn renew(&mut self) {
+        self.lending.renew();
+    }
+}
+
+fn nothing() -> Bounds {
+    Bounds {
+        servers_max: 0,
+        reserve: 0,
+        reserve_after: Duration::ZERO,
+        servers_min: 0,
+        query_wait: Duration::ZERO,
+        notice_after: Duration::ZERO,
+        idle_max: Duration::ZERO,
+        age_max: Duration::ZERO,
+        check_after: Duration::ZERO,
+        retry_after: Duration::ZERO,
+    }
+}
+
+/// A client in the queue; dropping it takes it out.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    worker: &'a Rc<Worker>,
+    pool: PoolId,
+    client: ClientId,
+    pub told: mpsc::UnboundedReceiver<Told>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut pools = self.worker.pools.borrow_mut();
+        if pools.waiters.remove(&self.client).is_some() {
+            pools.lending.forget(self.pool, self.client);
+        }
+        drop(pools);
+        // It may have been lent one in this very moment.
+        while let Ok(told) = self.told.try_recv() {
+            if let Told::Lent(lent) = told {
+                give_back(self.worker, lent, Returned::Clean);
+            }
+        }
+    }
+}
+
+/// A client wants a server: one that is there at once, or a place in the queue.
+///
+/// # Errors
+/// The place in the queue.
+pub fn want(worker: &Rc<Worker>, pool: PoolId, client: ClientId) -> Result<Box<Lent>, Waiting<'_>> {
+    let (tell, told) = mpsc::unbounded_channel();
+    {
+        let mut pools = worker.pools.borrow_mut();
+        pools.waiters.insert(client, Waiter { pool, tell });
+        pools.lending.want(pool, client, Instant::now());
+    }
+    do_deeds(worker);
+    let mut waiting = Waiting { worker, pool, client, told };
+    match waiting.told.try_recv() {
+        Ok(Told::Lent(lent)) => Ok(lent),
+        Ok(Told::Waits | Told::GivenUp(_) | Told::Refused(_) | Told::RefusedByServer(_)) | Err(_) => {
+            Err(waiting)
+        }
+    }
+}
+
+/// A client gives a server back.
+pub fn give_back(worker: &Rc<Worker>, lent: Box<Lent>, how: Returned) {
+    let id = lent.id;
+    {
+        let mut pools = worker.pools.borrow_mut();
+        pools.idle.insert(id, lent);
+        pools.lending.returned(id, how, Instant::now());
+    }
+    do_deeds(worker);
+}
+
+/// A server is ready for the first time.
+pub fn opened(worker: &Rc<Worker>, lent: Box<Lent>) {
+    let id = lent.id;
+    {
+        let mut pools = worker.pools.borrow_mut();
+        pools.idle.insert(id, lent);
+        pools.lending.opened(id, Instant::now());
+    }
+    do_deeds(worker);
+}
+
+/// Why no server could be opened.
+#[derive(Debug)]
+pub enum NotOpened {
+    /// Another attempt may be worth making, at the next client's wish.
+    Refusal(Refusal),
+    /// The server's own words.
+    ByServer(Rc<[u8]>),
+}
+
+/// A server could not be opened: whoever waits for it is told why.
+pub fn not_opened(worker: &Rc<Worker>, pool: PoolId, server: ServerId, why: &NotOpened) {
+    {
+        let mut pools = worker.pools.borrow_mut();
+        let pools = &mut *pools;
+        pools.lending.failed(server, Instant::now());
+        let waiting: Vec<ClientId> = pools
+            .waiters
+            .iter()
+            .filter(|(_, waiter)| waiter.pool == pool)
+            .map(|(client, _)| *client)
+            .collect();
+        for client in waiting {
+            pools.lending.forget(pool, client);
+            let told = match why {
+                NotOpened::Refusal(refusal) => Told::Refused(Box::new(refusal.clone())),
+                NotOpened::ByServer(message) => Told::RefusedByServer(Rc::clone(message)),
+            };
+            pools.tell(client, told);
+        }
+    }
+    do_deeds(worker);
+}
+
+/// What time brings.
+pub fn tick(worker: &Rc<Worker>) {
+    worker.pools.borrow_mut().lending.tick(Instant::now());
+    do_deeds(worker);
+}
+
+/// Does what the lending says, until it says nothing more.
+pub fn do_deeds(worker: &Rc<Worker>) {
+    let mut deeds = Vec::new();
+    loop {
+        let mut pools = worker.pools.borrow_mut();
+        pools.lending.take_deeds(&mut deeds);
+        if deeds.is_empty() {
+            return;
+        }
+        for deed in deeds.drain(..) {
+            pools.deed(deed, worker);
+        }
+    }
+}
+
+impl Pools {
+    fn tell(&mut self, client: ClientId, told: Told) {
+        if let Told::Waits = told {
+            if let Some(waiter) = self.waiters.get(&client) {
+                // Who does not listen any more takes itself out.
+                let _ = waiter.tell.send(told);
+            }
+        } else if let Some(waiter) = self.waiters.remove(&client) {
+            let _ = waiter.tell.send(told);
+        }
+    }
+
+    fn deed(&mut self, deed: Deed, worker: &Rc<Worker>) {
+        match deed {
+            Deed::Lend { client, server, .. } => {
+                let Some(mut lent) = self.idle.remove(&server) else { return };
+                if is_alive(&mut lent, worker) {
+                    self.tell(client, Told::Lent(lent));
+                } else if let Some(waiter) = self.waiters.get(&client) {
+                    let pool = waiter.pool;
+                    self.lending.lost(server, Instant::now());
+                    self.lending.want(pool, client, Instant::now());
+                }
+            }
+            Deed::Open { pool, server } => {
+                let login = Rc::clone(&self.logins[pool.0 as usize]);
+                spawn_local(open(Rc::clone(worker), pool, server, login));
+            }
+            Deed::Close { server, why } => {
+                tracing::debug!("server connection {} is closed: {why:?}", server.0);
+                if let Some(lent) = self.idle.remove(&server) {
+                    // In order, if the server listens; it notices the end without it, too.
+                    let _ = lent.stream.try_write(TERMINATE);
+                }
+            }
+            Deed::Notice { client } => self.tell(client, Told::Waits),
+            Deed::GiveUp { client, waited } => self.tell(client, Told::GivenUp(waited)),
+        }
+    }
+}
+
+/// Whether a server that was idle can be lent: it is of the present epoch and has not said goodbye meanwhile.
+fn is_alive(lent: &mut Lent, worker: &Worker) -> bool {
+    if lent.epoch != worker.views.newest_epoch() {
+        return false;
+    }
+    let mut bytes = [0; 1_024];
+    match lent.stream.try_read(&mut bytes) {
+        Ok(len) => len > 0 && len < bytes.len() && lent.holding.heard_idle(&bytes[..len]),
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    }
+}

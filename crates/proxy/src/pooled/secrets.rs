@@ -1,0 +1,151 @@
+//! The verifiers of clients, as a server has them. Nothing is stored but in memory, and no password at all.
+
+use super::login::NotAdmitted;
+use super::pools::{Lent, Secret, Told, give_back, want};
+use crate::error::Refusal;
+use crate::lend::Returned;
+use crate::settings::{ClientAuth, Lookup};
+use crate::worker::Worker;
+use pgwire::WholeMessages;
+use pgwire::message::put;
+use pgwire::scram::{KEY_LEN, Verifier};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// How long a verifier is believed. A changed password is looked up at once when the old one does not fit.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// Most users that are remembered.
+const USERS_MAX: usize = 10_000;
+
+/// How long one look may take.
+const LOOKUP_MAX: Duration = Duration::from_secs(10);
+
+/// Nothing here depends on the session's search_path.
+const LOOKUP: &[u8] = b"SELECT a.rolpassword FROM pg_catalog.pg_authid a WHERE a.rolname OPERATOR(pg_catalog.=) $1 \
+    AND a.rolcanlogin AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Secrets {
+    known: HashMap<Box<[u8]>, (Verifier, Instant)>,
+    /// Makes verifiers for users that have none.
+    mock: [u8; KEY_LEN],
+}
+
+impl Secrets {
+    /// Without any. `mock` are random bytes.
+    pub fn new(mock: [u8; KEY_LEN]) -> Secrets {
+        Secrets { known: HashMap::new(), mock }
+    }
+
+    /// The next login of this user looks again.
+    pub fn forget(&mut self, user: &[u8]) {
+        self.known.remove(user);
+    }
+
+    fn get(&self, user: &[u8], now: Instant) -> Option<Verifier> {
+        let (verifier, since) = self.known.get(user)?;
+        (now.saturating_duration_since(*since) < KEPT).then(|| verifier.clone())
+    }
+
+    fn keep(&mut self, user: &[u8], verifier: Verifier, now: Instant) {
+        if self.known.len() >= USERS_MAX {
+            self.known.clear();
+        }
+        self.known.insert(user.into(), (verifier, now));
+    }
+}
+
+/// The verifier of a user; one that no password fits, if there is none.
+pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier, NotAdmitted> {
+    if let Some(verifier) = worker.secrets.borrow().get(user, Instant::now()) {
+        return Ok(verifier);
+    }
+    let Some(ClientAuth::Scram(lookup)) = worker.shared.settings.pool.as_ref().map(|pool| &pool.auth) else {
+        return Err(NotAdmitted::Gone);
+    };
+    let mut lent = lend(lookup, worker).await?;
+    let asked = timeout(LOOKUP_MAX, ask(&mut lent, user)).await;
+    let asked = asked.unwrap_or_else(|_| Err("no answer".to_owned()));
+    give_back(worker, lent, if asked.is_ok() { Returned::Clean } else { Returned::Unclean });
+    let text = asked.map_err(|why| {
+        tracing::error!("cannot look up the secret of a user as {}: {why}; nobody can log in", lookup.user);
+        Refusal::LoginUnchecked { why: "the role that looks up secrets cannot do so".to_owned() }
+    })?;
+    let mut secrets = worker.secrets.borrow_mut();
+    let verifier = text.as_deref().and_then(|text| Verifier::parse(text).ok());
+    let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &secrets.mock));
+    secrets.keep(user, verifier.clone(), Instant::now());
+    Ok(verifier)
+}
+
+/// A server on which the role that looks up secrets has logged in.
+async fn lend(lookup: &Lookup, worker: &Rc<Worker>) -> Result<Box<Lent>, NotAdmitted> {
+    let mut body = (3_u32 << 16).to_be_bytes().to_vec();
+    for text in ["user", &lookup.user, "database", &lookup.database, "application_name", "pgkeel proxy", ""] {
+        body.extend_from_slice(text.as_bytes());
+        body.push(0);
+    }
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+    let packet = [&length.to_be_bytes()[..], &body].concat();
+    let (pool, login) = worker.pools.borrow_mut().pool(&packet).ok_or(Refusal::TooManyPools)?;
+    if let Some(password) = &lookup.password {
+        *login.secret.borrow_mut() = Secret::Password(password.clone().into_bytes());
+    }
+    let id = worker.pools.borrow_mut().client();
+    let mut waiting = match want(worker, pool, id) {
+        Ok(lent) => return Ok(lent),
+        Err(waiting) => waiting,
+    };
+    loop {
+        match waiting.told.recv().await {
+            Some(Told::Lent(lent)) => return Ok(lent),
+            Some(Told::Waits) => {}
+            Some(Told::GivenUp(waited)) => return Err(Refusal::QueryWait { waited }.into()),
+            Some(Told::Refused(refusal)) => return Err((*refusal).into()),
+            Some(Told::RefusedByServer(message)) => {
+                let why = String::from_utf8_lossy(&message).replace('\0', " ");
+                tracing::error!("{} cannot log in to look up secrets: {why}; nobody can log in", lookup.user);
+                let why = "the role that looks up secrets cannot log in".to_owned();
+                return Err(Refusal::LoginUnchecked { why }.into());
+            }
+            None => return Err(NotAdmitted::Gone),
+        }
+    }
+}
+
+/// Asks for rolpassword.
+async fn ask(lent: &mut Lent, user: &[u8]) -> Result<Option<String>, String> {
+    let length = u32::try_from(user.len()).map_err(|error| error.to_string())?.to_be_bytes();
+    let mut out = Vec::new();
+    put(b'P', &[b"\0", LOOKUP, b"\0\0\0"], &mut out);
+    put(b'B', &[b"\0\0\0\0\0\x01", &length, user, b"\0\0"], &mut out);
+    put(b'E', &[b"\0\0\0\0\0"], &mut out);
+    // It leaves no unnamed statement behind.
+    put(b'C', &[b"S\0"], &mut out);
+    put(b'S', &[], &mut out);
+    lent.stream.write_all(&out).await.map_err(|error| error.to_string())?;
+    let (mut messages, mut found) = (WholeMessages::default(), None);
+    loop {
+        while let Some(message) = messages.take().map_err(|error| error.to_string())? {
+            match (message.kind(), message.body()) {
+                (b'D', [0, 1, a, b, c, d, value @ ..]) => {
+                    let len = i32::from_be_bytes([*a, *b, *c, *d]);
+                    found = (len >= 0).then(|| String::from_utf8_lossy(value).into_owned());
+                }
+                (b'E', body) => return Err(String::from_utf8_lossy(body).replace('\0', " ")),
+                (b'Z', b"I") => return Ok(found),
+                _ => {}
+            }
+        }
+        let mut bytes = Vec::with_capacity(1_024);
+        if lent.stream.read_buf(&mut bytes).await.map_err(|error| error.to_string())? == 0 {
+            return Err("the server closed the connection".to_owned());
+        }
+        messages.push(&bytes);
+    }
+}

@@ -1,0 +1,18 @@
+//! Reads the text of statements as far as it says what they may leave in a session. Pure.
+//!
+//! The rule is conservative: a text pins the server ([`Pin`]) unless it is known to leave nothing but what the proxy
+//! itself can put in place on another server ([`Effect`]). It holds for what the text names. What is behind a view, a
+//! trigger, an operator or a cast is not seen.
+
+mod calls;
+
+mod lex;
+
+mod pin;
+
+mod read;
+
+mod setting;
+
+pub use pin::{Pin, Pins};
+pub use read::{Effect, Reading, read};

@@ -1,0 +1,202 @@
+//! Which functions a statement calls by name, and whether one of them may leave something in the session.
+//!
+//! What a statement calls without naming it (in views, triggers, defaults, operators, casts) is not seen here.
+
+use super::lex::{Placed, Token};
+use super::pin::{Pin, Pins};
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
+/// Names of PostgreSQL 15's own functions (pg_proc, schema pg_catalog) that leave nothing in the session: all but those
+/// of [`stateful`], those that run SQL given to them as text, those for replication slots, base backups and upgrades,
+/// and those that no statement can call.
+const HARMLESS: &str = include_str!("functions.txt");
+
+/// What is written before a parenthesis without being a function: keywords of expressions and clauses, and names of
+/// types (src/backend/parser/gram.y).
+const KEYWORDS: &str = "all analyze and any array as asc between bigint bit boolean both buffers by case cast char \
+    character check coalesce collate columns conflict constraint cost costs cross cube current_time \
+    current_timestamp dec decimal default deferrable delete desc distinct do double else encoding end escape except \
+    exclude exists explain extract filter float following for force foreign format from full generated greatest \
+    group grouping having identity ilike in include inner insert int integer intersect interval into is isnull join \
+    json_object key lateral leading least left like limit list local localtime localtimestamp materialized merge modulus national \
+    natural nchar none normalize not notnull nothing null nullif nulls numeric of off offset on only or order \
+    ordinality out outer over overlaps overlay partition passing placing position preceding precision primary range \
+    real recursive references returning right rollup row rows schema select session set setof sets settings similar \
+    smallint some storage substring summary symmetric table tables then ties time timestamp timing to trailing treat \
+    trim truncate true type union unique unknown update user using value values varchar variadic varying verbose \
+    wal when where window with within without xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlparse xmlpi \
+    xmlroot xmlserialize xmltable zone";
+
+/// What a name directly behind these words, or an alias, is: a relation with a list of columns.
+const BEFORE_RELATIONS: [&str; 8] =
+    ["into", "table", "copy", "references", "as", "exists", "with", "recursive"];
+
+/// What a statement's names say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Why the server is to be kept after it.
+    pub pins: Pins,
+    /// It asks for the last value of a sequence.
+    pub asks_sequences: bool,
+    /// It may have changed the last value of a sequence.
+    pub moves_sequences: bool,
+}
+
+/// Reads one statement's tokens for what is stateful wherever it is named: in a definition as well, because nobody can
+/// say when that is evaluated.
+#[must_use]
+pub fn mentions(tokens: &[Placed<'_>]) -> Calls {
+    let mut calls = Calls::default();
+    for placed in tokens {
+        let name = match placed.token {
+            Token::Word(name) | Token::Quoted(name) => name,
+            Token::Text(_) | Token::Number | Token::Parameter | Token::Symbol(_) | Token::Strange => continue,
+        };
+        // All of these begin so; most names need no closer look.
+        if let Some(b'c' | b'C' | b'l' | b'L' | b'n' | b'N' | b'p' | b'P' | b's' | b'S' | b't' | b'T') =
+            name.first()
+        {
+            stateful(&name.to_ascii_lowercase(), &mut calls);
+        }
+    }
+    calls
+}
+
+/// Names that leave something in the session or ask for it.
+fn stateful(name: &[u8], calls: &mut Calls) {
+    match name {
+        b"set_config" => calls.pins.add(Pin::Setting),
+        b"setseed" => calls.pins.add(Pin::Function),
+        b"currval" | b"lastval" => calls.asks_sequences = true,
+        b"nextval" | b"setval" => calls.moves_sequences = true,
+        b"temp" | b"temporary" => calls.pins.add(Pin::Temporary),
+        b"pg_prepared_statements" | b"pg_prepared_statement" => calls.pins.add(Pin::Prepared),
+        _ if name.starts_with(b"pg_temp") => calls.pins.add(Pin::Temporary),
+        _ if name.starts_with(b"pg_advisory_lock") || name.starts_with(b"pg_try_advisory_lock") => {
+            calls.pins.add(Pin::Lock);
+        }
+        _ => {}
+    }
+}
+
+/// Whether a statement calls a function by name that is not known to leave nothing behind.
+#[must_use]
+pub fn calls_unknown(tokens: &[Placed<'_>]) -> bool {
+    let before_parenthesis = tokens.windows(2).enumerate().filter(|(_, pair)| pair[1].token.is_symbol(b'('));
+    before_parenthesis.into_iter().any(|(at, pair)| match pair[0].token {
+        Token::Word(name) => is_unknown(&name.to_ascii_lowercase(), at, tokens, Written::Plain),
+        Token::Quoted(name) => is_unknown(name, at, tokens, Written::Quoted),
+        Token::Text(_) | Token::Number | Token::Parameter | Token::Symbol(_) | Token::Strange => false,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Plain,
+    Quoted,
+}
+
+fn is_unknown(name: &[u8], at: usize, tokens: &[Placed<'_>], written: Written) -> bool {
+    let mut first = at;
+    while first >= 2 && tokens[first - 1].token.is_symbol(b'.') {
+        first -= 2;
+    }
+    let is_relation = first > 0 && BEFORE_RELATIONS.iter().any(|word| tokens[first - 1].token.is(word));
+    if is_relation {
+        return false;
+    }
+    let known = || tables().harmless.contains(name) || is_sequence_function(name);
+    if first == at {
+        let is_keyword = written == Written::Plain && tables().keywords.contains(name);
+        return !is_keyword && !known();
+    }
+    let in_catalog = at - first == 2 && tokens[first].token.is("pg_catalog");
+    !(in_catalog && known())
+}
+
+/// They are dealt with by [`mentions`].
+fn is_sequence_function(name: &[u8]) -> bool {
+    matches!(name, b"currval" | b"lastval" | b"nextval" | b"setval")
+}
+
+struct Tables {
+    harmless: HashSet<&'static [u8]>,
+    keywords: HashSet<&'static [u8]>,
+}
+
+fn tables() -> &'static Tables {
+    static TABLES: OnceLock<Tables> = OnceLock::new();
+    TABLES.get_or_init(|| Tables {
+        harmless: HARMLESS.split_ascii_whitespace().map(str::as_bytes).collect(),
+        keywords: KEYWORDS.split_ascii_whitespace().map(str::as_bytes).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lex::tokens;
+    use super::*;
+
+    fn unknown(text: &str) -> bool {
+        calls_unknown(&tokens(text.as_bytes()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_is_known_to_be_harmless() {
+        for text in [
+            "select lower(a), pg_catalog.upper(b), \"left\"(c, 1) from t where x in (1, 2) and (y or not (z))",
+            "insert into s.t (a, b) values (1, now()) on conflict (a) do update set b = excluded.b",
+            "select * from generate_series(1, 3) as g(n) join lateral (select 1) x using (n)",
+            "select count(*) filter (where a > 1) over (partition by b), cast(a as varchar(3)), extract(year from d)",
+            "copy t (a, b) from stdin",
+            "create table if not exists s.t (a int references u (b))",
+            "select nextval('s'), coalesce(a, nullif(b, c)), array(select 1)",
+            "select 'f(1)', \"f\" from t -- g(2)",
+        ] {
+            assert!(!unknown(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not() {
+        for text in [
+            "select f(1)",
+            "select public.lower(1)",
+            "select a.pg_catalog.lower(1)",
+            "select \"in\"(1)",
+            "select pg_catalog . set_config('a', 'b', false)",
+            "select * from f  /* x */ (1)",
+            "select query_to_xml('select f()', true, true, '')",
+            "select pg_advisory_lock(1)",
+            "select \"LOWER\"(a)",
+        ] {
+            assert!(unknown(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_stateful_is_seen_wherever_it_is() {
+        let seen = |text: &str| mentions(&tokens(text.as_bytes()).collect::<Vec<_>>());
+        assert!(seen("select \"set_config\"('a', 'b', true)").pins.has(Pin::Setting));
+        assert!(seen("create local TEMPORARY table t ()").pins.has(Pin::Temporary));
+        assert!(seen("select * from pg_temp_3.t").pins.has(Pin::Temporary));
+        assert!(seen("select pg_try_advisory_lock_shared(1)").pins.has(Pin::Lock));
+        assert!(seen("select 1 where lastval() > 0").asks_sequences);
+        assert!(seen("select nextval('s')").moves_sequences);
+        assert_eq!(
+            seen("select 'set_config', pg_advisory_xact_lock(1), temperature from t"),
+            Calls::default()
+        );
+    }
+
+    #[test]
+    fn no_stateful_name_is_in_the_list() {
+        assert!(tables().harmless.len() > 2_000);
+        for name in tables().harmless.iter().chain(tables().keywords.iter()) {
+            let mut calls = Calls::default();
+            stateful(name, &mut calls);
+            assert_eq!(calls, Calls::default(), "{}", String::from_utf8_lossy(name));
+        }
+    }
+}

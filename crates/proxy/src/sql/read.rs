@@ -1,0 +1,190 @@
+//! What a text of one or more statements may leave in a session.
+
+use super::calls::{calls_unknown, mentions};
+use super::lex::{Placed, Token, tokens};
+use super::pin::{Pin, Pins};
+use super::setting::{Left, reset, set};
+use std::ops::Range;
+
+/// Something that a statement leaves and that the proxy can put in place on another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A setting of the session.
+    Set {
+        /// Its name, in lower case.
+        name: Box<str>,
+        /// The whole statement, to be repeated.
+        text: Box<[u8]>,
+    },
+    /// A setting has its value of the session's beginning again.
+    Reset {
+        /// Its name, in lower case.
+        name: Box<str>,
+    },
+    /// All settings have.
+    ResetAll,
+    /// A statement that was prepared by the protocol may be gone; its name as the server folds it.
+    Deallocate {
+        /// Name.
+        name: Box<[u8]>,
+    },
+}
+
+/// What is known of a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Why the server is to be kept once the text has been sent.
+    pub pins: Pins,
+    /// What it leaves if it succeeds.
+    pub effect: Option<Effect>,
+    /// Where it names a prepared statement by SQL. Bytes of the text, quotes included.
+    pub names_prepared: Option<Range<usize>>,
+    /// It asks for the last value of a sequence.
+    pub asks_sequences: bool,
+    /// It may have changed the last value of a sequence.
+    pub moves_sequences: bool,
+}
+
+/// Reads a text.
+#[must_use]
+pub fn read(text: &[u8]) -> Reading {
+    let mut reading = Reading::default();
+    let (mut statement, mut depth, mut statements) = (Vec::new(), 0_usize, 0);
+    for placed in tokens(text) {
+        match placed.token {
+            Token::Symbol(b';') if depth == 0 => {
+                statements += usize::from(!statement.is_empty());
+                one(&statement, text, &mut reading);
+                statement.clear();
+                continue;
+            }
+            Token::Symbol(b'(') => depth += 1,
+            Token::Symbol(b')') => depth = depth.saturating_sub(1),
+            // The body of a function may have semicolons then (since PostgreSQL 14).
+            Token::Word(word) if word.eq_ignore_ascii_case(b"atomic") => reading.pins.add(Pin::Unreadable),
+            Token::Strange => reading.pins.add(Pin::Unreadable),
+            _ => {}
+        }
+        statement.push(placed);
+    }
+    statements += usize::from(!statement.is_empty());
+    one(&statement, text, &mut reading);
+    if statements > 1 {
+        // They are one transaction: whether the setting outlives it depends on the others.
+        match reading.effect.take() {
+            Some(Effect::Set { .. } | Effect::Reset { .. } | Effect::ResetAll) => {
+                reading.pins.add(Pin::Setting)
+            }
+            Some(Effect::Deallocate { .. }) | None => {}
+        }
+        if reading.names_prepared.take().is_some() {
+            reading.pins.add(Pin::Prepared);
+        }
+    }
+    reading
+}
+
+fn one(statement: &[Placed<'_>], text: &[u8], reading: &mut Reading) {
+    let Some(first) = statement.first() else { return };
+    let named = mentions(statement);
+    reading.pins.add_all(named.pins);
+    reading.asks_sequences |= named.asks_sequences;
+    reading.moves_sequences |= named.moves_sequences;
+    let word = match first.token {
+        Token::Word(word) => word.to_ascii_lowercase(),
+        Token::Symbol(b'(') => b"select".to_vec(),
+        _ => return reading.pins.add(Pin::Unreadable),
+    };
+    match word.as_slice() {
+        b"select" | b"values" | b"table" | b"explain" | b"declare" => {
+            let is = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
+            if word == b"declare" && is("hold") && !is("without") {
+                reading.pins.add(Pin::Cursor);
+            }
+            query(statement, reading);
+        }
+        b"with" | b"insert" | b"update" | b"delete" | b"merge" | b"copy" => {
+            reading.moves_sequences = true;
+            query(statement, reading);
+        }
+        b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release"
+        | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"unlisten" | b"checkpoint" | b"discard" => {}
+        b"set" => left(set(statement, text), reading),
+        b"reset" => left(reset(statement), reading),
+        b"listen" => reading.pins.add(Pin::Listening),
+        b"load" => reading.pins.add(Pin::Library),
+        b"do" | b"call" => {
+            reading.moves_sequences = true;
+            reading.pins.add(Pin::Function);
+        }
+        b"prepare" if statement.get(1).is_some_and(|p| p.token.is("transaction")) => {}
+        b"prepare" => reading.pins.add(Pin::Prepared),
+        b"execute" | b"deallocate" => of_prepared(statement, &word, reading),
+        _ => definition(&word, statement, reading),
+    }
+}
+
+fn query(statement: &[Placed<'_>], reading: &mut Reading) {
+    if calls_unknown(statement) {
+        reading.moves_sequences = true;
+        reading.pins.add(Pin::Function);
+    }
+}
+
+fn left(left: Left, reading: &mut Reading) {
+    match left {
+        Left::Nothing => {}
+        Left::Effect(effect) => {
+            if reading.effect.replace(effect).is_some() {
+                reading.pins.add(Pin::Setting);
+            }
+        }
+        Left::Pinned(pin) => reading.pins.add(pin),
+    }
+}
+
+/// EXECUTE and DEALLOCATE.
+fn of_prepared(statement: &[Placed<'_>], word: &[u8], reading: &mut Reading) {
+    let at =
+        1 + usize::from(word == b"deallocate" && statement.get(1).is_some_and(|p| p.token.is("prepare")));
+    let Some(name) = statement.get(at).filter(|p| !p.token.is("all")) else { return };
+    let folded = match name.token {
+        Token::Word(name) => name.to_ascii_lowercase(),
+        Token::Quoted(quoted) if !quoted.contains(&b'"') => quoted.to_vec(),
+        _ => return reading.pins.add(Pin::Unreadable),
+    };
+    reading.names_prepared = Some(name.start..name.end);
+    if word == b"deallocate" {
+        reading.effect = Some(Effect::Deallocate { name: folded.into() });
+    } else {
+        reading.moves_sequences = true;
+        query(&statement[at + 1..], reading);
+    }
+}
+
+/// Statements that define or maintain something in the database.
+fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
+    let has = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
+    let begins = |keyword: &str| statement.iter().take(5).any(|p| p.token.is(keyword));
+    let in_c = statement.windows(2).any(|pair| pair[0].token.is("language") && is_c(pair[1].token));
+    reading.moves_sequences = true;
+    match word {
+        b"create" | b"alter" if begins("extension") || begins("language") || in_c => {
+            reading.pins.add(Pin::Library);
+        }
+        // It runs a query.
+        b"create" if (has("table") || has("view")) && has("as") => query(statement, reading),
+        b"create" | b"alter" | b"drop" | b"truncate" | b"comment" | b"grant" | b"revoke" | b"analyze"
+        | b"vacuum" | b"reindex" | b"cluster" | b"refresh" | b"lock" | b"security" | b"reassign" => {}
+        _ => reading.pins.add(Pin::Unreadable),
+    }
+}
+
+/// Functions of this language are in libraries, which are loaded when the function is defined.
+fn is_c(language: Token<'_>) -> bool {
+    matches!(language, Token::Word(name) | Token::Quoted(name) | Token::Text(name) if name.eq_ignore_ascii_case(b"c"))
+}
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;
