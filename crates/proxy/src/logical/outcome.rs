@@ -12,6 +12,9 @@ pub(super) struct Outcome {
     begun: bool,
     in_savepoint: bool,
     failed: bool,
+    /// A setting was changed of which SET changes a part only; which value that makes, the server reports before it is
+    /// ready.
+    restates_date_style: bool,
 }
 
 impl Logical {
@@ -72,9 +75,14 @@ impl Logical {
     pub(super) fn ready(&mut self, status: TransactionStatus, holding: &mut Holding) {
         self.transaction = status;
         match status {
-            TransactionStatus::Idle if self.outcome.failed => self.outcome = Outcome::default(),
             TransactionStatus::Idle => {
+                if self.outcome.failed {
+                    self.outcome.pending.clear();
+                }
                 self.settle(holding);
+                if self.outcome.restates_date_style {
+                    self.restate_date_style(holding);
+                }
                 self.outcome = Outcome::default();
             }
             TransactionStatus::InTransaction | TransactionStatus::Failed => {
@@ -97,11 +105,21 @@ impl Logical {
         self.outcome.failed = true;
     }
 
+    /// `SET DateStyle = ymd` keeps the style of output that an earlier one has set (src/backend/commands/variable.c,
+    /// `check_datestyle`).
+    fn restate_date_style(&mut self, holding: &mut Holding) {
+        let Some(value) = holding.reported.get(b"DateStyle") else { return self.pins.add(Pin::Setting) };
+        let text = [b"SET DateStyle = '", value, b"'"].concat();
+        self.settings.set("datestyle", &text);
+        holding.in_place.set("datestyle", &text);
+    }
+
     /// What was pending holds.
     fn settle(&mut self, holding: &mut Holding) {
         for effect in std::mem::take(&mut self.outcome.pending) {
             match effect {
                 Effect::Set { name, text } => {
+                    self.outcome.restates_date_style |= &*name == "datestyle";
                     if !self.settings.set(&name, &text) {
                         self.pins.add(Pin::Setting);
                     }

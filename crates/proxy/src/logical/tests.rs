@@ -231,22 +231,32 @@ fn settings_go_along_once_they_are_committed() {
     stage.query("rollback", "ROLLBACK", "I");
     stage.query("begin", "BEGIN", "T");
     stage.query("reset extra_float_digits; ", "RESET", "T");
-    stage.query("set datestyle = 'german'", "SET", "T");
+    stage.query("set intervalstyle = 'sql_standard'", "SET", "T");
     stage.query("commit", "COMMIT", "I");
     let (sent, _) = stage.lend(Holding::new(reported()));
-    assert_eq!(sent, query("set work_mem = '1MB';set datestyle = 'german';"));
+    assert_eq!(sent, query("set work_mem = '1MB';set intervalstyle = 'sql_standard';"));
     // Until that is done, nothing of the client's is sent.
     let mut out = Vec::new();
     let waits = stage.logical.client_sent(&query("x"), &mut stage.holding, &mut stage.texts, &mut out);
     assert_eq!((waits, &out), (Ok((0, Progress::Waits)), &vec![]));
-    let style = message(b'S', b"DateStyle\0German, DMY\0");
+    let style = message(b'S', b"IntervalStyle\0sql_standard\0");
     let told = stage.server(&[style.clone(), done("SET"), done("SET"), ready("I")].concat());
     assert_eq!(told, style, "the client is told what it was not told yet");
     // The next one has its own settings there.
     let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
     let mut other = Stage::new();
     let (sent, _) = other.lend(left);
-    assert_eq!(sent, query("RESET \"work_mem\";RESET \"datestyle\";"));
+    assert_eq!(sent, query("RESET \"work_mem\";RESET \"intervalstyle\";"));
+}
+
+#[test]
+fn a_date_style_goes_along_as_a_whole() {
+    let mut stage = Stage::new();
+    let style = message(b'S', b"DateStyle\0ISO, YMD\0");
+    stage.client(&query("set datestyle = ymd"));
+    let answer = [done("SET"), style, ready("I")].concat();
+    assert_eq!(stage.server(&answer), answer);
+    assert_eq!(stage.lend(Holding::new(reported())).0, query("SET DateStyle = 'ISO, YMD';"));
 }
 
 #[test]

@@ -25,3 +25,5 @@ mod views;
 mod hostile;
 
 mod scram;
+
+mod pooled;

@@ -1,0 +1,199 @@
+//! The pooled mode against real servers: what is a client's stays the client's, on whichever server it is lent.
+
+use crate::postgres::Postgres;
+use crate::setup::{Proxy, settings, view};
+use proxy::{ClientAuth, Lookup, PoolSettings, Settings};
+use std::time::{Duration, Instant};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+
+fn pooled(servers_max: usize, auth: ClientAuth) -> Settings {
+    let pool = PoolSettings {
+        servers_max,
+        open_max: 20,
+        query_wait: Duration::from_secs(20),
+        notice_after: Duration::from_secs(5),
+        idle_max: Duration::from_secs(60),
+        age_max: Duration::from_secs(600),
+        auth,
+    };
+    Settings { pool: Some(pool), workers: 1, ..settings() }
+}
+
+async fn proxy_of(postgres: &Postgres, servers_max: usize) -> Proxy {
+    let settings = pooled(servers_max, ClientAuth::Trust);
+    Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await
+}
+
+async fn direct(postgres: &Postgres) -> Client {
+    let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", postgres.port);
+    let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn text(client: &Client, sql: &str) -> String {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+async fn servers(direct: &Client) -> i64 {
+    let sql = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()";
+    direct.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_on_two_servers_keep_their_settings_and_statements() {
+    let postgres = Postgres::started();
+    let proxy = proxy_of(&postgres, 2).await;
+    let direct = direct(&postgres).await;
+    let mut clients = Vec::new();
+    for number in 0..10 {
+        let client = proxy.client().await;
+        client.batch_execute(&format!("set work_mem = '{}MB'", number + 1)).await.unwrap();
+        let statement = client.prepare(&format!("select {number} + $1::int4")).await.unwrap();
+        clients.push((number, client, statement));
+    }
+    let mut tasks = Vec::new();
+    for (number, client, statement) in clients {
+        tasks.push(tokio::spawn(async move {
+            for round in 0..20_i32 {
+                assert_eq!(text(&client, "show work_mem").await, format!("{}MB", number + 1));
+                let sum: i32 = client.query_one(&statement, &[&round]).await.unwrap().get(0);
+                assert_eq!(sum, number + round);
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(servers(&direct).await <= 2);
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_moved_keeps_its_server_and_nobody_else_sees_it() {
+    let postgres = Postgres::started();
+    let proxy = proxy_of(&postgres, 2).await;
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    one.batch_execute("create temp table mine as select 7 as a").await.unwrap();
+    one.batch_execute("select pg_advisory_lock(5)").await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(text(&one, "select a::text from mine").await, "7");
+        let gone = other.batch_execute("select * from mine").await.unwrap_err();
+        assert_eq!(gone.code(), Some(&SqlState::UNDEFINED_TABLE));
+        assert_eq!(text(&other, "select pg_try_advisory_xact_lock(5)::text").await, "false");
+    }
+    drop(one);
+    let begun = Instant::now();
+    while text(&other, "select pg_try_advisory_xact_lock(5)::text").await == "false" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "its server was not closed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_checked_by_the_server_s_verifiers_and_logged_in_without_their_password() {
+    let postgres = Postgres::started();
+    let admin = direct(&postgres).await;
+    admin.batch_execute("create role ann login password 'pen cil'").await.unwrap();
+    postgres.ask_passwords_of("ann");
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
+    let settings = pooled(2, ClientAuth::Scram(lookup));
+    let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
+    let log_in = |user: &str, password: &str| {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(proxy.address.port()).dbname("postgres").user(user).password(password);
+        async move { config.connect(NoTls).await }
+    };
+    let (client, connection) = log_in("ann", "pen cil").await.unwrap();
+    tokio::spawn(connection);
+    assert_eq!(text(&client, "select session_user::text").await, "ann");
+    let mut refusals = Vec::new();
+    for (user, password) in [("ann", "pencil"), ("nobody", "pen cil"), ("postgres", "")] {
+        let Err(error) = log_in(user, password).await else { panic!("{user} was let in") };
+        let error = error.as_db_error().unwrap().clone();
+        refusals.push((error.code().clone(), error.message().replace(user, "?")));
+    }
+    assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
+    assert_eq!(refusals[0].0, SqlState::INVALID_PASSWORD);
+    // The wrong password has made it look again.
+    admin.batch_execute("alter role ann password 'new'").await.unwrap();
+    assert!(log_in("ann", "new").await.is_ok());
+    assert!(log_in("ann", "pen cil").await.is_err(), "the old one");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_hits_its_own_statement_only() {
+    let postgres = Postgres::started();
+    let proxy = proxy_of(&postgres, 2).await;
+    let (sleeper, other) = (proxy.client().await, proxy.client().await);
+    let cancel = sleeper.cancel_token();
+    let stranger = other.cancel_token();
+    let sleeping = tokio::spawn(async move {
+        let begun = Instant::now();
+        let error = sleeper.batch_execute("select pg_sleep(15)").await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        sleeper
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stranger.cancel_query(NoTls).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!sleeping.is_finished(), "another client's key");
+    cancel.cancel_query(NoTls).await.unwrap();
+    let sleeper = sleeping.await.unwrap();
+    // Around the ends of statements, on servers that others are lent in between.
+    let storm = tokio::spawn(async move {
+        for _ in 0..200 {
+            cancel.cancel_query(NoTls).await.unwrap();
+        }
+    });
+    while !storm.is_finished() {
+        other.batch_execute("select 1").await.unwrap();
+        if let Err(error) = sleeper.batch_execute("select 1").await {
+            assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+        }
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_sessions_go_on_after_a_failover_with_their_state() {
+    let (old, new) = (Postgres::started(), Postgres::started());
+    let proxy = proxy_of(&old, 2).await;
+    let (idle, busy) = (proxy.client().await, proxy.client().await);
+    idle.batch_execute("set work_mem = '3MB'").await.unwrap();
+    let statement = idle.prepare("select inet_server_port() + $1::int4").await.unwrap();
+    busy.batch_execute("begin; select 1").await.unwrap();
+    old.stop_immediately();
+    proxy.agent.publish(view(2, 2, None));
+    let held = tokio::spawn(async move {
+        let port: i32 = idle.query_one(&statement, &[&0]).await.unwrap().get(0);
+        (idle, port)
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!held.is_finished(), "it is held");
+    proxy.agent.publish(view(2, 3, Some(new.as_node("n2"))));
+    let (idle, port) = held.await.unwrap();
+    assert_eq!(port, i32::from(new.port));
+    assert_eq!(text(&idle, "show work_mem").await, "3MB");
+    assert!(busy.batch_execute("select 1").await.is_err(), "its transaction is gone");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_finds_no_server_free_is_told_in_the_end() {
+    let postgres = Postgres::started();
+    let mut settings = pooled(1, ClientAuth::Trust);
+    settings.pool = settings.pool.map(|pool| PoolSettings { query_wait: Duration::from_millis(500), ..pool });
+    let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    one.batch_execute("begin").await.unwrap();
+    let error = other.batch_execute("select 1").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS));
+    one.batch_execute("end").await.unwrap();
+    proxy.stop().await;
+}
