@@ -227,6 +227,12 @@ impl Lending {
         }
     }
 
+    /// Since when the client has waited that has waited longest in this pool.
+    #[must_use]
+    pub fn waits_since(&self, pool: PoolId) -> Option<Instant> {
+        self.pools.get(pool.0 as usize)?.queue.front().map(|waiting| waiting.since)
+    }
+
     /// What time alone brings: notices, clients given up, idle and old servers closed, further attempts. Returns when to
     /// call again at the latest.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {

@@ -13,6 +13,8 @@
 
 mod place;
 
+mod examine;
+
 mod expected;
 
 mod from_client;
@@ -110,6 +112,8 @@ pub struct Logical {
     /// Messages of the extended protocol were sent that no Sync has followed yet.
     unsynced: bool,
     copy_in: Option<CopyIn>,
+    /// The server was asked whether the reasons are gone, and nothing was sent since.
+    examined: bool,
     transaction: TransactionStatus,
     outcome: Outcome,
     /// Bytes of the client's present message that are passed on as they come, or thrown away.
@@ -135,6 +139,7 @@ impl Logical {
             skipping: false,
             unsynced: false,
             copy_in: None,
+            examined: false,
             transaction: TransactionStatus::Idle,
             outcome: Outcome::default(),
             passing: 0,

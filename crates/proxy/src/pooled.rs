@@ -97,7 +97,14 @@ impl Client<'_> {
             let worker = self.worker;
             let stop = match begun {
                 Ok(()) => {
-                    Exchange::new(&mut self.front, &mut lent, &mut self.admitted.logical, worker).run().await
+                    Exchange::new(
+                        &mut self.front,
+                        &mut lent,
+                        &mut self.admitted.logical,
+                        (worker, self.admitted.pool),
+                    )
+                    .run()
+                    .await
                 }
                 Err(stop) => stop,
             };
@@ -169,7 +176,8 @@ impl Client<'_> {
 
     fn begin(&mut self, lent: &mut Lent, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Stop> {
         self.entry.lent(&lent.running);
-        Exchange::new(&mut self.front, lent, &mut self.admitted.logical, self.worker).begin(bytes, cx)
+        Exchange::new(&mut self.front, lent, &mut self.admitted.logical, (self.worker, self.admitted.pool))
+            .begin(bytes, cx)
     }
 
     /// Waits for a server.

@@ -12,16 +12,19 @@ use std::fmt;
 /// Name of the prepared statement that the question uses for a moment.
 const STATEMENT: &str = "pgkeel: may this session move?";
 
-/// One row for everything that a new session on another server would not have; no row if there is nothing.
+/// One row for everything that a new session on another server would not have; no row if there is nothing. Not asked for
+/// are settings that fulfil `exempt` and prepared statements that fulfil `own`.
 ///
 /// A function is suspect if it sets what pg_settings does not show: settings whose name has a dot.
-const QUESTION: &str = "\
-SELECT 'setting' FROM pg_catalog.pg_settings s WHERE s.source OPERATOR(pg_catalog.=) 'session'
+#[must_use]
+pub fn question_sql(exempt: &str, own: &str) -> String {
+    format!(
+        "\
+SELECT 'setting' FROM pg_catalog.pg_settings s WHERE s.source OPERATOR(pg_catalog.=) 'session' AND NOT ({exempt})
 UNION ALL SELECT 'role' FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a
   WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
   OR pg_catalog.pg_get_userbyid(a.usesysid) OPERATOR(pg_catalog.<>) session_user OR session_user OPERATOR(pg_catalog.<>) current_user
-UNION ALL SELECT 'prepared' FROM pg_catalog.pg_prepared_statements p
-  WHERE p.name OPERATOR(pg_catalog.<>) 'pgkeel: may this session move?'
+UNION ALL SELECT 'prepared' FROM pg_catalog.pg_prepared_statements p WHERE NOT ({own})
 UNION ALL SELECT 'listening' FROM pg_catalog.pg_listening_channels()
 UNION ALL SELECT 'cursor' FROM pg_catalog.pg_cursors c WHERE c.is_holdable
 UNION ALL SELECT 'temporary' FROM pg_catalog.pg_depend d
@@ -31,8 +34,9 @@ UNION ALL SELECT 'lock' FROM pg_catalog.pg_locks l
   WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.locktype OPERATOR(pg_catalog.=) 'advisory'
 UNION ALL SELECT 'unseen' FROM pg_catalog.pg_proc f
   WHERE f.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
-  AND f.prosrc OPERATOR(pg_catalog.~*) '\\mset_config\\s*\\(\\s*(?!''[^''.]*'')|\\mset\\s+(session\\s+)?[\"a-z0-9_$]+\\s*\\.'
-LIMIT 1";
+  AND f.prosrc OPERATOR(pg_catalog.~*) '\\mset_config\\s*\\(\\s*(?!''[^''.]*'')|\\mset\\s+(session\\s+)?[\"a-z0-9_$]+\\s*\\.'"
+    )
+}
 
 /// What keeps a session on its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +96,10 @@ pub enum Verdict {
 #[must_use]
 pub fn question() -> Vec<u8> {
     let name = STATEMENT.as_bytes();
-    let mut out = Vec::with_capacity(QUESTION.len() + 256);
-    put(b'P', &[name, b"\0", QUESTION.as_bytes(), b"\0\0\0"], &mut out);
+    let own = format!("p.name OPERATOR(pg_catalog.=) '{STATEMENT}'");
+    let sql = question_sql("false", &own) + "\nLIMIT 1";
+    let mut out = Vec::with_capacity(sql.len() + 256);
+    put(b'P', &[name, b"\0", sql.as_bytes(), b"\0\0\0"], &mut out);
     put(b'B', &[b"\0", name, b"\0\0\0\0\0\0\0"], &mut out);
     put(b'E', &[b"\0\0\0\0\0"], &mut out);
     put(b'C', &[b"S", name, b"\0"], &mut out);
@@ -221,6 +227,6 @@ mod tests {
             kinds.push(message.kind());
         }
         assert_eq!((kinds, messages.rest()), (b"PBECS".to_vec(), vec![]));
-        assert!(QUESTION.contains(STATEMENT) && STATEMENT.len() < 64);
+        assert!(STATEMENT.len() < 64);
     }
 }

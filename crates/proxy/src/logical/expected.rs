@@ -34,6 +34,8 @@ pub(super) enum Expected {
     Placing,
     /// A query of the proxy that nobody waits for.
     Aside,
+    /// At most one row, which names what keeps the client on its server; the proxy has asked for it.
+    Examination { found: bool },
     /// FunctionCallResponse, then ReadyForQuery.
     FunctionCall,
 }
@@ -46,6 +48,7 @@ impl Expected {
             | Expected::Query { .. }
             | Expected::Placing
             | Expected::Aside
+            | Expected::Examination { .. }
             | Expected::FunctionCall => true,
             Expected::Parse { .. }
             | Expected::ParseKnown
@@ -62,7 +65,7 @@ impl Expected {
             Expected::Parse { by, .. } | Expected::Close { by, .. } | Expected::Sync { by } => {
                 *by == By::Proxy
             }
-            Expected::Placing | Expected::Aside => true,
+            Expected::Placing | Expected::Aside | Expected::Examination { .. } => true,
             Expected::ParseKnown
             | Expected::Bind
             | Expected::Describe

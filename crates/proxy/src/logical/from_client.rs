@@ -98,6 +98,7 @@ impl Logical {
     /// Bytes of the body that were taken; `None` if more has to come first.
     fn message(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Result<Option<usize>, Broken> {
         let Message { kind, body_len, body } = *message;
+        self.examined = false;
         let is_whole = body.len() == body_len;
         match kind {
             b'Q' | b'P' if body_len <= TEXT_LEN_MAX && !is_whole => return Ok(None),

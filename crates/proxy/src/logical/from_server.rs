@@ -97,6 +97,12 @@ impl Logical {
         let is_own = self.expected.front().is_some_and(Expected::is_own);
         let own = if is_own { Fate::Swallow } else { Fate::Forward };
         let fate = match kind {
+            b'D' | b'T' if is_own => {
+                if let Some(Expected::Examination { found }) = self.expected.front_mut() {
+                    *found |= kind == b'D';
+                }
+                Fate::Swallow
+            }
             // Rows and what describes them.
             b'D' | b'd' | b'c' | b't' | b'H' | b'V' => Fate::Forward,
             b'T' | b'n' => {
@@ -168,7 +174,7 @@ impl Logical {
                 let effect = effect.take();
                 self.command_completed(tag, effect.as_deref(), holding);
             }
-            Some(Expected::Placing | Expected::Aside) => {}
+            Some(Expected::Placing | Expected::Aside | Expected::Examination { .. }) => {}
             _ => self.lose_sight(),
         }
     }
@@ -223,6 +229,10 @@ impl Logical {
                 holding.is_strange = true;
                 Ok(Fate::Swallow)
             }
+            Some(Expected::Examination { .. }) => {
+                self.lose_sight();
+                Ok(Fate::Swallow)
+            }
             Some(expected) if expected.ends_with_ready() => Ok(Fate::Forward),
             Some(_) => {
                 let for_proxy = self.skip_to_sync(holding);
@@ -256,6 +266,7 @@ impl Logical {
                     self.statements.insert(name, prepared);
                 }
                 Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
+                Expected::Examination { .. } => {}
                 Expected::Close { .. }
                 | Expected::ParseKnown
                 | Expected::Bind
@@ -286,6 +297,9 @@ impl Logical {
         self.copy_in = None;
         if matches!(ended, Expected::Placing) {
             self.placed(holding, to_client);
+        }
+        if let Expected::Examination { found } = ended {
+            self.examination_ended(found, holding);
         }
         self.ready(status, holding);
         if ended.is_own() { Fate::Swallow } else { Fate::Forward }

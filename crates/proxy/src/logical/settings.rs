@@ -63,6 +63,18 @@ impl Settings {
         }
     }
 
+    /// Their values are not known any more: they equal no other settings.
+    pub fn distrust(&mut self) {
+        if !self.0.is_empty() {
+            Rc::make_mut(&mut self.0).iter_mut().for_each(|setting| setting.text = Box::default());
+        }
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|setting| &*setting.name)
+    }
+
     /// Whether there are none but the application's name, which changes the meaning of no statement.
     #[must_use]
     pub fn are_plain(&self) -> bool {

@@ -332,6 +332,33 @@ fn discard_all_takes_the_reasons_away() {
 }
 
 #[test]
+fn reasons_that_are_gone_are_found_out() {
+    let mut stage = Stage::new();
+    stage.query("set work_mem = '1MB'", "SET", "I");
+    stage.query("select f()", "SELECT 1", "I");
+    for row in [message(b'D', b"\0\x01\0\0\0\x01x"), vec![]] {
+        assert!(!stage.may_leave() && stage.logical.can_examine(&stage.holding));
+        let mut out = Vec::new();
+        stage.logical.examine(&mut stage.holding, &mut out);
+        assert!(
+            out.windows(10).any(|part| part == b"'work_mem'") && !stage.logical.can_examine(&stage.holding)
+        );
+        let answer = [message(b'T', b"\0\0"), row, done("SELECT"), ready("I")].concat();
+        assert_eq!(stage.server(&answer), b"");
+        if !stage.may_leave() {
+            stage.query("select 1", "SELECT 1", "I");
+        }
+    }
+    assert!(stage.may_leave());
+    // The function may have changed what is known.
+    let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
+    assert_eq!(stage.lend(left).0, query("RESET \"work_mem\";set work_mem = '1MB';"));
+    let mut library = Stage::new();
+    library.query("load 'x'", "LOAD", "I");
+    assert!(!library.logical.can_examine(&library.holding));
+}
+
+#[test]
 fn sql_names_of_prepared_statements_are_exchanged() {
     let mut stage = Stage::new();
     stage.client(&[parse("S", "select 1"), sync()].concat());

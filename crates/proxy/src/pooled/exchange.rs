@@ -1,6 +1,7 @@
 //! Moves bytes between a client and the server that it is lent, until the server can be given back, or one of them ends.
 
 use super::pools::Lent;
+use crate::lend::PoolId;
 use crate::logical::{Broken, Logical, Progress};
 use crate::relay::{Unsent, poll_chunk};
 use crate::worker::{Outgoing, Worker};
@@ -43,6 +44,7 @@ pub struct Exchange<'a> {
     pub lent: &'a mut Lent,
     pub logical: &'a mut Logical,
     pub worker: &'a Worker,
+    pool: PoolId,
     to_server: Unsent,
 }
 
@@ -51,9 +53,9 @@ impl<'a> Exchange<'a> {
         front: &'a mut Front,
         lent: &'a mut Lent,
         logical: &'a mut Logical,
-        worker: &'a Worker,
+        (worker, pool): (&'a Worker, PoolId),
     ) -> Exchange<'a> {
-        Exchange { front, lent, logical, worker, to_server: Unsent::default() }
+        Exchange { front, lent, logical, worker, pool, to_server: Unsent::default() }
     }
 
     /// Begins on the server that has just been lent: its settings become the client's, then the client's bytes are taken.
@@ -99,10 +101,24 @@ impl<'a> Exchange<'a> {
             if !said && self.to_server.is_empty() && self.logical.may_leave(&self.lent.holding) {
                 return Err(Stop::Free);
             }
-            if !heard && !said {
+            let asked = !heard && !said && self.examine(cx)?;
+            if !heard && !said && !asked {
                 return Ok(());
             }
         }
+    }
+
+    /// Others wait for a server, and this client keeps one: whether it was asked if it still has to.
+    fn examine(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let is_due = self.to_server.is_empty()
+            && self.logical.can_examine(&self.lent.holding)
+            && self.worker.pools.borrow().is_scarce(self.pool);
+        if is_due {
+            let mut outgoing = self.worker.outgoing.borrow_mut();
+            self.logical.examine(&mut self.lent.holding, &mut outgoing.to_server);
+            self.send_server(&mut outgoing.to_server, cx)?;
+        }
+        Ok(is_due)
     }
 
     /// Whether something came from the server.

@@ -9,7 +9,7 @@ use crate::settings::PoolSettings;
 use crate::worker::Worker;
 use pgwire::scram::{ClientKey, Verifier};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ use tokio::task::spawn_local;
 
 /// Most pools of a worker: each has its own user, database or start-up parameters.
 const POOLS_MAX: usize = 10_000;
+
+/// A client that has waited so long makes servers scarce.
+const SCARCE_AFTER: Duration = Duration::from_millis(50);
 
 /// How a session ends in order.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
@@ -81,6 +84,7 @@ pub struct Pools {
     logins: Vec<Rc<Login>>,
     idle: HashMap<ServerId, Box<Lent>>,
     waiters: BTreeMap<ClientId, Waiter>,
+    scarce: HashSet<PoolId>,
     next_client: u32,
 }
 
@@ -112,6 +116,7 @@ impl Pools {
             logins: Vec::new(),
             idle: HashMap::new(),
             waiters: BTreeMap::new(),
+            scarce: HashSet::new(),
             next_client: 0,
         }
     }
@@ -136,6 +141,23 @@ impl Pools {
     pub fn client(&mut self) -> ClientId {
         self.next_client = self.next_client.wrapping_add(1);
         ClientId(self.next_client)
+    }
+
+    /// Whether a client waits for a server of this pool, and has since the last tick at least.
+    pub fn is_scarce(&self, pool: PoolId) -> bool {
+        self.scarce.contains(&pool)
+    }
+
+    /// Which pools are short of servers now; whether any is.
+    fn note_scarcity(&mut self, now: Instant) -> bool {
+        self.scarce.clear();
+        for waiter in self.waiters.values() {
+            let since = self.lending.waits_since(waiter.pool);
+            if since.is_some_and(|since| now.saturating_duration_since(since) >= SCARCE_AFTER) {
+                self.scarce.insert(waiter.pool);
+            }
+        }
+        !self.scarce.is_empty()
     }
 
     /// No server that is open is lent again.
@@ -260,10 +282,15 @@ pub fn not_opened(worker: &Rc<Worker>, pool: PoolId, server: ServerId, why: &Not
     do_deeds(worker);
 }
 
-/// What time brings.
+/// What time brings. Clients that keep a server are woken where one is short: they may have no reason any more.
 pub fn tick(worker: &Rc<Worker>) {
-    worker.pools.borrow_mut().lending.tick(Instant::now());
+    let now = Instant::now();
+    worker.pools.borrow_mut().lending.tick(now);
     do_deeds(worker);
+    let is_scarce = worker.pools.borrow_mut().note_scarcity(now);
+    if is_scarce {
+        worker.bell.ring();
+    }
 }
 
 /// Does what the lending says, until it says nothing more.
@@ -298,11 +325,12 @@ impl Pools {
             Deed::Lend { client, server, .. } => {
                 let Some(mut lent) = self.idle.remove(&server) else { return };
                 if is_alive(&mut lent, worker) {
-                    self.tell(client, Told::Lent(lent));
-                } else if let Some(waiter) = self.waiters.get(&client) {
-                    let pool = waiter.pool;
-                    self.lending.lost(server, Instant::now());
-                    self.lending.want(pool, client, Instant::now());
+                    return self.tell(client, Told::Lent(lent));
+                }
+                let now = Instant::now();
+                self.lending.lost(server, now);
+                if let Some(waiter) = self.waiters.get(&client) {
+                    self.lending.want(waiter.pool, client, now);
                 }
             }
             Deed::Open { pool, server } => {

@@ -48,7 +48,7 @@ pub struct Calls {
 #[must_use]
 pub fn mentions(tokens: &[Placed<'_>]) -> Calls {
     let mut calls = Calls::default();
-    for placed in tokens {
+    for (at, placed) in tokens.iter().enumerate() {
         let name = match placed.token {
             Token::Word(name) | Token::Quoted(name) => name,
             Token::Text(_) | Token::Number | Token::Parameter | Token::Symbol(_) | Token::Strange => continue,
@@ -57,16 +57,45 @@ pub fn mentions(tokens: &[Placed<'_>]) -> Calls {
         if let Some(b'c' | b'C' | b'l' | b'L' | b'n' | b'N' | b'p' | b'P' | b's' | b'S' | b't' | b'T') =
             name.first()
         {
-            stateful(&name.to_ascii_lowercase(), &mut calls);
+            let name = name.to_ascii_lowercase();
+            if name == b"set_config" {
+                set_config(&tokens[at + 1..], &mut calls);
+            } else {
+                stateful(&name, &mut calls);
+            }
         }
     }
     calls
 }
 
+/// The function is told by its last argument whether the setting outlives the transaction. `rest` is behind its name.
+fn set_config(rest: &[Placed<'_>], calls: &mut Calls) {
+    let (mut depth, mut end) = (0_usize, None);
+    for (at, placed) in rest.iter().enumerate() {
+        match placed.token {
+            Token::Symbol(b'(') => depth += 1,
+            Token::Symbol(b')') if depth == 1 => {
+                end = Some(at);
+                break;
+            }
+            Token::Symbol(b')') => depth = depth.saturating_sub(1),
+            _ if depth == 0 => break,
+            _ => {}
+        }
+    }
+    let last = end.and_then(|end| rest.get(end.checked_sub(2)?..end));
+    if matches!(last, Some([comma, word]) if comma.token.is_symbol(b',') && word.token.is("true")) {
+        return;
+    }
+    match rest.get(1).map(|placed| placed.token) {
+        Some(Token::Text(name)) if !name.contains(&b'.') => calls.pins.add(Pin::Setting),
+        _ => calls.pins.add(Pin::UnseenSetting),
+    }
+}
+
 /// Names that leave something in the session or ask for it.
 fn stateful(name: &[u8], calls: &mut Calls) {
     match name {
-        b"set_config" => calls.pins.add(Pin::Setting),
         b"setseed" => calls.pins.add(Pin::Function),
         b"currval" | b"lastval" => calls.asks_sequences = true,
         b"nextval" | b"setval" => calls.moves_sequences = true,
@@ -106,7 +135,7 @@ fn is_unknown(name: &[u8], at: usize, tokens: &[Placed<'_>], written: Written) -
     if is_relation {
         return false;
     }
-    let known = || tables().harmless.contains(name) || is_sequence_function(name);
+    let known = || tables().harmless.contains(name) || is_dealt_with(name);
     if first == at {
         let is_keyword = written == Written::Plain && tables().keywords.contains(name);
         return !is_keyword && !known();
@@ -116,8 +145,8 @@ fn is_unknown(name: &[u8], at: usize, tokens: &[Placed<'_>], written: Written) -
 }
 
 /// They are dealt with by [`mentions`].
-fn is_sequence_function(name: &[u8]) -> bool {
-    matches!(name, b"currval" | b"lastval" | b"nextval" | b"setval")
+fn is_dealt_with(name: &[u8]) -> bool {
+    matches!(name, b"set_config" | b"currval" | b"lastval" | b"nextval" | b"setval")
 }
 
 struct Tables {
@@ -165,7 +194,6 @@ mod tests {
             "select public.lower(1)",
             "select a.pg_catalog.lower(1)",
             "select \"in\"(1)",
-            "select pg_catalog . set_config('a', 'b', false)",
             "select * from f  /* x */ (1)",
             "select query_to_xml('select f()', true, true, '')",
             "select pg_advisory_lock(1)",
@@ -178,7 +206,11 @@ mod tests {
     #[test]
     fn what_is_stateful_is_seen_wherever_it_is() {
         let seen = |text: &str| mentions(&tokens(text.as_bytes()).collect::<Vec<_>>());
-        assert!(seen("select \"set_config\"('a', 'b', true)").pins.has(Pin::Setting));
+        assert!(seen("select \"set_config\"('a', 'b', false)").pins.has(Pin::Setting));
+        assert!(seen("select set_config(a, 'b', false)").pins.has(Pin::UnseenSetting));
+        assert!(seen("select pg_catalog.set_config('a.b', lower('c'), x)").pins.has(Pin::UnseenSetting));
+        assert!(seen("select set_config('a', 'b', true and false)").pins.has(Pin::Setting));
+        assert!(seen("select set_config('a.b', lower('c'), true), 1").pins.is_empty());
         assert!(seen("create local TEMPORARY table t ()").pins.has(Pin::Temporary));
         assert!(seen("select * from pg_temp_3.t").pins.has(Pin::Temporary));
         assert!(seen("select pg_try_advisory_lock_shared(1)").pins.has(Pin::Lock));

@@ -28,10 +28,12 @@ pub enum Pin {
     Astray = 1 << 9,
     /// It used the session's last sequence values.
     Sequence = 1 << 10,
+    /// A setting may have been changed that no catalog shows: one whose name has a dot.
+    UnseenSetting = 1 << 11,
 }
 
 /// Every reason, in the order in which they are told.
-const ALL: [Pin; 11] = [
+const ALL: [Pin; 12] = [
     Pin::Temporary,
     Pin::Cursor,
     Pin::Lock,
@@ -43,6 +45,7 @@ const ALL: [Pin; 11] = [
     Pin::Unreadable,
     Pin::Astray,
     Pin::Sequence,
+    Pin::UnseenSetting,
 ];
 
 impl fmt::Display for Pin {
@@ -58,6 +61,7 @@ impl fmt::Display for Pin {
             Pin::Function => "it called a function that may have left something behind",
             Pin::Unreadable => "it sent a statement that cannot be read for sure",
             Pin::Astray => "what its server is doing is not known for sure",
+            Pin::UnseenSetting => "it may have settings that no catalog shows",
             Pin::Sequence => "it uses the last values of sequences",
         })
     }
@@ -97,6 +101,21 @@ impl Pins {
     #[must_use]
     pub fn after_discard_all(self) -> Pins {
         Pins(self.0 & (Pin::Library as u16 | Pin::Astray as u16 | Pin::Unreadable as u16))
+    }
+
+    /// Whether the server itself can say if the reasons are gone.
+    #[must_use]
+    pub fn can_be_examined(self) -> bool {
+        let examined = [
+            Pin::Temporary,
+            Pin::Cursor,
+            Pin::Lock,
+            Pin::Listening,
+            Pin::Setting,
+            Pin::Prepared,
+            Pin::Function,
+        ];
+        !self.is_empty() && self.iter().all(|pin| examined.contains(&pin))
     }
 
     /// Each of them.

@@ -116,6 +116,9 @@ fn one(statement: &[Placed<'_>], text: &[u8], reading: &mut Reading) {
         b"do" | b"call" => {
             reading.moves_sequences = true;
             reading.pins.add(Pin::Function);
+            if statement.iter().any(|p| matches!(p.token, Token::Text(body) if mentions_set(body))) {
+                reading.pins.add(Pin::UnseenSetting);
+            }
         }
         b"prepare" if statement.get(1).is_some_and(|p| p.token.is("transaction")) => {}
         b"prepare" => reading.pins.add(Pin::Prepared),
@@ -178,6 +181,11 @@ fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
         | b"vacuum" | b"reindex" | b"cluster" | b"refresh" | b"lock" | b"security" | b"reassign" => {}
         _ => reading.pins.add(Pin::Unreadable),
     }
+}
+
+/// A block of code that may set something.
+fn mentions_set(body: &[u8]) -> bool {
+    body.windows(3).any(|part| part.eq_ignore_ascii_case(b"set"))
 }
 
 /// Functions of this language are in libraries, which are loaded when the function is defined.

@@ -48,7 +48,12 @@ pub fn set(statement: &[Placed<'_>], text: &[u8]) -> Left {
         }
         // The first two depend on each other; the last has an effect of its own.
         "session_authorization" | "seed" => false,
-        name => !name.contains('.') && !value.is_empty(),
+        name if name.contains('.') => return Left::Pinned(Pin::UnseenSetting),
+        // Functions of PostgreSQL's own would no longer be those that come first.
+        "search_path" => {
+            !value.iter().any(|part| is_one_of(part.token, &["pg_catalog"]) || is_list(part.token))
+        }
+        _ => !value.is_empty(),
     };
     let (Some(first), Some(last)) = (statement.first(), statement.last()) else { return Left::Nothing };
     if !can_be_repeated {
@@ -119,4 +124,9 @@ fn is_one_of(token: Token<'_>, values: &[&str]) -> bool {
         }
         Token::Number | Token::Parameter | Token::Symbol(_) | Token::Strange => false,
     }
+}
+
+/// A string that may hold several names.
+fn is_list(token: Token<'_>) -> bool {
+    matches!(token, Token::Text(text) if text.windows(10).any(|part| part.eq_ignore_ascii_case(b"pg_catalog")))
 }

@@ -93,6 +93,27 @@ async fn what_cannot_be_moved_keeps_its_server_and_nobody_else_sees_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reason_that_is_gone_does_not_keep_the_server() {
+    let postgres = Postgres::started();
+    let mut settings = pooled(1, ClientAuth::Trust);
+    settings.pool = settings.pool.map(|pool| PoolSettings { query_wait: Duration::from_secs(3), ..pool });
+    let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    one.batch_execute("create function f() returns int language sql as 'select 1'").await.unwrap();
+    one.batch_execute("set work_mem = '3MB'").await.unwrap();
+    let statement = one.prepare("select current_setting('work_mem')").await.unwrap();
+    for leaves in ["select f()", "create temp table t (a int); drop table t", "listen a; unlisten a"] {
+        one.batch_execute(leaves).await.unwrap();
+        assert_eq!(text(&other, "show work_mem").await, "4MB", "{leaves}");
+        assert_eq!(one.query_one(&statement, &[]).await.unwrap().get::<_, String>(0), "3MB", "{leaves}");
+    }
+    one.batch_execute("create temp table t (a int)").await.unwrap();
+    let error = other.batch_execute("select 1").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS));
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_are_checked_by_the_server_s_verifiers_and_logged_in_without_their_password() {
     let postgres = Postgres::started();
     let admin = direct(&postgres).await;

@@ -1,0 +1,54 @@
+//! Asks a server that is kept whether there is still a reason to: temporary tables are dropped, locks released, and most
+//! functions leave nothing behind.
+
+use super::expected::Expected;
+use super::holding::Unnamed;
+use super::{Holding, Logical};
+use crate::portable::question_sql;
+use crate::sql::{Pin, Pins};
+use pgwire::message::put_query;
+
+/// Procedural languages whose functions may keep something in the session that no catalog shows, and the functions that
+/// open a connection for the session.
+const KEEPERS: &str = "
+UNION ALL SELECT 'language' FROM pg_catalog.pg_language g
+  WHERE g.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])
+UNION ALL SELECT 'connection' FROM pg_catalog.pg_proc k
+  WHERE k.proname OPERATOR(pg_catalog.=) 'dblink_connect'";
+
+impl Logical {
+    /// Whether it is worth asking: the client is quiet, the server can tell, and something has happened since the last
+    /// time.
+    #[must_use]
+    pub fn can_examine(&self, holding: &Holding) -> bool {
+        !self.examined && self.pins.can_be_examined() && self.is_quiet() && holding.is_clean()
+    }
+
+    /// Asks. The answer takes the reasons away, or not.
+    pub fn examine(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>) {
+        let names: Vec<String> =
+            holding.in_place.names().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
+        let exempt = match names.is_empty() {
+            true => "false".to_owned(),
+            false => format!(
+                "pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.text[])",
+                names.join(",")
+            ),
+        };
+        let keepers = if self.pins.has(Pin::Function) { KEEPERS } else { "" };
+        let sql = question_sql(&exempt, "NOT p.from_sql") + keepers + "\nLIMIT 1";
+        put_query(sql.as_bytes(), to_server);
+        holding.unnamed = Unnamed::Nothing;
+        self.examined = true;
+        self.expected.push_back(Expected::Examination { found: false });
+    }
+
+    /// The answer is there. A client that has sent something meanwhile goes on as before.
+    pub(super) fn examination_ended(&mut self, found: bool, holding: &mut Holding) {
+        if !found && self.expected.is_empty() && !self.unsynced {
+            self.pins = Pins::NONE;
+            // Those that are known may have been changed: for the next one they are set anew.
+            holding.in_place.distrust();
+        }
+    }
+}
