@@ -110,6 +110,8 @@ pub enum Why {
 pub enum Returned {
     /// Nothing of its client is left in it.
     Clean,
+    /// As [`Returned::Clean`], but its client would rather have this one again than another: it is lent last.
+    Liked,
     /// Something is left, or may be.
     Unclean,
 }
@@ -158,6 +160,18 @@ impl Lending {
         }
     }
 
+    /// As [`Lending::want`], of a client that would rather have this server than another.
+    pub fn want_again(&mut self, pool: PoolId, client: ClientId, server: ServerId, now: Instant) {
+        if let Some(found) = self.pools.get_mut(pool.0 as usize)
+            && let Some(at) = found.idle.iter().position(|idle| *idle == server)
+        {
+            // Who waits is served from the end.
+            found.idle.remove(at);
+            found.idle.push(server);
+        }
+        self.want(pool, client, now);
+    }
+
     /// A client that waits needs nothing any more.
     pub fn forget(&mut self, pool: PoolId, client: ClientId) {
         if let Some(pool) = self.pools.get_mut(pool.0 as usize) {
@@ -200,6 +214,7 @@ impl Lending {
             (_, true, _) => self.close(server, Why::Outdated),
             (_, _, true) => self.close(server, Why::Old),
             (Returned::Clean, false, false) => self.pools[pool.0 as usize].idle.push(server),
+            (Returned::Liked, false, false) => self.pools[pool.0 as usize].idle.insert(0, server),
         }
         self.serve(pool, now);
         if self.open < self.open_max {

@@ -112,6 +112,8 @@ pub struct Logical {
     /// Messages of the extended protocol were sent that no Sync has followed yet.
     unsynced: bool,
     copy_in: Option<CopyIn>,
+    /// It has moved a sequence by name: on the same server it can ask for the value.
+    likes_server: bool,
     /// The server was asked whether the reasons are gone, and nothing was sent since.
     examined: bool,
     transaction: TransactionStatus,
@@ -139,6 +141,7 @@ impl Logical {
             skipping: false,
             unsynced: false,
             copy_in: None,
+            likes_server: false,
             examined: false,
             transaction: TransactionStatus::Idle,
             outcome: Outcome::default(),
@@ -168,6 +171,12 @@ impl Logical {
     #[must_use]
     pub fn may_leave(&self, holding: &Holding) -> bool {
         self.is_quiet() && self.pins.is_empty() && holding.is_clean()
+    }
+
+    /// Whether the client would rather have the same server again than another.
+    #[must_use]
+    pub fn likes_server(&self) -> bool {
+        self.likes_server
     }
 
     /// Whether a transaction is open on the server.

@@ -22,7 +22,7 @@ pub use secrets::Secrets;
 use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
 use crate::error::{Refusal, Successor};
-use crate::lend::Returned;
+use crate::lend::{Returned, ServerId};
 use crate::logical::{Broken, Logical};
 use crate::relay::{Unsent, poll_chunk};
 use crate::session::AtStake;
@@ -71,7 +71,7 @@ pub async fn serve(mut stream: TcpStream, packet: Vec<u8>, worker: &Rc<Worker>) 
     };
     drop(packet);
     let front = Front { stream, input: Vec::new(), unsent: Unsent::default(), has_ended: false };
-    Box::pin(Client { front, admitted, entry, worker }.live()).await;
+    Box::pin(Client { front, admitted, entry, worker, liked: None }.live()).await;
 }
 
 /// A client that was let in.
@@ -80,6 +80,8 @@ struct Client<'a> {
     admitted: Admitted,
     entry: Entry<'a>,
     worker: &'a Rc<Worker>,
+    /// The server that it would rather have again than another.
+    liked: Option<ServerId>,
 }
 
 impl Client<'_> {
@@ -116,7 +118,13 @@ impl Client<'_> {
             self.entry.given_back().await;
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
                 && self.admitted.logical.may_leave(&lent.holding);
-            give_back(worker, lent, if clean { Returned::Clean } else { Returned::Unclean });
+            self.liked = self.admitted.logical.likes_server().then_some(lent.id);
+            let how = match (clean, self.liked) {
+                (false, _) => Returned::Unclean,
+                (true, Some(_)) => Returned::Liked,
+                (true, None) => Returned::Clean,
+            };
+            give_back(worker, lent, how);
             match stop {
                 Stop::Free => {}
                 Stop::Terminated | Stop::ClientGone => return,
@@ -160,7 +168,7 @@ impl Client<'_> {
 
     /// Asks for a server; what was read goes to it at once, or has to wait.
     fn ask(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Awake {
-        match want(self.worker, self.admitted.pool, self.admitted.id) {
+        match want(self.worker, self.admitted.pool, self.admitted.id, self.liked) {
             Ok(mut lent) => {
                 let begun = self.begin(&mut lent, bytes, cx);
                 Awake::Lent(lent, begun)
@@ -182,7 +190,7 @@ impl Client<'_> {
 
     /// Waits for a server.
     async fn wait(&mut self) -> Result<(Box<Lent>, Result<(), Stop>), Option<Last>> {
-        let waiting = match want(self.worker, self.admitted.pool, self.admitted.id) {
+        let waiting = match want(self.worker, self.admitted.pool, self.admitted.id, self.liked) {
             Ok(lent) => Ok(lent),
             Err(waiting) => wait_in_queue(waiting, &mut self.front).await,
         };

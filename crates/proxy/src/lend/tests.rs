@@ -87,6 +87,23 @@ fn servers_are_opened_for_those_who_wait_and_lent_in_turn() {
 }
 
 #[test]
+fn a_server_that_is_liked_is_lent_last_or_to_the_same_client() {
+    let mut story = Story::new(10, bounds());
+    story.want(1);
+    story.want(2);
+    story.opened(0);
+    story.opened(1);
+    story.returned(0, Returned::Clean);
+    story.returned(1, Returned::Liked);
+    assert_eq!(story.want(3), [lend(3, 0)]);
+    story.returned(0, Returned::Clean);
+    story.lending.want_again(story.pool, ClientId(2), ServerId(1), story.now);
+    assert_eq!(story.deeds(), [lend(2, 1)]);
+    story.lending.want_again(story.pool, ClientId(4), ServerId(1), story.now);
+    assert_eq!(story.deeds(), [lend(4, 0)], "it is lent");
+}
+
+#[test]
 fn a_server_that_is_not_clean_is_closed_and_another_one_opened() {
     let mut story = Story::new(1, bounds());
     story.want(1);

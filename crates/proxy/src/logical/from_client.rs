@@ -203,6 +203,7 @@ impl Logical {
         if reading.moves_sequences || reading.asks_sequences {
             holding.sequences_of = Some(self.owner);
         }
+        self.likes_server |= reading.names_sequences;
         if reading.asks_sequences {
             self.pins.add(Pin::Sequence);
         }

@@ -140,7 +140,7 @@ async fn reported(
     if let Some(reported) = known {
         return Ok(reported);
     }
-    let mut waiting = match want(worker, pool, id) {
+    let mut waiting = match want(worker, pool, id, None) {
         Ok(lent) => {
             let reported = lent.holding.reported().clone();
             give_back(worker, lent, Returned::Clean);

@@ -206,16 +206,25 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A client wants a server: one that is there at once, or a place in the queue.
+/// A client wants a server, the one that it likes if it can be had: one that is there at once, or a place in the queue.
 ///
 /// # Errors
 /// The place in the queue.
-pub fn want(worker: &Rc<Worker>, pool: PoolId, client: ClientId) -> Result<Box<Lent>, Waiting<'_>> {
+pub fn want(
+    worker: &Rc<Worker>,
+    pool: PoolId,
+    client: ClientId,
+    liked: Option<ServerId>,
+) -> Result<Box<Lent>, Waiting<'_>> {
     let (tell, told) = mpsc::unbounded_channel();
     {
         let mut pools = worker.pools.borrow_mut();
         pools.waiters.insert(client, Waiter { pool, tell });
-        pools.lending.want(pool, client, Instant::now());
+        let now = Instant::now();
+        match liked {
+            Some(server) => pools.lending.want_again(pool, client, server, now),
+            None => pools.lending.want(pool, client, now),
+        }
     }
     do_deeds(worker);
     let mut waiting = Waiting { worker, pool, client, told };

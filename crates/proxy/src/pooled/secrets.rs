@@ -97,7 +97,7 @@ async fn lend(lookup: &Lookup, worker: &Rc<Worker>) -> Result<Box<Lent>, NotAdmi
         *login.secret.borrow_mut() = Secret::Password(password.clone().into_bytes());
     }
     let id = worker.pools.borrow_mut().client();
-    let mut waiting = match want(worker, pool, id) {
+    let mut waiting = match want(worker, pool, id, None) {
         Ok(lent) => return Ok(lent),
         Err(waiting) => waiting,
     };

@@ -43,6 +43,8 @@ pub struct Reading {
     pub asks_sequences: bool,
     /// It may have changed the last value of a sequence.
     pub moves_sequences: bool,
+    /// It does so by name, so that it may ask for it later.
+    pub names_sequences: bool,
 }
 
 /// Reads a text.
@@ -90,6 +92,7 @@ fn one(statement: &[Placed<'_>], text: &[u8], reading: &mut Reading) {
     reading.pins.add_all(named.pins);
     reading.asks_sequences |= named.asks_sequences;
     reading.moves_sequences |= named.moves_sequences;
+    reading.names_sequences |= named.moves_sequences;
     let word = match first.token {
         Token::Word(word) => word.to_ascii_lowercase(),
         Token::Symbol(b'(') => b"select".to_vec(),
