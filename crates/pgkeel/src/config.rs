@@ -9,6 +9,7 @@ mod log_section;
 mod managed;
 mod members;
 pub(crate) mod nearest;
+mod pool;
 mod postgres;
 mod proxy_section;
 mod report;

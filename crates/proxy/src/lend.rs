@@ -160,16 +160,18 @@ impl Lending {
         }
     }
 
-    /// As [`Lending::want`], of a client that would rather have this server than another.
-    pub fn want_again(&mut self, pool: PoolId, client: ClientId, server: ServerId, now: Instant) {
-        if let Some(found) = self.pools.get_mut(pool.0 as usize)
-            && let Some(at) = found.idle.iter().position(|idle| *idle == server)
-        {
-            // Who waits is served from the end.
-            found.idle.remove(at);
-            found.idle.push(server);
+    /// A client needs a server: one that is idle, if nobody waits before it. It is lent with that; no deed says so.
+    pub fn lend_at_once(&mut self, pool: PoolId, liked: Option<ServerId>, now: Instant) -> Option<ServerId> {
+        let found = self.pools.get_mut(pool.0 as usize).filter(|pool| pool.queue.is_empty())?;
+        let at = liked.and_then(|liked| found.idle.iter().position(|idle| *idle == liked));
+        let server = match at {
+            Some(at) => found.idle.remove(at),
+            None => found.idle.pop()?,
+        };
+        if let Some(state) = self.server_mut(server) {
+            (state.stage, state.since) = (Stage::Lent, now);
         }
-        self.want(pool, client, now);
+        Some(server)
     }
 
     /// A client that waits needs nothing any more.

@@ -6,6 +6,9 @@
 //! sessions move along ([`park`] does it, [`portable`] and [`relogin`], pure, say whether and how). What crosses threads is small: the view,
 //! the registry of open server connections ([`pool`]) and the counters ([`stats`]).
 //!
+//! In the pooled mode a client is lent a server for a transaction ([`pooled`]): [`lend`], [`logical`] and [`sql`], all pure, say
+//! which, how and for how long.
+//!
 //! Rule held here: a statement is never sent to a server of an older epoch than the newest this proxy has seen.
 
 pub mod settings;

@@ -111,10 +111,6 @@ impl Client<'_> {
                 Err(stop) => stop,
             };
             let last = self.last_word(&stop, &lent);
-            let pins = self.admitted.logical.pins();
-            if !pins.is_empty() {
-                tracing::debug!("a client kept its server to the end: {pins}");
-            }
             self.entry.given_back().await;
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
                 && self.admitted.logical.may_leave(&lent.holding);
@@ -201,6 +197,13 @@ impl Client<'_> {
 
     /// What the client is told when its session ends so, if anything.
     fn last_word(&self, stop: &Stop, lent: &Lent) -> Option<Last> {
+        if matches!(stop, Stop::Free) {
+            return None;
+        }
+        let pins = self.admitted.logical.pins();
+        if !pins.is_empty() {
+            tracing::debug!("a client kept its server to the end: {pins}");
+        }
         let shared = &self.worker.shared;
         let (cluster, node) = (shared.settings.cluster.clone(), lent.running.server.node.clone());
         let logical = &self.admitted.logical;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent::settings::PostgresSettings;
 
 use super::members::Members;
+use super::pool;
 use super::postgres::listens_on;
 use super::report::Report;
 use super::section::{OneAlone, Section};
@@ -29,11 +30,13 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    section.refuse_unknown(report, &["listen", "agents", "hold"]);
+    let known: Vec<&str> = ["listen", "agents", "hold"].into_iter().chain(pool::KEYS).collect();
+    section.refuse_unknown(report, &known);
     let listen = read_listen(&section, report);
     let agents = read_agents(&section, report, root.has("members"), members);
     let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
-    Some(build(cluster?, listen?, agents?, hold?))
+    let pool = pool::read(&section, report);
+    Some(proxy::Settings { pool: pool?, ..build(cluster?, listen?, agents?, hold?) })
 }
 
 /// A proxy cannot listen where this host's server or agent does.

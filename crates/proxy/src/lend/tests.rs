@@ -97,10 +97,16 @@ fn a_server_that_is_liked_is_lent_last_or_to_the_same_client() {
     story.returned(1, Returned::Liked);
     assert_eq!(story.want(3), [lend(3, 0)]);
     story.returned(0, Returned::Clean);
-    story.lending.want_again(story.pool, ClientId(2), ServerId(1), story.now);
-    assert_eq!(story.deeds(), [lend(2, 1)]);
-    story.lending.want_again(story.pool, ClientId(4), ServerId(1), story.now);
-    assert_eq!(story.deeds(), [lend(4, 0)], "it is lent");
+    let mut at_once =
+        |liked: Option<u32>| story.lending.lend_at_once(story.pool, liked.map(ServerId), story.now);
+    assert_eq!(
+        [at_once(Some(1)), at_once(Some(1)), at_once(None)],
+        [Some(ServerId(1)), Some(ServerId(0)), None]
+    );
+    story.want(4);
+    story.returned(1, Returned::Clean);
+    assert_eq!(story.lending.lend_at_once(story.pool, None, story.now), None, "client 4 has it");
+    assert_eq!(story.returned(0, Returned::Clean), []);
 }
 
 #[test]
@@ -249,6 +255,17 @@ fn whatever_happens_nobody_is_forgotten_and_no_bound_is_exceeded() {
                 map.keys().nth(random.below(map.len().max(1))).copied()
             };
             match random.below(9) {
+                0 if random.below(2) == 0 => {
+                    if let Some(server) = lending.lend_at_once(pool, None, now) {
+                        clients += 1;
+                        assert!(
+                            shell.queues.get(&pool).is_none_or(VecDeque::is_empty),
+                            "seed {seed}: out of turn"
+                        );
+                        assert_eq!(shell.idle.remove(&server), Some(pool), "seed {seed}");
+                        shell.lent.insert(server, (pool, ClientId(clients)));
+                    }
+                }
                 0..=2 => {
                     clients += 1;
                     shell.queues.entry(pool).or_default().push_back(ClientId(clients));

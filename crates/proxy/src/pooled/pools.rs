@@ -216,15 +216,15 @@ pub fn want(
     client: ClientId,
     liked: Option<ServerId>,
 ) -> Result<Box<Lent>, Waiting<'_>> {
+    let now = Instant::now();
+    if let Some(lent) = worker.pools.borrow_mut().lend_at_once(pool, liked, now, worker) {
+        return Ok(lent);
+    }
     let (tell, told) = mpsc::unbounded_channel();
     {
         let mut pools = worker.pools.borrow_mut();
         pools.waiters.insert(client, Waiter { pool, tell });
-        let now = Instant::now();
-        match liked {
-            Some(server) => pools.lending.want_again(pool, client, server, now),
-            None => pools.lending.want(pool, client, now),
-        }
+        pools.lending.want(pool, client, now);
     }
     do_deeds(worker);
     let mut waiting = Waiting { worker, pool, client, told };
@@ -318,6 +318,24 @@ pub fn do_deeds(worker: &Rc<Worker>) {
 }
 
 impl Pools {
+    fn lend_at_once(
+        &mut self,
+        pool: PoolId,
+        liked: Option<ServerId>,
+        now: Instant,
+        worker: &Worker,
+    ) -> Option<Box<Lent>> {
+        loop {
+            let server = self.lending.lend_at_once(pool, liked, now)?;
+            if let Some(mut lent) = self.idle.remove(&server)
+                && is_alive(&mut lent, worker)
+            {
+                return Some(lent);
+            }
+            self.lending.lost(server, now);
+        }
+    }
+
     fn tell(&mut self, client: ClientId, told: Told) {
         if let Told::Waits = told {
             if let Some(waiter) = self.waiters.get(&client) {
