@@ -167,10 +167,10 @@ impl Logical {
             && self.transaction == TransactionStatus::Idle
     }
 
-    /// Whether the server can be lent to somebody else now.
+    /// Whether the client needs its server no longer. Whether somebody else can use it, [`Holding::is_clean`] says.
     #[must_use]
     pub fn may_leave(&self, holding: &Holding) -> bool {
-        self.is_quiet() && self.pins.is_empty() && holding.is_clean()
+        self.is_quiet() && self.pins.is_empty() && holding.is_at_boundary()
     }
 
     /// Whether the client would rather have the same server again than another.

@@ -113,7 +113,8 @@ impl Client<'_> {
             let last = self.last_word(&stop, &lent);
             self.entry.given_back().await;
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
-                && self.admitted.logical.may_leave(&lent.holding);
+                && self.admitted.logical.may_leave(&lent.holding)
+                && lent.holding.is_clean();
             self.liked = self.admitted.logical.likes_server().then_some(lent.id);
             let how = match (clean, self.liked) {
                 (false, _) => Returned::Unclean,

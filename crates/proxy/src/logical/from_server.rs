@@ -9,6 +9,9 @@ use pgwire::{ErrorSummary, FrameHeader, HEADER_LEN, TransactionStatus};
 /// Longest message that is held until it has come whole; longer ones are passed on as they come. Bytes.
 const HELD_LEN_MAX: usize = 64 * 1024;
 
+/// src/backend/utils/cache/plancache.c, `RevalidateCachedQuery`.
+const CHANGED_RESULT: &[u8] = b"cached plan must not change result type";
+
 /// Type byte and body of a message.
 pub(super) type Whole<'a> = (u8, &'a [u8]);
 
@@ -221,6 +224,10 @@ impl Logical {
         if let Some(CopyIn::Extended { synced: true }) = self.copy_in.take() {
             // Whether the server read that Sync before or after the COPY ended is not known.
             self.lose_sight();
+        }
+        if body.windows(CHANGED_RESULT.len()).any(|part| part == CHANGED_RESULT) {
+            // A table was changed since somebody prepared the statement there. Who prepares it anew gets a new one.
+            holding.is_strange = true;
         }
         self.statement_failed();
         match self.expected.front() {

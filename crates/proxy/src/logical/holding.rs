@@ -60,7 +60,13 @@ impl Holding {
     /// Whether the stream from the server is between two messages, and nothing strange was seen in it.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.held.is_empty() && self.passing == 0 && self.throwing_away == 0 && !self.is_strange
+        self.is_at_boundary() && !self.is_strange
+    }
+
+    /// Whether the stream from the server is between two messages.
+    #[must_use]
+    pub fn is_at_boundary(&self) -> bool {
+        self.held.is_empty() && self.passing == 0 && self.throwing_away == 0
     }
 
     /// Whether the client can be told something of the proxy's: no message of the server has begun to be passed on.

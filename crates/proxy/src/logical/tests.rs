@@ -59,7 +59,7 @@ impl Stage {
     }
 
     fn may_leave(&self) -> bool {
-        self.logical.may_leave(&self.holding)
+        self.logical.may_leave(&self.holding) && self.holding.is_clean()
     }
 }
 
@@ -185,6 +185,17 @@ fn what_failed_or_was_skipped_is_not_taken_for_done() {
     stage.server(&ready("I"));
     assert!(stage.may_leave());
     assert_eq!(stage.client(&bind("d")), bind("d"));
+}
+
+#[test]
+fn a_server_whose_statement_is_outdated_is_not_used_again() {
+    let mut stage = Stage::new();
+    stage.client(&[parse("s", "select * from t"), sync()].concat());
+    stage.server(&[message(b'1', b""), ready("I")].concat());
+    stage.client(&[bind("s"), sync()].concat());
+    let changed = message(b'E', b"VERROR\0C0A000\0Mcached plan must not change result type\0\0");
+    stage.server(&[changed, ready("I")].concat());
+    assert!(stage.logical.may_leave(&stage.holding) && !stage.holding.is_clean());
 }
 
 #[test]
