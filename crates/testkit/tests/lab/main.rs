@@ -11,6 +11,7 @@ mod fence;
 mod first_start;
 mod force;
 mod frozen;
+mod hooks;
 mod host;
 mod load;
 mod lost;
