@@ -3,6 +3,7 @@
 
 use cluster::view::Server;
 use proxy::{ClientAuth, Lookup, PoolSettings, Settings};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn main() {
@@ -44,7 +45,7 @@ fn main() {
     };
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.map(|runtime| runtime.block_on(proxy::run(settings, stopped))) {
+    match runtime.map(|runtime| runtime.block_on(proxy::run(settings, Arc::default(), stopped))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => eprintln!("{error}"),
         Err(error) => eprintln!("{error}"),
