@@ -241,106 +241,146 @@ impl Random {
     }
 }
 
+/// A lending, what the shell knows of it, and a seed's choices.
+struct Chaos {
+    seed: u64,
+    random: Random,
+    open_max: usize,
+    lending: Lending,
+    shell: Shell,
+    pools: Vec<PoolId>,
+    now: Instant,
+    clients: u32,
+}
+
+fn pick<T>(map: &BTreeMap<ServerId, T>, random: &mut Random) -> Option<ServerId> {
+    map.keys().nth(random.below(map.len().max(1))).copied()
+}
+
+impl Chaos {
+    fn new(seed: u64) -> Chaos {
+        let mut random = Random(seed);
+        let open_max = 1 + random.below(5);
+        let mut lending = Lending::new(open_max);
+        let pools = (0..1 + random.below(3)).map(|_| lending.add_pool(bounds())).collect();
+        let (shell, now) = (Shell::default(), Instant::now());
+        Chaos { seed, random, open_max, lending, shell, pools, now, clients: 0 }
+    }
+
+    fn step(&mut self) {
+        let pool = self.pools[self.random.below(self.pools.len())];
+        match self.random.below(9) {
+            0 => self.lend_at_once(pool),
+            1 | 2 => {
+                self.clients += 1;
+                self.shell.queues.entry(pool).or_default().push_back(ClientId(self.clients));
+                self.lending.want(pool, ClientId(self.clients), self.now);
+            }
+            3 | 4 => self.end_opening(),
+            5 | 6 => self.return_one(),
+            7 => self.mishap(pool),
+            _ => {
+                self.now += Duration::from_millis(self.random.below(20_000) as u64);
+                self.lending.tick(self.now);
+            }
+        }
+        self.do_deeds();
+    }
+
+    fn lend_at_once(&mut self, pool: PoolId) {
+        let liked = pick(&self.shell.idle, &mut self.random);
+        let Some(server) = self.lending.lend_at_once(pool, liked, self.now) else { return };
+        self.clients += 1;
+        let in_turn = self.shell.queues.get(&pool).is_none_or(VecDeque::is_empty);
+        assert!(in_turn, "seed {}: out of turn", self.seed);
+        assert_eq!(self.shell.idle.remove(&server), Some(pool), "seed {}", self.seed);
+        self.shell.lent.insert(server, (pool, ClientId(self.clients)));
+    }
+
+    fn end_opening(&mut self) {
+        let Some(server) = pick(&self.shell.opening, &mut self.random) else { return };
+        let Some(pool) = self.shell.opening.remove(&server) else { return };
+        if self.random.below(4) == 0 {
+            self.lending.failed(server, self.now);
+        } else {
+            self.shell.idle.insert(server, pool);
+            self.lending.opened(server, self.now);
+        }
+    }
+
+    fn return_one(&mut self) {
+        let Some(server) = pick(&self.shell.lent, &mut self.random) else { return };
+        let Some((pool, _)) = self.shell.lent.remove(&server) else { return };
+        self.shell.idle.insert(server, pool);
+        let how = [Returned::Unclean, Returned::Liked, Returned::Clean][self.random.below(5).min(2)];
+        self.lending.returned(server, how, self.now);
+    }
+
+    fn mishap(&mut self, pool: PoolId) {
+        match self.random.below(12) {
+            0 => self.lending.renew(),
+            1 => {
+                if let Some(server) = pick(&self.shell.idle, &mut self.random) {
+                    self.shell.idle.remove(&server);
+                    self.lending.lost(server, self.now);
+                }
+            }
+            2 => {
+                let queue = self.shell.queues.entry(pool).or_default();
+                if let Some(client) = queue.remove(self.random.below(queue.len().max(1))) {
+                    self.lending.forget(pool, client);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn do_deeds(&mut self) {
+        let mut deeds = Vec::new();
+        self.lending.take_deeds(&mut deeds);
+        deeds.into_iter().for_each(|deed| self.shell.take(deed));
+    }
+
+    fn check(&self) {
+        let (seed, shell) = (self.seed, &self.shell);
+        let open = shell.opening.len() + shell.idle.len() + shell.lent.len();
+        assert_eq!(self.lending.open(), open);
+        assert!(open <= self.open_max, "seed {seed}");
+        for pool in &self.pools {
+            assert!(shell.of(*pool) <= 3, "seed {seed}");
+            let waits = shell.queues.get(pool).is_some_and(|q| !q.is_empty());
+            let idle = shell.idle.values().any(|p| p == pool);
+            assert!(!(waits && idle), "seed {seed}: somebody waits beside an idle server");
+        }
+    }
+
+    /// With servers that open and clients that give back, everybody is served.
+    fn settle(&mut self) {
+        for _ in 0..5_000 {
+            self.now += Duration::from_millis(500);
+            self.lending.tick(self.now);
+            self.do_deeds();
+            if let Some((server, pool)) = self.shell.opening.pop_first() {
+                self.shell.idle.insert(server, pool);
+                self.lending.opened(server, self.now);
+            } else if let Some((server, (pool, _))) = self.shell.lent.pop_first() {
+                self.shell.idle.insert(server, pool);
+                self.lending.returned(server, Returned::Clean, self.now);
+            }
+        }
+        let served = self.shell.queues.values().all(VecDeque::is_empty);
+        assert!(served, "seed {}: somebody is never served", self.seed);
+    }
+}
+
 #[test]
 fn whatever_happens_nobody_is_forgotten_and_no_bound_is_exceeded() {
     for seed in 1..400 {
-        let mut random = Random(seed);
-        let open_max = 1 + random.below(5);
-        let (mut lending, mut shell) = (Lending::new(open_max), Shell::default());
-        let pools: Vec<PoolId> = (0..1 + random.below(3)).map(|_| lending.add_pool(bounds())).collect();
-        let (mut now, mut clients) = (Instant::now(), 0);
+        let mut chaos = Chaos::new(seed);
         for _ in 0..300 {
-            let pool = pools[random.below(pools.len())];
-            let pick = |map: &BTreeMap<ServerId, PoolId>, random: &mut Random| {
-                map.keys().nth(random.below(map.len().max(1))).copied()
-            };
-            match random.below(9) {
-                0 if random.below(2) == 0 => {
-                    if let Some(server) = lending.lend_at_once(pool, None, now) {
-                        clients += 1;
-                        assert!(
-                            shell.queues.get(&pool).is_none_or(VecDeque::is_empty),
-                            "seed {seed}: out of turn"
-                        );
-                        assert_eq!(shell.idle.remove(&server), Some(pool), "seed {seed}");
-                        shell.lent.insert(server, (pool, ClientId(clients)));
-                    }
-                }
-                0..=2 => {
-                    clients += 1;
-                    shell.queues.entry(pool).or_default().push_back(ClientId(clients));
-                    lending.want(pool, ClientId(clients), now);
-                }
-                3 | 4 => {
-                    if let Some(server) = pick(&shell.opening, &mut random) {
-                        let pool = shell.opening.remove(&server).unwrap();
-                        match random.below(4) {
-                            0 => lending.failed(server, now),
-                            _ => {
-                                shell.idle.insert(server, pool);
-                                lending.opened(server, now);
-                            }
-                        }
-                    }
-                }
-                5 | 6 => {
-                    let server = shell.lent.keys().nth(random.below(shell.lent.len().max(1))).copied();
-                    if let Some(server) = server {
-                        let (pool, _) = shell.lent.remove(&server).unwrap();
-                        shell.idle.insert(server, pool);
-                        let how = if random.below(5) == 0 { Returned::Unclean } else { Returned::Clean };
-                        lending.returned(server, how, now);
-                    }
-                }
-                7 => match random.below(12) {
-                    0 => lending.renew(),
-                    1 => {
-                        if let Some(server) = pick(&shell.idle, &mut random) {
-                            shell.idle.remove(&server);
-                            lending.lost(server, now);
-                        }
-                    }
-                    2 => {
-                        let queue = shell.queues.entry(pool).or_default();
-                        if let Some(client) = queue.remove(random.below(queue.len().max(1))) {
-                            lending.forget(pool, client);
-                        }
-                    }
-                    _ => {}
-                },
-                _ => {
-                    now += Duration::from_millis(random.below(20_000) as u64);
-                    lending.tick(now);
-                }
-            }
-            let mut deeds = Vec::new();
-            lending.take_deeds(&mut deeds);
-            deeds.into_iter().for_each(|deed| shell.take(deed));
-            let open = shell.opening.len() + shell.idle.len() + shell.lent.len();
-            assert_eq!(lending.open(), open);
-            assert!(open <= open_max, "seed {seed}");
-            for pool in &pools {
-                assert!(shell.of(*pool) <= 3, "seed {seed}");
-                let waits = shell.queues.get(pool).is_some_and(|q| !q.is_empty());
-                let idle = shell.idle.values().any(|p| p == pool);
-                assert!(!(waits && idle), "seed {seed}: somebody waits beside an idle server");
-            }
+            chaos.step();
+            chaos.check();
         }
-        // With servers that open and clients that give back, everybody is served.
-        for _ in 0..5_000 {
-            now += Duration::from_millis(500);
-            lending.tick(now);
-            let mut deeds = Vec::new();
-            lending.take_deeds(&mut deeds);
-            deeds.into_iter().for_each(|deed| shell.take(deed));
-            if let Some((server, pool)) = shell.opening.pop_first() {
-                shell.idle.insert(server, pool);
-                lending.opened(server, now);
-            } else if let Some((server, (pool, _))) = shell.lent.pop_first() {
-                shell.idle.insert(server, pool);
-                lending.returned(server, Returned::Clean, now);
-            }
-        }
-        assert!(shell.queues.values().all(VecDeque::is_empty), "seed {seed}: somebody is never served");
+        chaos.settle();
     }
 }

@@ -27,3 +27,5 @@ mod hostile;
 mod scram;
 
 mod pooled;
+
+mod leaks;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-fn pooled(servers_max: usize, auth: ClientAuth) -> Settings {
+pub fn pooled(servers_max: usize, auth: ClientAuth) -> Settings {
     let pool = PoolSettings {
         servers_max,
         open_max: 20,
@@ -32,7 +32,7 @@ async fn direct(postgres: &Postgres) -> Client {
     client
 }
 
-async fn text(client: &Client, sql: &str) -> String {
+pub async fn text(client: &Client, sql: &str) -> String {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
