@@ -47,6 +47,9 @@ impl Logical {
     pub(super) fn examination_ended(&mut self, found: bool, holding: &mut Holding) {
         if !found && self.expected.is_empty() && !self.unsynced {
             self.pins = Pins::NONE;
+            // It would have been found: SET SESSION AUTHORIZATION has ended it.
+            self.settings.reset("role");
+            holding.in_place.reset("role");
             // Those that are known may have been changed: for the next one they are set anew.
             holding.in_place.distrust();
         }

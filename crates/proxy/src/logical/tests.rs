@@ -364,6 +364,14 @@ fn reasons_that_are_gone_are_found_out() {
     // The function may have changed what is known.
     let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
     assert_eq!(stage.lend(left).0, query("RESET \"work_mem\";set work_mem = '1MB';"));
+    // A role that is not found has gone with the session authorization.
+    let mut role = Stage::new();
+    role.query("set role joe", "SET", "I");
+    role.query("reset session authorization", "RESET", "I");
+    role.logical.examine(&mut role.holding, &mut Vec::new());
+    role.server(&[message(b'T', b"\0\0"), done("SELECT"), ready("I")].concat());
+    assert!(role.may_leave());
+    role.fresh();
     let mut library = Stage::new();
     library.query("load 'x'", "LOAD", "I");
     assert!(!library.logical.can_examine(&library.holding));
