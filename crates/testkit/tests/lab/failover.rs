@@ -1,10 +1,13 @@
 //! The server of the primary is killed under load, again and again.
 
-use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
 use cluster::NodeName;
 use cluster::reason::Reason;
 use cluster::state::Entry;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, long, run};
+use tokio::time::sleep;
 
 /// How often.
 const KILLS: usize = 2;
@@ -29,7 +32,7 @@ async fn kill_again_and_again(lab: &mut Lab) -> Result<()> {
         // In rare cases the killed server is up again before two others have sealed, and is the best candidate.
         let way = match new == old {
             true => "it came back first".to_owned(),
-            false => rejoined(&lab.cluster.why().await?, &old, status.epoch)?,
+            false => rejoined(lab, &old, status.epoch).await?,
         };
         println!("round {round}: {old} killed, {new} is primary of epoch {}; {way}", status.epoch);
     }
@@ -37,12 +40,17 @@ async fn kill_again_and_again(lab: &mut Lab) -> Result<()> {
     lab.nothing_lost(&writer.stop()).await
 }
 
-/// What the history says of a node's return in this epoch.
-fn rejoined(history: &[Entry], node: &NodeName, epoch: u64) -> Result<String> {
-    let found = history.iter().rev().find(|entry| {
+/// What the history says of a node's return in this epoch: a moment after it streams.
+async fn rejoined(lab: &Lab, node: &NodeName, epoch: u64) -> Result<String> {
+    let began = Instant::now();
+    let of_node = |entry: &&Entry| {
         entry.epoch == epoch && matches!(&entry.reason, Reason::Rejoined { node: named, .. } if named == node)
-    });
-    let entry =
-        found.with_context(|| format!("{node} streams again, but its return is not in the history"))?;
-    Ok(entry.reason.to_string())
+    };
+    loop {
+        if let Some(entry) = lab.cluster.why().await?.iter().rev().find(of_node) {
+            return Ok(entry.reason.to_string());
+        }
+        ensure!(began.elapsed() < SHORT_LIMIT, "{node} streams, and its return is not in the history");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
