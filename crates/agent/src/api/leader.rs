@@ -44,8 +44,8 @@ impl Shared {
         self.ask(Event::AskKnown).await
     }
 
-    /// The leader's answer: `there`, asked of its agent, or `here`, where `None` means that this agent does not lead or knows too little.
-    /// While nobody leads, or who was taken for the leader surely did nothing, it is tried again for a while.
+    /// The leader's answer: `there`, asked of its agent, or `here`, where `None` means that this agent does not lead or
+    /// knows too little. While nobody leads, or who was taken for the leader surely did nothing, it is tried again.
     pub(super) async fn of_leader<T, There, Here>(
         &self,
         asked: Local,
