@@ -8,11 +8,10 @@ use crate::fence::{self, Fence};
 use crate::guard::{GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
-use crate::postgres::connection::{connect, within};
 use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
 use crate::postgres::session::Session;
-use crate::postgres::{PgError, Place, control, follow, history, initialise, promote, rewind, room};
+use crate::postgres::{PgError, Place, control, follow, history, initialise, prepare, promote, rewind, room};
 use crate::store::Store;
 use cluster::command::first_promotion_id;
 use cluster::copy::CopyProgress;
@@ -27,7 +26,6 @@ use tokio::sync::mpsc;
 
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
-const CHECKPOINT_LIMIT: Duration = Duration::from_secs(300);
 const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// What a step came to.
@@ -70,6 +68,8 @@ pub struct Hands {
     guard_events: mpsc::UnboundedSender<GuardEvent>,
     segment_bytes: Mutex<u64>,
     progress: Mutex<Option<CopyProgress>>,
+    /// The sync set that the server has been told with its seal, while it was told nothing else since.
+    sealed_with: Mutex<Option<SyncSet>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +98,7 @@ impl Hands {
             guard_events,
             segment_bytes: Mutex::new(16 * 1024 * 1024),
             progress: Mutex::new(None),
+            sealed_with: Mutex::new(None),
         }
     }
 
@@ -195,7 +196,7 @@ impl Hands {
             }
             Step::Clone { from, line, cause } => self.clone_from(from, line, cause).await,
             Step::Rewind { from, epoch, line } => self.rewind(from, *epoch, line).await,
-            Step::Checkpoint { id } => self.checkpoint(id).await,
+            Step::Checkpoint { id } => self.prepare(id).await,
             Step::StopInOrder { .. } => self.stop(STOP_LIMIT).await.map(|()| Done::Plain),
             Step::Fence { .. } => self.fence().await,
         }
@@ -219,9 +220,12 @@ impl Hands {
         Err(PgError::Unexpected(format!("given up: it was for epoch {epoch}, the cluster is at {present}")))
     }
 
-    fn configure(&self, upstream: Option<Upstream>, sync: SyncSet) -> Result<(), PgError> {
+    /// Tells the server.
+    async fn configure(&self, upstream: Option<Upstream>, sync: SyncSet) -> Result<(), PgError> {
+        *lock(&self.sealed_with) = None;
         let managed = Managed { upstream, sync: Some(sync) };
-        configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)
+        configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)?;
+        self.reload().await
     }
 
     async fn reload(&self) -> Result<(), PgError> {
@@ -243,6 +247,7 @@ impl Hands {
             Kind::Standby => sync_of_standby(&state),
         };
         let managed = Managed { upstream: None, sync: Some(sync) };
+        *lock(&self.sealed_with) = None;
         configuration::write_all(&self.place, self.place.data(), &self.me, &managed)?;
         process::mark_standby(&self.place, kind)?;
         let deadline = match kind {
@@ -287,9 +292,10 @@ impl Hands {
 
     async fn seal(&self, epoch: Epoch) -> Result<Done, PgError> {
         self.still_in(epoch)?;
-        self.configure(None, sync_of_standby(&self.store.state()))?;
-        self.reload().await?;
+        let sync = sync_of_standby(&self.store.state());
+        self.configure(None, sync.clone()).await?;
         follow::wait_until_sealed(&self.session).await?;
+        *lock(&self.sealed_with) = Some(sync);
         self.remember(|f| {
             f.following = None;
             f.promised = f.promised.max(epoch);
@@ -344,14 +350,12 @@ impl Hands {
             f.strayed = None;
             f.following = Some((epoch, node.clone()));
         })?;
-        self.configure(Some(upstream), sync_of_standby(&self.store.state()))?;
-        self.reload().await?;
+        self.configure(Some(upstream), sync_of_standby(&self.store.state())).await?;
         Ok(Done::Following(RejoinWay::Follow))
     }
 
     async fn set_sync(&self, sync: &SyncSet) -> Result<Done, PgError> {
-        self.configure(None, sync.clone())?;
-        self.reload().await?;
+        self.configure(None, sync.clone()).await?;
         Ok(Done::Configured(sync.clone()))
     }
 
@@ -366,25 +370,19 @@ impl Hands {
             f.copied = false;
             f.clone_ordered = None;
         })?;
-        self.set_sync(sync).await?;
-        promote::promote(&self.session).await?;
+        // Clients wait for this: what was seen to be obeyed is not said again.
+        if lock(&self.sealed_with).as_ref() != Some(sync) {
+            self.configure(None, sync.clone()).await?;
+        }
+        let server = promote::promote(&self.session).await?;
         promote::checkpoint_soon(self.place.clone());
-        let server = self.probe().await?;
         Ok(Done::Promoted(server, sync.clone()))
     }
 
-    async fn checkpoint(&self, id: &str) -> Result<Done, PgError> {
-        self.make_checkpoint().await?;
+    async fn prepare(&self, id: &str) -> Result<Done, PgError> {
+        prepare::checkpoint(&self.place).await?;
+        prepare::begin_segment(&self.place, self.segment_bytes()).await?;
         Ok(Done::Checkpointed(id.to_owned()))
-    }
-
-    /// Makes a checkpoint, asked for over a new connection.
-    ///
-    /// # Errors
-    /// When the server does not make it in time.
-    pub async fn make_checkpoint(&self) -> Result<(), PgError> {
-        let client = connect(&self.place, PROBE_LIMIT).await?;
-        within("a checkpoint", CHECKPOINT_LIMIT, client.batch_execute("checkpoint")).await
     }
 
     /// Where the shutdown checkpoint begins, when the server has stopped in order.

@@ -12,6 +12,7 @@ pub mod follow;
 pub mod history;
 pub mod initialise;
 pub mod lost;
+pub mod prepare;
 pub mod probe;
 pub mod process;
 pub mod programs;

@@ -128,7 +128,7 @@ pub enum Step {
         /// The revision of the state that asks for it, to be noted before.
         revision: u64,
     },
-    /// Make a checkpoint, so that the stop that follows is short.
+    /// Make a checkpoint, so that the stop that follows is short; begin a new WAL segment where that saves time later.
     Checkpoint {
         /// For this switchover.
         id: String,

@@ -242,12 +242,19 @@ fn unknown_upstream() -> Result<NodeName, PgError> {
     "unknown".parse().map_err(|e: cluster::basics::BadNodeName| PgError::Unexpected(e.to_string()))
 }
 
-fn primary(row: &Row, senders: &[Row]) -> Result<Probe, PgError> {
+/// The primary of which the columns `walfile` and `flush_lsn` speak.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn primary_server(row: &Row) -> Result<Server, PgError> {
     let walfile: String = row.try_get("walfile")?;
     let timeline = timeline_in_name(&walfile)
         .ok_or_else(|| PgError::Unexpected(format!("the server named its WAL file {walfile:?}")))?;
-    let mut probe =
-        Probe::only(Server::Primary { timeline, lsn: lsn(row, "flush_lsn")?.unwrap_or_default() });
+    Ok(Server::Primary { timeline, lsn: lsn(row, "flush_lsn")?.unwrap_or_default() })
+}
+
+fn primary(row: &Row, senders: &[Row]) -> Result<Probe, PgError> {
+    let mut probe = Probe::only(primary_server(row)?);
     probe.sync_names = row.try_get("sync_names")?;
     let next_xid: Option<i64> = row.try_get("next_xid")?;
     probe.next_xid = next_xid.and_then(|x| u64::try_from(x).ok());

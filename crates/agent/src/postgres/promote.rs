@@ -1,8 +1,9 @@
 //! Makes a standby the primary.
 
 use super::connection::{connect, within};
-use super::session::Session;
-use super::{PgError, Place};
+use super::session::{Asking, Session};
+use super::{PgError, Place, probe};
+use cluster::observe::Server;
 use std::time::{Duration, Instant};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -29,30 +30,38 @@ pub fn checkpoint_soon(place: Place) {
     });
 }
 
-/// Promotes the server and returns once it is out of recovery. Repeatable.
+/// Nulls while it is in recovery.
+const WHAT_NOW: &str = "
+select case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end as walfile,
+       case when not pg_is_in_recovery() then pg_current_wal_flush_lsn()::text end as flush_lsn";
+
+/// Promotes the server; what it is once it is out of recovery. Repeatable.
 ///
 /// # Errors
 /// When the server refuses, or is still in recovery after a minute.
-pub async fn promote(session: &Session) -> Result<(), PgError> {
+pub async fn promote(session: &Session) -> Result<Server, PgError> {
     let asking = session.asking(CONNECT_LIMIT).await?;
-    let in_recovery = async || -> Result<bool, PgError> {
-        let row = within(
-            "asking whether it is promoted",
-            CONNECT_LIMIT,
-            asking.one("select pg_is_in_recovery()", &[]),
-        );
-        Ok(row.await?.try_get(0)?)
-    };
-    if !in_recovery().await? {
-        return Ok(());
+    if let Some(primary) = look(&asking).await? {
+        return Ok(primary);
     }
     within("pg_promote", CONNECT_LIMIT, asking.one("select pg_promote(false)", &[])).await?;
     let began = Instant::now();
-    while in_recovery().await? {
+    loop {
+        if let Some(primary) = look(&asking).await? {
+            return Ok(primary);
+        }
         if began.elapsed() > PROMOTE_LIMIT {
             return Err(PgError::Slow { doing: "promotion".into(), limit_s: PROMOTE_LIMIT.as_secs() });
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(())
+}
+
+/// A primary, if it is one. Clients wait for this: nothing else is asked with it.
+async fn look(asking: &Asking) -> Result<Option<Server>, PgError> {
+    let row = within("asking whether it is promoted", CONNECT_LIMIT, asking.one(WHAT_NOW, &[])).await?;
+    match row.try_get::<_, Option<String>>("walfile")? {
+        Some(_) => Ok(Some(probe::primary_server(&row)?)),
+        None => Ok(None),
+    }
 }

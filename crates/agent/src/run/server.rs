@@ -3,6 +3,7 @@
 use super::{Event, Run, now};
 use crate::guard::{GuardEvent, GuardHandle};
 use crate::marker::Facts;
+use crate::postgres::prepare;
 use crate::postgres::probe::Probe;
 use crate::postgres::sync::{Replies, Sessions, SyncWatch};
 use crate::probing;
@@ -253,7 +254,7 @@ impl Run {
         tracing::info!("makes a checkpoint, after which commits surely wait for standbys again");
         let events = self.events.clone();
         tokio::spawn(async move {
-            let outcome = hands.make_checkpoint().await.map_err(|e| e.to_string());
+            let outcome = prepare::checkpoint(&hands.place).await.map_err(|e| e.to_string());
             let _ = events.send(Event::CommitsWait(number, outcome)).await;
         });
     }
