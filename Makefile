@@ -14,10 +14,10 @@ SIMULATED = cargo run --quiet --profile sim -p testkit --no-default-features
 SIM = $(SIMULATED) --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP)) $(if $(FROM),--from $(FROM))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim model mutants lab lab-long bench bless bootstrap
+.PHONY: help demo build test check sim model mutants lab lab-long fuzz bench bench-proxy bless bootstrap
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: bootstrap ## three nodes and a proxy on this machine, a failover, and its story (ARGS="--keep" leaves it running)
 	@cargo build -p pgkeel
@@ -58,9 +58,16 @@ lab: bootstrap ## failovers of real servers on this machine
 lab-long: bootstrap ## the same, with what is repeated repeated more often
 	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab LAB_AT_ONCE=1
 
+fuzz: bootstrap ## throw random input at every parser of the protocol for TIME seconds each
+	PGKEEL_FUZZ_SECONDS=$(TIME) cargo test --release -p pgwire -p proxy --lib -- random --nocapture --test-threads=2
+
 bench: bootstrap ## measure failovers, switchovers and what an idle node costs
 	cargo build --release -p pgkeel
 	cargo run --release --quiet -p testkit --bin bench -- $(ARGS)
+
+bench-proxy: bootstrap ## measure the pooled mode beside PgBouncer (PGBOUNCER=path for another one than Debian's)
+	cargo build --release -p proxy --example front
+	cargo run --release --quiet -p testkit --bin bench-proxy -- $(ARGS)
 
 bless: bootstrap ## write the transcripts anew from what the code does now; review the diff
 	BLESS=1 cargo test --quiet -p cluster --test scenarios
