@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn random_bodies_never_panic() {
         let mut random = Random::new(2);
-        for _ in 0..20_000 {
+        for _ in crate::random::rounds(20_000) {
             let len = random.below(64);
             let mut body = random.bytes(len);
             for byte in body.iter_mut().filter(|b| **b > 128) {

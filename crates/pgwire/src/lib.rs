@@ -26,8 +26,9 @@ pub mod message;
 
 pub mod scram;
 
-#[cfg(test)]
-mod random;
+#[cfg(any(test, feature = "random"))]
+#[doc(hidden)]
+pub mod random;
 
 pub use cancel::{CancelKey, encode_cancel_request};
 pub use error_response::{

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn random_bytes_never_panic() {
         let mut random = Random::new(1);
-        for round in 0..20_000 {
+        for round in crate::random::rounds(20_000) {
             let len = random.below(300);
             let mut body = random.bytes(len);
             let codes = [CANCEL_REQUEST_CODE, SSL_REQUEST_CODE, 3 << 16, (3 << 16) | 2];

@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn random_bytes_never_panic_and_memory_stays_bounded() {
         let mut random = Random::new(4);
-        for _ in 0..5_000 {
+        for _ in crate::random::rounds(5_000) {
             let mut tracker = FrameTracker::of_server();
             for _ in 0..20 {
                 let len = random.below(400);

@@ -123,7 +123,7 @@ fn random_messages_never_panic() {
     let mut random = crate::random::Random::new(11);
     let weak = Verifier::of_password(b"x", SALT, NonZeroU32::MIN);
     let valid = format!("n,,n=user,r={CLIENT_NONCE}");
-    for _ in 0..5_000 {
+    for _ in crate::random::rounds(5_000) {
         let mut bytes = valid.clone().into_bytes();
         for _ in 0..=random.below(4) {
             let at = random.below(bytes.len());

@@ -327,13 +327,10 @@ mod tests {
 
     #[test]
     fn random_texts_never_panic_and_tokens_follow_each_other() {
-        let mut state = 7_u64;
-        let mut below = |limit: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % limit
-        };
+        let mut random = pgwire::random::Random::new(7);
+        let mut below = |limit: usize| random.below(limit);
         let alphabet = b"'\"$$\\/*--eEuU&a1.;()\n \xc3\xa9";
-        for _ in 0..20_000 {
+        for _ in pgwire::random::rounds(20_000) {
             let text: Vec<u8> = (0..below(24)).map(|_| alphabet[below(alphabet.len())]).collect();
             let mut end = 0;
             for placed in tokens(&text) {
