@@ -15,6 +15,8 @@ mod place;
 
 mod examine;
 
+mod code;
+
 mod expected;
 
 mod from_client;
@@ -24,6 +26,8 @@ mod extended;
 mod from_server;
 
 mod holding;
+
+mod lost;
 
 mod outcome;
 
@@ -36,7 +40,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use holding::Holding;
+pub use code::Changes;
+pub use holding::{Goodbye, Holding};
+pub use lost::{AfterLoss, Lost};
 pub use prepared::Texts;
 pub use reported::Reported;
 pub use settings::Settings;
@@ -104,7 +110,7 @@ pub struct Logical {
     /// Of all of them.
     statements_bytes: usize,
     unnamed: Option<Rc<Prepared>>,
-    /// Portals whose statements leave an effect; nearly always empty.
+    /// Portals whose statements leave an effect, or begin or end a transaction; nearly always empty.
     portals: Vec<(Box<[u8]>, Rc<Prepared>)>,
     expected: VecDeque<Expected>,
     /// The server ignores everything up to the next Sync.
@@ -118,6 +124,14 @@ pub struct Logical {
     examined: bool,
     transaction: TransactionStatus,
     outcome: Outcome,
+    /// An ErrorResponse that the client has still to be told: its transaction was lost while it said nothing.
+    untold: Option<Vec<u8>>,
+    /// What makes the server say an error that is replaced by it was sent.
+    telling: bool,
+    /// It keeps its server only because what is in the database is not known yet.
+    suspects: bool,
+    /// What it may have changed for all, until that is passed on.
+    changes: Changes,
     /// Bytes of the client's present message that are passed on as they come, or thrown away.
     passing: usize,
     throwing_away: usize,
@@ -145,6 +159,10 @@ impl Logical {
             examined: false,
             transaction: TransactionStatus::Idle,
             outcome: Outcome::default(),
+            untold: None,
+            telling: false,
+            suspects: false,
+            changes: Changes::default(),
             passing: 0,
             throwing_away: 0,
         }

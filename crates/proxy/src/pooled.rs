@@ -9,26 +9,32 @@ mod exchange;
 
 mod login;
 
+mod loss;
+
 mod open;
 
 mod pools;
+
+mod rounds;
 
 mod secrets;
 
 pub use bell::Bell;
 pub use pools::Pools;
+pub use rounds::Rounds;
 pub use secrets::Secrets;
 
 use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
 use crate::error::{Refusal, Successor};
 use crate::lend::{Returned, ServerId};
-use crate::logical::{Broken, Logical};
+use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
 use crate::session::AtStake;
 use crate::worker::Worker;
 use exchange::{Exchange, Front, Stop};
 use login::Admitted;
+use pgwire::message::put;
 use pgwire::{ErrorFields, Severity, encode_notice_response};
 use pools::{Lent, Told, Waiting, give_back, tick, want};
 use std::future::poll_fn;
@@ -39,6 +45,9 @@ use tokio::net::TcpStream;
 
 /// How often a worker looks for what time brings: clients that have waited for too long, servers idle for long.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often servers are asked what code their databases have. Others may have defined some.
+const CODE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a client without a server came to.
 enum Awake {
@@ -111,6 +120,8 @@ impl Client<'_> {
                 Err(stop) => stop,
             };
             let last = self.last_word(&stop, &lent);
+            let goes_on = self.goes_on(&stop, &mut lent).await;
+            worker.shared.rounds.note(self.admitted.logical.take_changes());
             self.entry.given_back().await;
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
                 && self.admitted.logical.may_leave(&lent.holding)
@@ -123,6 +134,7 @@ impl Client<'_> {
             };
             give_back(worker, lent, how);
             match stop {
+                _ if goes_on => {}
                 Stop::Free => {}
                 Stop::Terminated | Stop::ClientGone => return,
                 Stop::ServerGone | Stop::Broken(_) | Stop::EpochChanged | Stop::Stopping => {
@@ -214,10 +226,18 @@ impl Client<'_> {
             (false, true) => AtStake::Transaction,
             (true, true) => AtStake::StatementInTransaction,
         };
+        // It says so itself.
+        match (stop, lent.holding.goodbye()) {
+            (Stop::ServerGone, Goodbye::Kept(body)) => {
+                let mut message = Vec::new();
+                put(b'E', &[body], &mut message);
+                return Some(Last::Message(message.into()));
+            }
+            (Stop::ServerGone, Goodbye::Told) => return Some(Last::Nothing),
+            _ => {}
+        }
         let refusal = match stop {
             Stop::Free | Stop::Terminated | Stop::ClientGone => return None,
-            // It said so itself.
-            Stop::ServerGone if lent.holding.has_said_goodbye() => return Some(Last::Nothing),
             Stop::ServerGone => Refusal::ServerBroke { cluster, node, epoch: lent.epoch, at_stake },
             Stop::EpochChanged => {
                 shared.stats.session_ended(lent.epoch);
@@ -308,6 +328,9 @@ pub async fn mind(worker: Rc<Worker>) {
     let mut known = views.latest();
     let mut tick_at = tokio::time::interval(TICK);
     tick_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Each worker says so: with several, servers are asked as much more often.
+    let mut code_at =
+        tokio::time::interval(CODE_EVERY * u32::try_from(worker.shared.settings.workers.max(1)).unwrap_or(1));
     loop {
         tokio::select! {
             () = crate::worker::stopped(&mut stop) => return worker.bell.ring_for_stop(),
@@ -322,6 +345,7 @@ pub async fn mind(worker: Rc<Worker>) {
                 worker.bell.ring();
             }
             _ = tick_at.tick() => tick(&worker),
+            _ = code_at.tick() => worker.shared.rounds.note(Changes { code: true, relations: false }),
         }
     }
 }

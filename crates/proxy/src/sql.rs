@@ -6,6 +6,8 @@
 
 mod calls;
 
+mod ends;
+
 mod lex;
 
 mod pin;
@@ -14,5 +16,6 @@ mod read;
 
 mod setting;
 
+pub use ends::Ends;
 pub use pin::{Pin, Pins};
 pub use read::{Effect, Reading, read};

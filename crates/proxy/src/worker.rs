@@ -4,7 +4,7 @@ use crate::cancel::Cancels;
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::pool::Pool;
-use crate::pooled::{Bell, Pools, Secrets};
+use crate::pooled::{Bell, Pools, Rounds, Secrets};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::watch::Views;
@@ -29,6 +29,7 @@ pub struct Shared {
     pub stats: Stats,
     pub pool: Pool,
     pub cancels: Cancels,
+    pub rounds: Rounds,
     garbage: Mutex<OncePerSource>,
 }
 
@@ -40,6 +41,7 @@ impl Shared {
             stats: Stats::default(),
             pool,
             cancels: Cancels::default(),
+            rounds: Rounds::default(),
             garbage: Mutex::default(),
         }
     }

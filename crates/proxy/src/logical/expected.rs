@@ -1,7 +1,7 @@
 //! The answers that a server owes, in order.
 
 use super::prepared::Prepared;
-use crate::sql::Effect;
+use crate::sql::{Effect, Ends};
 use std::rc::Rc;
 
 /// Whose message is answered: the proxy's own answers are not for the client.
@@ -29,13 +29,17 @@ pub(super) enum Expected {
     /// ReadyForQuery.
     Sync { by: By },
     /// Anything, then ReadyForQuery.
-    Query { effect: Option<Box<Effect>> },
+    Query { effect: Option<Box<Effect>>, ends: Ends },
     /// The settings, put in place by a query of the proxy.
     Placing,
     /// A query of the proxy that nobody waits for.
     Aside,
+    /// A transaction that the proxy begins and has fail, for the client's was lost with another server.
+    Failing,
     /// At most one row, which names what keeps the client on its server; the proxy has asked for it.
     Examination { found: bool },
+    /// At most one row, when the database has code that may leave something behind; the proxy has asked.
+    Code { found: bool },
     /// FunctionCallResponse, then ReadyForQuery.
     FunctionCall,
 }
@@ -48,6 +52,8 @@ impl Expected {
             | Expected::Query { .. }
             | Expected::Placing
             | Expected::Aside
+            | Expected::Failing
+            | Expected::Code { .. }
             | Expected::Examination { .. }
             | Expected::FunctionCall => true,
             Expected::Parse { .. }
@@ -65,7 +71,11 @@ impl Expected {
             Expected::Parse { by, .. } | Expected::Close { by, .. } | Expected::Sync { by } => {
                 *by == By::Proxy
             }
-            Expected::Placing | Expected::Aside | Expected::Examination { .. } => true,
+            Expected::Placing
+            | Expected::Aside
+            | Expected::Failing
+            | Expected::Code { .. }
+            | Expected::Examination { .. } => true,
             Expected::ParseKnown
             | Expected::Bind
             | Expected::Describe

@@ -5,7 +5,7 @@ use super::from_client::{Desk, Message, TEXT_LEN_MAX};
 use super::holding::Unnamed;
 use super::prepared::Prepared;
 use super::{Broken, Logical, STATEMENTS_BYTES_MAX};
-use crate::sql::Pin;
+use crate::sql::{Ends, Pin};
 use pgwire::message::{put, put_header, split_string};
 use std::rc::Rc;
 
@@ -126,7 +126,7 @@ impl Logical {
             if prepared.reading.names_prepared.is_some() {
                 self.pins.add(Pin::Prepared);
             }
-            if prepared.reading.effect.is_some() {
+            if prepared.reading.effect.is_some() || prepared.reading.ends != Ends::Nothing {
                 self.portals.push((portal.into(), prepared));
             }
         } else {

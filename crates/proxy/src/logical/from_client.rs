@@ -3,7 +3,7 @@
 use super::expected::{By, CopyIn, Expected};
 use super::holding::Unnamed;
 use super::{Broken, EXPECTED_MAX, Holding, Logical, Progress, Texts};
-use crate::sql::{Effect, Pin, Reading, read};
+use crate::sql::{Effect, Ends, Pin, Reading, read};
 use pgwire::message::{put, put_header};
 use pgwire::{FrameHeader, HEADER_LEN, TransactionStatus};
 
@@ -124,6 +124,11 @@ impl Logical {
         if self.skipping {
             return Ok(Some(self.forward(message, desk.to_server)));
         }
+        if self.untold.is_some()
+            && let Some(taken) = self.tell_with(message, desk)
+        {
+            return Ok(Some(taken));
+        }
         match kind {
             b'Q' => Ok(Some(self.query(message, desk))),
             b'F' => {
@@ -178,7 +183,7 @@ impl Logical {
         if message.body.len() < message.body_len {
             self.pins.add(Pin::Unreadable);
             desk.holding.sequences_of = Some(self.owner);
-            self.expected.push_back(Expected::Query { effect: None });
+            self.expected.push_back(Expected::Query { effect: None, ends: Ends::Unclear });
             return self.forward(message, desk.to_server);
         }
         let mut reading = read(message.body);
@@ -186,19 +191,20 @@ impl Logical {
         if reading.pins.has(Pin::Prepared) {
             self.drop_others_statements(desk);
         }
-        let effect = reading.effect.take();
+        let (effect, ends) = (reading.effect.take(), reading.ends);
         if let Some(name) = reading.names_prepared.clone()
             && self.exchange_name(message.body, name, effect.as_ref(), desk)
         {
-            self.expected.push_back(Expected::Query { effect: effect.map(Box::new) });
+            self.expected.push_back(Expected::Query { effect: effect.map(Box::new), ends: Ends::Unclear });
             return message.body.len();
         }
-        self.expected.push_back(Expected::Query { effect: effect.map(Box::new) });
+        self.expected.push_back(Expected::Query { effect: effect.map(Box::new), ends });
         self.forward(message, desk.to_server)
     }
 
     /// A statement with this reading is about to be run.
     pub(super) fn heed(&mut self, reading: &Reading, holding: &mut Holding) {
+        self.heed_code(reading, holding);
         self.pins.add_all(reading.pins);
         if reading.moves_sequences || reading.asks_sequences {
             holding.sequences_of = Some(self.owner);

@@ -1,7 +1,7 @@
 //! What the server sends: answers are told apart by what is expected, those of the proxy's own messages are taken out.
 
 use super::expected::{By, CopyIn, Expected};
-use super::holding::Unnamed;
+use super::holding::{Goodbye, Unnamed};
 use super::{Broken, Holding, Logical};
 use pgwire::message::{put, put_header};
 use pgwire::{ErrorSummary, FrameHeader, HEADER_LEN, TransactionStatus};
@@ -30,6 +30,8 @@ enum Fate {
     Swallow,
     /// The client is told ParseComplete.
     ParseComplete,
+    /// The client is told another error instead.
+    Instead,
 }
 
 impl Logical {
@@ -78,10 +80,17 @@ impl Logical {
                     to_client.extend_from_slice(body);
                     holding.passing = body_len - body.len();
                 }
-                Fate::Swallow | Fate::ParseComplete => holding.throwing_away = body_len - body.len(),
+                Fate::Swallow | Fate::ParseComplete | Fate::Instead => {
+                    holding.throwing_away = body_len - body.len();
+                }
             }
-            if fate == Fate::ParseComplete {
-                put(b'1', &[], to_client);
+            match fate {
+                Fate::ParseComplete => put(b'1', &[], to_client),
+                Fate::Instead => {
+                    to_client.extend(self.untold.take().unwrap_or_default());
+                    self.telling = false;
+                }
+                Fate::Forward | Fate::Swallow => {}
             }
             bytes = &rest[body.len()..];
         }
@@ -101,7 +110,9 @@ impl Logical {
         let own = if is_own { Fate::Swallow } else { Fate::Forward };
         let fate = match kind {
             b'D' | b'T' if is_own => {
-                if let Some(Expected::Examination { found }) = self.expected.front_mut() {
+                if let Some(Expected::Examination { found } | Expected::Code { found }) =
+                    self.expected.front_mut()
+                {
                     *found |= kind == b'D';
                 }
                 Fate::Swallow
@@ -132,7 +143,7 @@ impl Logical {
             }
             b'S' => self.parameter(body, own, holding),
             b'N' => own,
-            b'E' => self.error(body, is_own, holding)?,
+            b'E' => self.error(body, is_whole, is_own, holding)?,
             b'Z' => self.server_ready(body, holding, to_client),
             b'A' if self.pins.is_empty() => {
                 // The server listens for somebody else.
@@ -172,12 +183,18 @@ impl Logical {
                 self.expected.pop_front();
             }
             Some(Expected::Query { .. }) => {
-                let Some(Expected::Query { effect }) = self.expected.front_mut() else { return };
+                let Some(Expected::Query { effect, .. }) = self.expected.front_mut() else { return };
                 // It is had once: a text with an effect is one statement.
                 let effect = effect.take();
                 self.command_completed(tag, effect.as_deref(), holding);
             }
-            Some(Expected::Placing | Expected::Aside | Expected::Examination { .. }) => {}
+            Some(
+                Expected::Placing
+                | Expected::Aside
+                | Expected::Failing
+                | Expected::Code { .. }
+                | Expected::Examination { .. },
+            ) => {}
             _ => self.lose_sight(),
         }
     }
@@ -216,10 +233,17 @@ impl Logical {
         Fate::Forward
     }
 
-    fn error(&mut self, body: &[u8], is_own: bool, holding: &mut Holding) -> Result<Fate, Broken> {
+    fn error(
+        &mut self,
+        body: &[u8],
+        is_whole: bool,
+        is_own: bool,
+        holding: &mut Holding,
+    ) -> Result<Fate, Broken> {
         if ErrorSummary::parse(body).fatal {
-            (holding.is_strange, holding.said_goodbye) = (true, true);
-            return Ok(Fate::Forward);
+            holding.is_strange = true;
+            holding.goodbye = if is_whole { Goodbye::Kept(body.into()) } else { Goodbye::Told };
+            return Ok(if is_whole { Fate::Swallow } else { Fate::Forward });
         }
         if let Some(CopyIn::Extended { synced: true }) = self.copy_in.take() {
             // Whether the server read that Sync before or after the COPY ended is not known.
@@ -229,8 +253,17 @@ impl Logical {
             // A table was changed since somebody prepared the statement there. Who prepares it anew gets a new one.
             holding.is_strange = true;
         }
-        self.statement_failed();
+        if !matches!(self.expected.front(), Some(Expected::Failing | Expected::Code { .. })) {
+            self.statement_failed();
+        }
+        let told = if self.untold.is_some() { Fate::Instead } else { Fate::Forward };
         match self.expected.front() {
+            Some(Expected::Failing) => Ok(Fate::Swallow),
+            // What cannot be told is suspect.
+            Some(Expected::Code { .. }) => {
+                self.expected[0] = Expected::Code { found: true };
+                Ok(Fate::Swallow)
+            }
             Some(Expected::Placing) => Err(Broken::Settings(message_of(body))),
             Some(Expected::Aside) => {
                 holding.is_strange = true;
@@ -240,17 +273,17 @@ impl Logical {
                 self.lose_sight();
                 Ok(Fate::Swallow)
             }
-            Some(expected) if expected.ends_with_ready() => Ok(Fate::Forward),
+            Some(expected) if expected.ends_with_ready() => Ok(told),
             Some(_) => {
                 let for_proxy = self.skip_to_sync(holding);
-                Ok(if is_own && for_proxy { Fate::Swallow } else { Fate::Forward })
+                Ok(if is_own && for_proxy { Fate::Swallow } else { told })
             }
             None => Ok(Fate::Forward),
         }
     }
 
     /// The server ignores everything up to the next Sync; whether that one is the proxy's own.
-    fn skip_to_sync(&mut self, holding: &mut Holding) -> bool {
+    pub(super) fn skip_to_sync(&mut self, holding: &mut Holding) -> bool {
         let is_sync = |expected: &Expected| matches!(expected, Expected::Sync { .. });
         while let Some(skipped) = self.expected.pop_front_if(|expected| !is_sync(expected)) {
             match skipped {
@@ -273,7 +306,7 @@ impl Logical {
                     self.statements.insert(name, prepared);
                 }
                 Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
-                Expected::Examination { .. } => {}
+                Expected::Failing | Expected::Code { .. } | Expected::Examination { .. } => {}
                 Expected::Close { .. }
                 | Expected::ParseKnown
                 | Expected::Bind
@@ -304,6 +337,9 @@ impl Logical {
         self.copy_in = None;
         if matches!(ended, Expected::Placing) {
             self.placed(holding, to_client);
+        }
+        if let Expected::Code { found } = ended {
+            self.code_known(found, holding);
         }
         if let Expected::Examination { found } = ended {
             self.examination_ended(found, holding);

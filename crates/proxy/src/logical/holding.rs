@@ -1,5 +1,6 @@
 //! What one server connection holds.
 
+use super::code::Code;
 use super::prepared::Prepared;
 use super::{Owner, Reported, Settings};
 use std::collections::HashSet;
@@ -19,6 +20,17 @@ pub(super) enum Unnamed {
     Unknown,
 }
 
+/// The server's last words: an ErrorResponse of severity FATAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// None.
+    None,
+    /// Its body; the client has not heard it.
+    Kept(Box<[u8]>),
+    /// It was too long to be kept: the client has begun to hear it.
+    Told,
+}
+
 /// See the module. It is made when the server has logged in.
 #[derive(Debug)]
 pub struct Holding {
@@ -36,7 +48,10 @@ pub struct Holding {
     pub(super) throwing_away: usize,
     /// Something came that no server sends to a session like ours.
     pub(super) is_strange: bool,
-    pub(super) said_goodbye: bool,
+    pub(super) goodbye: Goodbye,
+    pub(super) code: Code,
+    /// When that was asked.
+    pub(super) code_round: Option<u64>,
 }
 
 impl Holding {
@@ -53,7 +68,9 @@ impl Holding {
             passing: 0,
             throwing_away: 0,
             is_strange: false,
-            said_goodbye: false,
+            goodbye: Goodbye::None,
+            code: Code::Unknown,
+            code_round: None,
         }
     }
 
@@ -75,10 +92,10 @@ impl Holding {
         self.passing == 0
     }
 
-    /// Whether the server has told the client that the connection ends.
+    /// What the server has said of the connection's end.
     #[must_use]
-    pub fn has_said_goodbye(&self) -> bool {
-        self.said_goodbye
+    pub fn goodbye(&self) -> &Goodbye {
+        &self.goodbye
     }
 
     /// Takes bytes that came while the server was lent to nobody; `false` if it is of no use any more.

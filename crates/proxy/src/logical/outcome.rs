@@ -12,9 +12,29 @@ pub(super) struct Outcome {
     begun: bool,
     in_savepoint: bool,
     failed: bool,
+    /// COMMIT or ROLLBACK has succeeded, or an error was told, since the last ReadyForQuery.
+    ended: bool,
+    told_error: bool,
     /// A setting was changed of which SET changes a part only; which value that makes, the server reports before it is
     /// ready.
     restates_date_style: bool,
+}
+
+impl Outcome {
+    /// Whether BEGIN has succeeded in the transaction that is open, or since the last ReadyForQuery.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether COMMIT or ROLLBACK has succeeded since the last ReadyForQuery.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether an error was told since the last ReadyForQuery.
+    pub(super) fn has_told_error(&self) -> bool {
+        self.told_error
+    }
 }
 
 impl Logical {
@@ -29,9 +49,13 @@ impl Logical {
                     self.outcome.pending.push(effect.clone());
                 }
             }
-            b"COMMIT" => self.settle(holding),
+            b"COMMIT" => {
+                self.outcome.ended = true;
+                self.settle(holding);
+            }
             b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
             b"ROLLBACK" if self.outcome.begun || self.in_transaction() => {
+                self.outcome.ended = true;
                 // To a savepoint, or to the end: both are possible.
                 if self.outcome.in_savepoint && !self.outcome.pending.is_empty() {
                     self.pins.add(Pin::Setting);
@@ -88,6 +112,7 @@ impl Logical {
             TransactionStatus::InTransaction | TransactionStatus::Failed => {
                 // ROLLBACK TO a savepoint undoes an error.
                 self.outcome.failed = status == TransactionStatus::Failed;
+                (self.outcome.ended, self.outcome.told_error) = (false, false);
             }
         }
         if self.expected.is_empty() {
@@ -102,7 +127,7 @@ impl Logical {
 
     /// An error was reported.
     pub(super) fn statement_failed(&mut self) {
-        self.outcome.failed = true;
+        (self.outcome.failed, self.outcome.told_error) = (true, true);
     }
 
     /// `SET DateStyle = ymd` keeps the style of output that an earlier one has set (src/backend/commands/variable.c,

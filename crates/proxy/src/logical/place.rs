@@ -7,8 +7,14 @@ use pgwire::message::put_query;
 
 impl Logical {
     /// Begins on a server that it was lent. Nothing of the client is sent until [`Logical::is_placing`] is over: it must
-    /// not run with the settings of somebody else.
-    pub fn place(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>, to_client: &mut Vec<u8>) {
+    /// not run with the settings of somebody else. In each new `round` the server is asked what code its database has.
+    pub fn place(
+        &mut self,
+        holding: &mut Holding,
+        round: u64,
+        to_server: &mut Vec<u8>,
+        to_client: &mut Vec<u8>,
+    ) {
         let mut sql = Vec::new();
         let waits = self.settings.place_over(&holding.in_place, &mut sql);
         if holding.sequences_of.is_some_and(|owner| owner != self.owner) {
@@ -27,6 +33,10 @@ impl Logical {
         if !waits {
             holding.in_place = self.settings.clone();
             holding.reported.tell_news(&mut self.told, to_client);
+        }
+        self.ask_for_code(holding, round, to_server);
+        if self.in_transaction() {
+            self.fail_anew(to_server);
         }
     }
 

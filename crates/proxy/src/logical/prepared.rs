@@ -24,13 +24,22 @@ pub struct Texts {
     prefix: Box<str>,
     next: u64,
     known: HashMap<Box<[u8]>, Rc<Prepared>>,
+    round: u64,
 }
 
 impl Texts {
     /// Without any text. `secret` makes the names of statements on servers, so that no client can guess them.
     #[must_use]
     pub fn new(secret: u64) -> Texts {
-        Texts { prefix: format!("pgkeel:{secret:016x}:").into(), next: 0, known: HashMap::new() }
+        Texts { prefix: format!("pgkeel:{secret:016x}:").into(), next: 0, known: HashMap::new(), round: 0 }
+    }
+
+    /// In a new round, what clients prepare is prepared anew: relations may have been changed.
+    pub fn begin_round(&mut self, round: u64) {
+        if self.round != round {
+            self.round = round;
+            self.known.clear();
+        }
     }
 
     /// The statement of a Parse's body after the name.
@@ -73,5 +82,10 @@ mod tests {
             assert!(texts.known.len() <= TEXTS_MAX);
         }
         assert!(Rc::ptr_eq(&one, &texts.intern(b"select 1\0\0\0")), "it is in use");
+        texts.begin_round(1);
+        let anew = texts.intern(b"select 1\0\0\0");
+        assert_ne!(anew.server_name, one.server_name);
+        texts.begin_round(1);
+        assert!(Rc::ptr_eq(&anew, &texts.intern(b"select 1\0\0\0")));
     }
 }

@@ -1,5 +1,11 @@
 //! Whole conversations: a client, and servers that it is lent.
 
+mod lost;
+
+mod random;
+
+mod unnamed;
+
 use super::*;
 use pgwire::message::{put, put_query};
 
@@ -17,22 +23,29 @@ fn reported() -> Reported {
     reported
 }
 
+/// Of a database in which nothing runs unnamed.
+fn holding() -> Holding {
+    let mut holding = Holding::new(reported());
+    (holding.code, holding.code_round) = (code::Code::Harmless, Some(0));
+    holding
+}
+
 impl Stage {
     fn new() -> Stage {
         let logical = Logical::new(Owner(1), Settings::default(), reported());
-        Stage { logical, holding: Holding::new(reported()), texts: Texts::new(0) }
+        Stage { logical, holding: holding(), texts: Texts::new(0) }
     }
 
     /// Another server; what it is sent first, and what the client is told.
     fn lend(&mut self, holding: Holding) -> (Vec<u8>, Vec<u8>) {
         self.holding = holding;
         let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-        self.logical.place(&mut self.holding, &mut to_server, &mut to_client);
+        self.logical.place(&mut self.holding, 0, &mut to_server, &mut to_client);
         (to_server, to_client)
     }
 
     fn fresh(&mut self) {
-        let (to_server, to_client) = self.lend(Holding::new(reported()));
+        let (to_server, to_client) = self.lend(holding());
         assert_eq!((to_server, to_client), (vec![], vec![]));
     }
 
@@ -213,7 +226,7 @@ fn the_unnamed_statement_goes_along_and_is_nobody_else_s() {
     let mut stage = Stage::new();
     stage.client(&[parse("", "select 1"), sync()].concat());
     stage.server(&[message(b'1', b""), ready("I")].concat());
-    let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
+    let left = std::mem::replace(&mut stage.holding, holding());
     assert_eq!(
         stage.client(&[bind(""), sync()].concat()),
         [parse("", "select 1"), bind(""), sync()].concat()
@@ -244,7 +257,7 @@ fn settings_go_along_once_they_are_committed() {
     stage.query("reset extra_float_digits; ", "RESET", "T");
     stage.query("set intervalstyle = 'sql_standard'", "SET", "T");
     stage.query("commit", "COMMIT", "I");
-    let (sent, _) = stage.lend(Holding::new(reported()));
+    let (sent, _) = stage.lend(holding());
     assert_eq!(sent, query("set work_mem = '1MB';set intervalstyle = 'sql_standard';"));
     // Until that is done, nothing of the client's is sent.
     let mut out = Vec::new();
@@ -254,7 +267,7 @@ fn settings_go_along_once_they_are_committed() {
     let told = stage.server(&[style.clone(), done("SET"), done("SET"), ready("I")].concat());
     assert_eq!(told, style, "the client is told what it was not told yet");
     // The next one has its own settings there.
-    let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
+    let left = std::mem::replace(&mut stage.holding, holding());
     let mut other = Stage::new();
     let (sent, _) = other.lend(left);
     assert_eq!(sent, query("RESET \"work_mem\";RESET \"intervalstyle\";"));
@@ -267,7 +280,7 @@ fn a_date_style_goes_along_as_a_whole() {
     stage.client(&query("set datestyle = ymd"));
     let answer = [done("SET"), style, ready("I")].concat();
     assert_eq!(stage.server(&answer), answer);
-    assert_eq!(stage.lend(Holding::new(reported())).0, query("SET DateStyle = 'ISO, YMD';"));
+    assert_eq!(stage.lend(holding()).0, query("SET DateStyle = 'ISO, YMD';"));
 }
 
 #[test]
@@ -285,7 +298,7 @@ fn settings_inside_savepoints_pin() {
 fn settings_that_cannot_be_put_in_place_end_the_session() {
     let mut stage = Stage::new();
     stage.query("set role joe", "SET", "I");
-    stage.lend(Holding::new(reported()));
+    stage.lend(holding());
     let broken = stage.logical.server_sent(&error(), &mut stage.holding, &mut Vec::new());
     assert_eq!(broken, Err(Broken::Settings("no".into())));
 }
@@ -296,7 +309,7 @@ fn an_extended_set_goes_along_as_well() {
     stage.client(&[parse("", "set work_mem = '1MB'"), bind(""), execute(), sync()].concat());
     stage.server(&[message(b'1', b""), message(b'2', b""), done("SET"), ready("I")].concat());
     assert!(stage.may_leave());
-    assert_eq!(stage.lend(Holding::new(reported())).0, query("set work_mem = '1MB';"));
+    assert_eq!(stage.lend(holding()).0, query("set work_mem = '1MB';"));
 }
 
 #[test]
@@ -362,7 +375,7 @@ fn reasons_that_are_gone_are_found_out() {
     }
     assert!(stage.may_leave());
     // The function may have changed what is known.
-    let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
+    let left = std::mem::replace(&mut stage.holding, holding());
     assert_eq!(stage.lend(left).0, query("RESET \"work_mem\";set work_mem = '1MB';"));
     // A role that is not found has gone with the session authorization.
     let mut role = Stage::new();
@@ -398,7 +411,7 @@ fn last_values_of_sequences_are_not_seen_by_others() {
     let mut stage = Stage::new();
     stage.query("insert into t values (1)", "INSERT 0 1", "I");
     assert!(stage.may_leave());
-    let left = std::mem::replace(&mut stage.holding, Holding::new(reported()));
+    let left = std::mem::replace(&mut stage.holding, holding());
     let mut other = Stage::new();
     other.logical.owner = Owner(2);
     let (sent, _) = other.lend(left);

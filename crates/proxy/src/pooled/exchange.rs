@@ -62,7 +62,8 @@ impl<'a> Exchange<'a> {
     pub fn begin(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Stop> {
         let mut outgoing = self.worker.outgoing.borrow_mut();
         let Outgoing { to_client, to_server } = &mut *outgoing;
-        self.logical.place(&mut self.lent.holding, to_server, to_client);
+        let round = self.worker.shared.rounds.of_code();
+        self.logical.place(&mut self.lent.holding, round, to_server, to_client);
         self.tell_client(to_client, cx)?;
         // Mostly nothing is to be put in place, and the first message goes along with what is.
         self.say(bytes, to_server, cx).map(|_| ())
@@ -195,6 +196,7 @@ impl<'a> Exchange<'a> {
 
     fn take(&mut self, bytes: &[u8], to_server: &mut Vec<u8>) -> Result<(usize, Progress), Stop> {
         let mut texts = self.worker.texts.borrow_mut();
+        texts.begin_round(self.worker.shared.rounds.of_relations());
         self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, to_server).map_err(Stop::Broken)
     }
 

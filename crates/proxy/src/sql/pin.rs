@@ -92,6 +92,11 @@ impl Pins {
         self.0 |= pin as u16;
     }
 
+    /// Takes one away.
+    pub fn remove(&mut self, pin: Pin) {
+        self.0 &= !(pin as u16);
+    }
+
     /// Adds others.
     pub fn add_all(&mut self, others: Pins) {
         self.0 |= others.0;

@@ -1,6 +1,7 @@
 //! What a text of one or more statements may leave in a session.
 
 use super::calls::{calls_unknown, mentions};
+use super::ends::{Ends, and, ends};
 use super::lex::{Placed, Token, tokens};
 use super::pin::{Pin, Pins};
 use super::setting::{Left, reset, set};
@@ -39,6 +40,14 @@ pub struct Reading {
     pub effect: Option<Effect>,
     /// Where it names a prepared statement by SQL. Bytes of the text, quotes included.
     pub names_prepared: Option<Range<usize>>,
+    /// What it does to the transaction that it is in.
+    pub ends: Ends,
+    /// It may run code that it does not name.
+    pub runs_code: bool,
+    /// It defines functions, or brings some along.
+    pub defines_code: bool,
+    /// It may change what a prepared statement of others gives.
+    pub changes_relations: bool,
     /// It asks for the last value of a sequence.
     pub asks_sequences: bool,
     /// It may have changed the last value of a sequence.
@@ -56,7 +65,7 @@ pub fn read(text: &[u8]) -> Reading {
         match placed.token {
             Token::Symbol(b';') if depth == 0 => {
                 statements += usize::from(!statement.is_empty());
-                one(&statement, text, &mut reading);
+                one(&statement, text, statements, &mut reading);
                 statement.clear();
                 continue;
             }
@@ -70,7 +79,7 @@ pub fn read(text: &[u8]) -> Reading {
         statement.push(placed);
     }
     statements += usize::from(!statement.is_empty());
-    one(&statement, text, &mut reading);
+    one(&statement, text, statements, &mut reading);
     if statements > 1 {
         // They are one transaction: whether the setting outlives it depends on the others.
         match reading.effect.take() {
@@ -86,8 +95,9 @@ pub fn read(text: &[u8]) -> Reading {
     reading
 }
 
-fn one(statement: &[Placed<'_>], text: &[u8], reading: &mut Reading) {
+fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Reading) {
     let Some(first) = statement.first() else { return };
+    reading.ends = and(reading.ends, ends(statement), number == 1);
     let named = mentions(statement);
     reading.pins.add_all(named.pins);
     reading.asks_sequences |= named.asks_sequences;
@@ -98,6 +108,7 @@ fn one(statement: &[Placed<'_>], text: &[u8], reading: &mut Reading) {
         Token::Symbol(b'(') => b"select".to_vec(),
         _ => return reading.pins.add(Pin::Unreadable),
     };
+    reading.runs_code |= !is_plain(&word);
     match word.as_slice() {
         b"select" | b"values" | b"table" | b"explain" | b"declare" => {
             let is = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
@@ -128,6 +139,30 @@ fn one(statement: &[Placed<'_>], text: &[u8], reading: &mut Reading) {
         b"execute" | b"deallocate" => of_prepared(statement, &word, reading),
         _ => definition(&word, statement, reading),
     }
+}
+
+/// Whether a statement that begins so runs no code of the database.
+fn is_plain(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"begin"
+            | b"start"
+            | b"commit"
+            | b"end"
+            | b"rollback"
+            | b"abort"
+            | b"savepoint"
+            | b"release"
+            | b"set"
+            | b"reset"
+            | b"show"
+            | b"listen"
+            | b"unlisten"
+            | b"notify"
+            | b"discard"
+            | b"deallocate"
+            | b"checkpoint"
+    )
 }
 
 fn query(statement: &[Placed<'_>], reading: &mut Reading) {
@@ -174,6 +209,9 @@ fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
     let begins = |keyword: &str| statement.iter().take(5).any(|p| p.token.is(keyword));
     let in_c = statement.windows(2).any(|pair| pair[0].token.is("language") && is_c(pair[1].token));
     reading.moves_sequences = true;
+    reading.changes_relations |= matches!(word, b"create" | b"alter" | b"drop");
+    reading.defines_code |=
+        ["function", "procedure", "routine", "extension", "language"].into_iter().any(begins);
     match word {
         b"create" | b"alter" if begins("extension") || begins("language") || in_c => {
             reading.pins.add(Pin::Library);

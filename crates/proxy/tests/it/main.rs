@@ -29,3 +29,5 @@ mod scram;
 mod pooled;
 
 mod leaks;
+
+mod loss;

@@ -5,7 +5,7 @@ use crate::setup::{Proxy, settings, view};
 use proxy::{ClientAuth, Lookup, PoolSettings, Settings};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 pub fn pooled(servers_max: usize, auth: ClientAuth) -> Settings {
     let pool = PoolSettings {
@@ -201,7 +201,9 @@ async fn idle_sessions_go_on_after_a_failover_with_their_state() {
     let (idle, port) = held.await.unwrap();
     assert_eq!(port, i32::from(new.port));
     assert_eq!(text(&idle, "show work_mem").await, "3MB");
-    assert!(busy.batch_execute("select 1").await.is_err(), "its transaction is gone");
+    let error = busy.batch_execute("select 1").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE), "its transaction is gone");
+    busy.batch_execute("rollback").await.unwrap();
     proxy.stop().await;
 }
 
@@ -216,5 +218,93 @@ async fn a_client_that_finds_no_server_free_is_told_in_the_end() {
     let error = other.batch_execute("select 1").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS));
     one.batch_execute("end").await.unwrap();
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_leaves_behind_is_not_seen_by_others() {
+    let postgres = Postgres::started();
+    let proxy = proxy_of(&postgres, 2).await;
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    one.batch_execute(
+        "create table t (a int); create function leaves() returns trigger language plpgsql as $$
+           begin if new.a > 0 then set work_mem = '9MB'; end if; return new; end $$;
+         create trigger x before insert on t for each row execute function leaves()",
+    )
+    .await
+    .unwrap();
+    for _ in 0..3 {
+        one.batch_execute("insert into t values (1)").await.unwrap();
+        assert_eq!(text(&other, "show work_mem").await, "4MB");
+        assert_eq!(text(&one, "show work_mem").await, "9MB");
+    }
+    proxy.stop().await;
+}
+
+/// Asked in one message: drivers close a prepared statement some time later, with a server that they are lent for that.
+async fn server_of(client: &Client) -> String {
+    let answer = client.simple_query("select pg_backend_pid()").await.unwrap();
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    row.unwrap().to_owned()
+}
+
+/// Which functions keep servers: each is defined, asked about, and dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_are_told_apart_by_their_text() {
+    let postgres = Postgres::started();
+    let proxy = proxy_of(&postgres, 2).await;
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    let (plain, sql) = ("returns void language plpgsql as", "returns text language sql");
+    for (suspect, rest) in [
+        (false, format!("{plain} $$ begin update t set a = 1; end $$")),
+        (false, format!("{plain} $$ begin perform set_config('x.y', lower('A'), true); end $$")),
+        (
+            false,
+            format!("{plain} $$ begin set local work_mem = '1MB'; perform pg_advisory_xact_lock(1); end $$"),
+        ),
+        (false, format!("{plain} 'begin null; end' set work_mem = '1MB'")),
+        (true, format!("{plain} $$ begin set work_mem = '1MB'; end $$")),
+        (true, format!("{plain} $$ begin perform set_config('work_mem', '1MB', false); end $$")),
+        (true, format!("{plain} $$ begin if true then\n  reset all; end if; end $$")),
+        (true, format!("{plain} $$ begin perform pg_try_advisory_lock(1); end $$")),
+        (true, format!("{plain} $$ begin create temp table x (a int); end $$")),
+        (true, format!("{plain} $$ begin execute 'set work_mem = 1000'; end $$")),
+        (true, format!("{sql} as $$ select set_config('work_mem', '1MB', false) $$")),
+        (true, format!("{sql} begin atomic select set_config('work_mem', '1MB', false); end")),
+        (false, format!("{sql} begin atomic select lower('A'); end")),
+    ] {
+        let direct = direct(&postgres).await;
+        direct.batch_execute(&format!("create function probe() {rest}")).await.unwrap();
+        // A definition through the proxy has it asked anew.
+        one.batch_execute("create or replace function nothing() returns int language sql as 'select 1'")
+            .await
+            .unwrap();
+        one.batch_execute("discard all").await.unwrap();
+        // The server that was returned last is lent first, unless it is kept.
+        let is_kept = server_of(&one).await != server_of(&other).await;
+        assert_eq!(is_kept, suspect, "{rest}");
+        direct.batch_execute("drop function probe()").await.unwrap();
+        one.batch_execute("discard all").await.unwrap();
+        other.batch_execute("discard all").await.unwrap();
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_prepared_after_its_table_was_changed_is_a_new_one() {
+    let postgres = Postgres::started();
+    let proxy = proxy_of(&postgres, 1).await;
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    one.batch_execute("create table t (a int)").await.unwrap();
+    let before = one.prepare("select * from t").await.unwrap();
+    assert_eq!(before.columns().len(), 1);
+    one.query(&before, &[]).await.unwrap();
+    one.batch_execute("alter table t add b text").await.unwrap();
+    let after = other.prepare("select * from t").await.unwrap();
+    assert_eq!(after.columns().len(), 2);
+    assert!(other.query(&after, &[]).await.unwrap().is_empty());
     proxy.stop().await;
 }

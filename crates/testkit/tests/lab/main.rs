@@ -18,6 +18,7 @@ mod lost;
 mod nodes;
 mod old_data;
 mod oldest_first;
+mod pooled;
 mod proxy;
 mod rejoin;
 mod replication;

@@ -1,0 +1,77 @@
+//! A client's server is lost. If nothing of its session was only there, it goes on, after at most one error.
+
+use super::Client;
+use super::exchange::Stop;
+use super::pools::Lent;
+use crate::logical::{AfterLoss, Goodbye, Lost};
+use cluster::view::View;
+use pgwire::{ErrorFields, Severity, encode_error_response};
+use std::future::poll_fn;
+use std::task::Poll;
+
+impl Client<'_> {
+    /// Whether the client's session goes on without the server; it has been told then what was lost.
+    pub(super) async fn goes_on(&mut self, stop: &Stop, lent: &mut Lent) -> bool {
+        let is_lost = matches!(stop, Stop::ServerGone | Stop::EpochChanged);
+        if !is_lost || self.front.has_ended {
+            return false;
+        }
+        let view = self.worker.views.clone().latest();
+        let is_replaced = view.epoch > lent.epoch || view.hold.is_some();
+        match lent.holding.goodbye() {
+            Goodbye::None => {}
+            // A server that is replaced says it to all. Otherwise it means this client.
+            Goodbye::Kept(_) if is_replaced => {}
+            Goodbye::Kept(_) | Goodbye::Told => return false,
+        }
+        let happened = happened(&self.worker.shared.settings.cluster, lent, &view);
+        let words = |lost: Lost| words(lost, &happened);
+        let mut told = Vec::new();
+        match self.admitted.logical.lose_server(&mut lent.holding, &words, &mut told) {
+            AfterLoss::Ends => return false,
+            AfterLoss::GoesOn => {}
+        }
+        let front = &mut self.front;
+        poll_fn(|cx| Poll::Ready(front.unsent.add(&mut front.stream, &told, cx))).await.is_ok()
+    }
+}
+
+fn happened(cluster: &str, lent: &Lent, view: &View) -> String {
+    let (node, epoch) = (&lent.running.server.node, lent.epoch);
+    match &view.primary {
+        Some(now) if view.epoch > epoch => format!(
+            "the primary of cluster {cluster} changed from {node} (epoch {epoch}) to {} (epoch {})",
+            now.node, view.epoch
+        ),
+        _ => {
+            format!("the connection to the primary of cluster {cluster}, {node} (epoch {epoch}), broke")
+        }
+    }
+}
+
+fn words(lost: Lost, happened: &str) -> Vec<u8> {
+    let (sqlstate, message, detail, hint) = match lost {
+        Lost::Transaction => (
+            "40001",
+            format!("the transaction is rolled back because {happened}"),
+            "Nothing of it has taken effect. The connection goes on.",
+            "Run the transaction again.",
+        ),
+        Lost::Outcome => (
+            "57P01",
+            format!("whether the statement took effect is not known because {happened}"),
+            "It was under way when that happened. The connection goes on.",
+            "Look whether it took effect before it is run again.",
+        ),
+    };
+    let fields = ErrorFields {
+        severity: Severity::Error,
+        sqlstate,
+        message: &message,
+        detail: Some(detail),
+        hint: Some(hint),
+    };
+    let mut out = Vec::new();
+    encode_error_response(&fields, &mut out);
+    out
+}
