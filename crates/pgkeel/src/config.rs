@@ -15,6 +15,7 @@ mod proxy_section;
 mod report;
 mod section;
 mod timing;
+pub(crate) mod tls_section;
 mod units;
 
 use std::fmt;

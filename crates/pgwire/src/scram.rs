@@ -11,7 +11,7 @@ mod server;
 mod tests;
 mod verifier;
 
-pub use client::{Client, Proving, Secret};
+pub use client::{Client, ClientChannel, Proving, Secret};
 pub use exchange::{Mechanism, NONCE_LEN_MIN, ScramError};
 pub use server::{Begun, Server, ServerChannel};
 pub use verifier::{BadVerifier, ITERATIONS, Verifier};

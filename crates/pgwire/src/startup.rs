@@ -19,6 +19,13 @@ pub const SSL_REQUEST_CODE: u32 = (1234 << 16) | 5679;
 /// `NEGOTIATE_GSS_CODE`, src/include/libpq/pqcomm.h.
 pub const GSSENC_REQUEST_CODE: u32 = (1234 << 16) | 5680;
 
+/// The byte that begins a TLS connection to which no request led: the type of a handshake record, as PostgreSQL 17 takes it
+/// (src/backend/tcop/backend_startup.c, `ProcessSSLStartup`). No start-up packet is long enough to begin with it.
+pub const TLS_HANDSHAKE: u8 = 0x16;
+
+/// The name by which such a connection must ask for PostgreSQL; `PG_ALPN_PROTOCOL`, src/include/libpq/pqcomm.h.
+pub const ALPN_PROTOCOL: &[u8] = b"postgresql";
+
 /// Why a start-up packet was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StartupError {
@@ -76,6 +83,14 @@ impl<'a> StartupMessage<'a> {
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.parameters.iter().rev().find(|(n, _)| *n == name.as_bytes()).map(|(_, v)| *v)
     }
+}
+
+/// The whole SSLRequest packet, length word included.
+#[must_use]
+pub fn encode_ssl_request() -> [u8; 8] {
+    let mut packet = [0, 0, 0, 8, 0, 0, 0, 0];
+    packet[4..].copy_from_slice(&SSL_REQUEST_CODE.to_be_bytes());
+    packet
 }
 
 /// Length of the body that follows the length word, in bytes.
@@ -170,6 +185,9 @@ mod tests {
     fn requests_before_the_session() {
         assert_eq!(parse_body(&SSL_REQUEST_CODE.to_be_bytes()), Ok(Startup::SslRequest));
         assert_eq!(parse_body(&GSSENC_REQUEST_CODE.to_be_bytes()), Ok(Startup::GssEncRequest));
+        let (length, body) = encode_ssl_request().split_first_chunk().map(|(l, b)| (*l, b.to_vec())).unwrap();
+        assert_eq!((body_len(length), parse_body(&body)), (Ok(4), Ok(Startup::SslRequest)));
+        assert!(body_len([TLS_HANDSHAKE, 0, 0, 0]).is_err(), "they are told apart by the first byte");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A proxy in front of one server, for trying it out and for measuring:
-//! `front LISTEN SERVER_PORT POOL_SIZE WORKERS [LOOKUP_USER]`. A pool of size 0 is the session mode.
+//! `front LISTEN SERVER_PORT POOL_SIZE WORKERS [LOOKUP_USER]`. A pool of size 0 is the session mode. In the environment,
+//! `FRONT_CERT` and `FRONT_KEY` name files with which clients are offered TLS; with `FRONT_SERVER_TLS` the server must have it.
 
 use cluster::view::Server;
-use proxy::{ClientAuth, Lookup, PoolSettings, Settings};
+use proxy::{ClientAuth, ClientTls, ClientTlsMode, Lookup, PoolSettings, ServerTls, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ fn main() {
         age_max: Duration::from_secs(3_600),
         auth,
     };
+    let file = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
+    let pair = file("FRONT_CERT").zip(file("FRONT_KEY"));
+    let tls = pair.map(|(cert, key)| ClientTls { mode: ClientTlsMode::Allow, cert, key, ca: None });
+    let server_tls = file("FRONT_SERVER_TLS").map_or(ServerTls::Disable, |_| ServerTls::Require);
     let settings = Settings {
         cluster: "front".to_owned(),
         listen: vec![listen],
@@ -42,6 +47,8 @@ fn main() {
         clients_max: 10_000,
         workers,
         pool: (size > 0).then_some(pool),
+        tls,
+        server_tls,
     };
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -6,12 +6,12 @@
 //! (src/backend/postmaster/postmaster.c, `processCancelRequest`).
 
 use crate::server::forward_cancel;
+use crate::worker::Worker;
 use aws_lc_rs::rand;
 use cluster::view::Server;
 use pgwire::CancelKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A server and the key by which it knows the session on it.
@@ -76,7 +76,7 @@ impl Cancels {
     }
 
     /// Passes a request on, if its key is a client's of here and that one is lent a server. Whether the key is known.
-    pub async fn forward(&self, key: &CancelKey, limit: Duration) -> bool {
+    pub async fn forward(&self, key: &CancelKey, worker: &Worker) -> bool {
         let Some(slot) = lock(&self.slots).get(key).cloned() else { return false };
         let running = {
             let mut state = lock(&slot.state);
@@ -84,7 +84,7 @@ impl Cancels {
             state.on_the_way += 1;
             running
         };
-        if let Err(error) = forward_cancel(&running.server, &running.key, limit).await {
+        if let Err(error) = forward_cancel(&running.server, &running.key, worker).await {
             let node = &running.server.node;
             tracing::warn!("cannot pass a cancel request on to {node}: {error}; the statement goes on");
         }

@@ -5,18 +5,19 @@ use crate::hold::{NoServer, Wanted, find_server};
 use crate::park::{self, Move, Parked};
 use crate::pooled;
 use crate::relay::{End, Relay, Stop, Unsent};
-use crate::server::{Answered, Until, forward_cancel, prepare_socket};
+use crate::server::{Answered, Until, forward_cancel};
 use crate::session::{Purpose, Session};
+use crate::stream::Stream;
+use crate::wish::{NoWish, Wish, read_wish};
 use crate::worker::{Worker, stopped};
-use pgwire::startup::{body_len, parse_body};
-use pgwire::{CancelKey, Startup, StartupError};
+use pgwire::startup::parse_body;
+use pgwire::{CancelKey, Startup};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -26,74 +27,39 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a client that are read and thrown away after its last message.
 const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a client wants, once that is known.
-enum Wish {
-    /// A session; the whole start-up packet, to be passed on as it is.
-    Session(Vec<u8>),
-    Cancel(CancelKey),
-}
-
-/// Why no wish was understood.
-enum NoWish {
-    /// It closed the connection without a word or in the middle of one, as port checks do.
-    Gone,
-    /// Nothing that it would understand can be answered.
-    NotPostgres(StartupError),
-    Refused(Refusal),
-}
-
 /// Serves one connection to its end.
-pub async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
-    if prepare_socket(&client).is_err() {
-        return;
-    }
+pub async fn serve(client: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
+    let Ok(client) = Stream::accepted(client) else { return };
     let shared = &worker.shared;
     let mut stop = worker.stop.clone();
     let limit = shared.settings.startup_timeout;
     let wish = tokio::select! {
         () = stopped(&mut stop) => return,
-        wish = timeout(limit, read_wish(&mut client)) => wish,
+        wish = timeout(limit, read_wish(client, worker)) => wish,
     };
     match wish {
         Err(_) => shared.log_bad_client(peer, &format_args!("no whole start-up packet came in {limit:?}")),
         Ok(Err(NoWish::Gone)) => {}
         Ok(Err(NoWish::NotPostgres(error))) => shared.log_bad_client(peer, &error),
-        Ok(Err(NoWish::Refused(refusal))) => {
+        Ok(Err(NoWish::NoTls(error))) => {
+            shared.log_bad_client(peer, &format_args!("the TLS handshake failed: {error}"));
+        }
+        Ok(Err(NoWish::NotForPostgres)) => {
+            shared.log_bad_client(peer, &"it began TLS without asking for \"postgresql\" (ALPN)");
+        }
+        Ok(Err(NoWish::Refused(mut client, refusal))) => {
             if let Refusal::BadStartup(error) = &refusal {
                 shared.log_bad_client(peer, error);
             }
             farewell(&mut client, &refusal).await;
         }
-        Ok(Ok(Wish::Cancel(key))) => cancel(&key, worker).await,
-        Ok(Ok(Wish::Session(packet))) => serve_session(client, packet, worker).await,
-    }
-}
-
-async fn read_wish(client: &mut TcpStream) -> Result<Wish, NoWish> {
-    let (mut ssl_asked, mut gss_asked) = (false, false);
-    loop {
-        let mut length_word = [0; 4];
-        client.read_exact(&mut length_word).await.map_err(|_| NoWish::Gone)?;
-        let len = body_len(length_word).map_err(NoWish::NotPostgres)?;
-        let mut packet = vec![0; 4 + len];
-        packet[..4].copy_from_slice(&length_word);
-        client.read_exact(&mut packet[4..]).await.map_err(|_| NoWish::Gone)?;
-        let asked = match parse_body(&packet[4..]) {
-            Ok(Startup::Session(_)) => return Ok(Wish::Session(packet)),
-            Ok(Startup::Cancel(key)) => return Ok(Wish::Cancel(key)),
-            Ok(Startup::SslRequest) => &mut ssl_asked,
-            Ok(Startup::GssEncRequest) => &mut gss_asked,
-            Err(error) => return Err(NoWish::Refused(Refusal::BadStartup(error))),
-        };
-        if std::mem::replace(asked, true) {
-            return Err(NoWish::Refused(Refusal::RepeatedEncryptionRequest));
-        }
-        client.write_all(b"N").await.map_err(|_| NoWish::Gone)?;
+        Ok(Ok((_client, Wish::Cancel(key)))) => cancel(&key, worker).await,
+        Ok(Ok((client, Wish::Session(packet)))) => serve_session(client, packet, worker).await,
     }
 }
 
 async fn cancel(key: &CancelKey, worker: &Worker) {
-    if worker.shared.cancels.forward(key, worker.shared.settings.connect_timeout).await {
+    if worker.shared.cancels.forward(key, worker).await {
         return;
     }
     // An unknown key is not answered and not logged as trouble: the session may just have ended.
@@ -101,12 +67,12 @@ async fn cancel(key: &CancelKey, worker: &Worker) {
         tracing::debug!("cancel request for process {}, which has no session here", key.pid());
         return;
     };
-    if let Err(error) = forward_cancel(&server, &key, worker.shared.settings.connect_timeout).await {
+    if let Err(error) = forward_cancel(&server, &key, worker).await {
         tracing::warn!("cannot pass a cancel request on to {}: {error}; the statement goes on", server.node);
     }
 }
 
-async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Rc<Worker>) {
+async fn serve_session(mut client: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
     let shared = &worker.shared;
     let clients_max = shared.settings.clients_max;
     let Some(_counted) = shared.stats.client(clients_max) else {
@@ -128,7 +94,7 @@ async fn serve_session(mut client: TcpStream, packet: Vec<u8>, worker: &Rc<Worke
 
 /// Serves a session until its client has heard the last word, or until it moves to another server.
 async fn on_one_server(
-    client: &mut TcpStream,
+    client: &mut Stream,
     packet: &[u8],
     parked: Option<Parked>,
     worker: &Worker,
@@ -241,12 +207,12 @@ fn last_word(end: &End, session: &Session, worker: &Worker) -> Option<Refusal> {
 }
 
 /// Sends what is left for the client.
-pub async fn flush(client: &mut TcpStream, mut unsent: Unsent) -> io::Result<()> {
+pub async fn flush(client: &mut Stream, mut unsent: Unsent) -> io::Result<()> {
     timeout(FAREWELL_MAX, poll_fn(|cx| unsent.poll_send(client, cx))).await?
 }
 
 /// Tells the client why its connection ends, and closes it.
-pub async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
+pub async fn farewell(client: &mut Stream, refusal: &Refusal) {
     let mut message = Vec::new();
     refusal.encode(&mut message);
     farewell_with(client, &message).await;
@@ -254,7 +220,7 @@ pub async fn farewell(client: &mut TcpStream, refusal: &Refusal) {
 
 /// Sends the last bytes and closes, so that the client gets to read them: closing while bytes of the client are unread
 /// would reset the connection and take the message with it.
-pub async fn farewell_with(client: &mut TcpStream, last: &[u8]) {
+pub async fn farewell_with(client: &mut Stream, last: &[u8]) {
     let closing = async {
         client.write_all(last).await?;
         client.shutdown().await?;

@@ -36,6 +36,9 @@ pub enum ProxyError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// There can be no TLS as configured.
+    #[error("{0}")]
+    Tls(#[from] crate::tls::Problem),
     /// A worker thread could not be started, or ended by itself.
     #[error("proxy worker {worker} failed: {source}")]
     Worker {
@@ -79,6 +82,14 @@ pub enum Refusal {
     ClientBroke { why: String },
     /// The session cannot be continued on the server that it was lent; why.
     NotContinued { why: String },
+    /// Clients must use TLS.
+    NoEncryption,
+    /// Clients must show a certificate.
+    NoClientCertificate,
+    /// Bytes came between the request for TLS and its beginning.
+    UnencryptedData,
+    /// The login was bound to another TLS connection than this one.
+    OtherChannel,
 }
 
 /// What followed the session's epoch, as far as it is known.
@@ -110,12 +121,6 @@ impl Refusal {
                 ("0A000", error.to_string(), None, None)
             }
             Refusal::BadStartup(error) => ("08P01", error.to_string(), None, None),
-            Refusal::RepeatedEncryptionRequest => (
-                "08P01",
-                "encryption was already asked for on this connection and refused".into(),
-                None,
-                None,
-            ),
             Refusal::TooManyClients { clients_max } => (
                 "53300",
                 format!("the proxy has its maximum of {clients_max} clients"),
@@ -161,6 +166,11 @@ impl Refusal {
                 None,
                 None,
             ),
+            Refusal::RepeatedEncryptionRequest
+            | Refusal::NoEncryption
+            | Refusal::NoClientCertificate
+            | Refusal::UnencryptedData
+            | Refusal::OtherChannel => self.texts_of_tls(),
             Refusal::NoUser
             | Refusal::WrongPassword { .. }
             | Refusal::LoginUnchecked { .. }
@@ -172,6 +182,36 @@ impl Refusal {
                 let (sqlstate, message) = self.texts_of_pools();
                 (sqlstate, message, None, None)
             }
+        }
+    }
+
+    fn texts_of_tls(&self) -> (&'static str, String, Option<String>, Option<String>) {
+        match self {
+            Refusal::NoEncryption => (
+                "28000",
+                "the proxy takes no connections without TLS".into(),
+                None,
+                Some("Connect with sslmode=require, or better sslmode=verify-full.".into()),
+            ),
+            Refusal::NoClientCertificate => (
+                "28000",
+                "connection requires a valid client certificate".into(),
+                None,
+                Some("Name a certificate and its key by sslcert and sslkey.".into()),
+            ),
+            Refusal::OtherChannel => (
+                "28000",
+                "SCRAM channel binding check failed".into(),
+                Some("The client has logged in to somebody else, who passed it on to here.".into()),
+                None,
+            ),
+            Refusal::UnencryptedData => (
+                "08P01",
+                "received unencrypted data after the request for TLS".into(),
+                Some("The client is broken, or somebody in between has added it.".into()),
+                None,
+            ),
+            _ => ("08P01", "encryption was already asked for on this connection".into(), None, None),
         }
     }
 

@@ -4,12 +4,12 @@ use crate::error::Refusal;
 use crate::route::{Failure, Route, Target, Wait, open_primary, route};
 use crate::server::{Answered, Until, begin_session};
 use crate::stats::{Held, HeldEnd};
+use crate::stream::Stream;
 use crate::watch::Views;
 use crate::worker::{Worker, stopped};
 use cluster::view::View;
 use std::pin::pin;
 use std::time::Instant;
-use tokio::net::TcpStream;
 use tokio::sync::SemaphorePermit;
 use tokio::time::sleep_until;
 
@@ -41,9 +41,9 @@ enum Attempt {
     Outdated,
 }
 
-/// Finds the server of a session. `client` is only watched for its end, nothing is read from it.
+/// Finds the server of a session. `client` is only watched for its end, nothing is taken from it.
 pub async fn find_server(
-    client: &TcpStream,
+    client: &mut Stream,
     wanted: &Wanted<'_>,
     worker: &Worker,
 ) -> Result<(Target, Answered), NoServer> {
@@ -51,7 +51,7 @@ pub async fn find_server(
     tokio::select! {
         biased;
         () = stopped(&mut stop) => Err(NoServer::Refused(Refusal::Stopping)),
-        () = gone(client) => Err(NoServer::ClientGone),
+        () = client.gone() => Err(NoServer::ClientGone),
         found = follow_route(wanted, worker) => found.map_err(NoServer::Refused),
     }
 }
@@ -85,7 +85,12 @@ async fn follow_route(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Target, A
                     }
                     return Ok((target, answered));
                 }
-                Attempt::Failed(failure) => wait.failed(&target, &view, failure, Instant::now()),
+                Attempt::Failed(failure) => {
+                    if let Failure::Tls(why) = &failure {
+                        worker.shared.log_tls_trouble(&target.server.node, why);
+                    }
+                    wait.failed(&target, &view, failure, Instant::now());
+                }
                 Attempt::Outdated => {}
             },
             Route::HoldForView { until } => {
@@ -130,7 +135,7 @@ async fn attempt(
 ) -> Attempt {
     let connect_timeout = worker.shared.settings.connect_timeout;
     let give_up = wait.deadline().max(Instant::now() + connect_timeout);
-    let mut session = pin!(begin_session(target, wanted.startup_packet, wanted.until, connect_timeout));
+    let mut session = pin!(begin_session(target, wanted.startup_packet, wanted.until, worker));
     loop {
         tokio::select! {
             biased;
@@ -161,15 +166,5 @@ fn hold_reason(view: &View) -> String {
         (Some(server), _) => format!("the primary {} of epoch {epoch} takes no connections yet", server.node),
         (None, Some(waiting)) => format!("epoch {epoch} has no primary: {waiting}"),
         (None, None) => format!("epoch {epoch} has no primary"),
-    }
-}
-
-/// Returns when the client has closed its connection.
-pub async fn gone(client: &TcpStream) {
-    match client.peek(&mut [0]).await {
-        Ok(0) | Err(_) => {}
-        // It has sent more than PostgreSQL's protocol has it send now. The server will judge that; behind those bytes
-        // its end cannot be seen.
-        Ok(_) => std::future::pending().await,
     }
 }

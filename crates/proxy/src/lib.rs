@@ -9,6 +9,8 @@
 //! In the pooled mode a client is lent a server for a transaction ([`pooled`]): [`lend`], [`logical`] and [`sql`], all pure, say
 //! which, how and for how long.
 //!
+//! Connections are plain or have TLS ([`stream`], [`tls`]); nothing else knows which.
+//!
 //! Rule held here: a statement is never sent to a server of an older epoch than the newest this proxy has seen.
 
 pub mod settings;
@@ -19,13 +21,21 @@ mod worker;
 
 mod client;
 
+mod wish;
+
 mod hold;
 
 mod route;
 
 mod server;
 
+mod unbind;
+
 mod relay;
+
+mod stream;
+
+mod tls;
 
 mod session;
 
@@ -57,4 +67,5 @@ mod error;
 
 pub use error::ProxyError;
 pub use listener::run;
-pub use settings::{ClientAuth, Lookup, PoolSettings, Settings};
+pub use settings::{ClientAuth, ClientTls, ClientTlsMode, Lookup, PoolSettings, ServerTls, Settings};
+pub use tls::{Problem as TlsProblem, check_files};

@@ -6,6 +6,7 @@ use crate::pool::Pool;
 use crate::pooled;
 use crate::settings::Settings;
 use crate::stats::Stats;
+use crate::tls::{Tls, keep_current};
 use crate::watch::{Newest, Views, follow};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
@@ -51,6 +52,10 @@ pub async fn run(
     if settings.agents.is_empty() && settings.server.is_none() {
         return Err(ProxyError::NoAgents);
     }
+    let tls = Arc::new(Tls::load(&settings)?);
+    for doubt in tls.doubts() {
+        tracing::error!("{doubt}");
+    }
     let workers_count = settings.workers.max(1);
     let mut sockets = Vec::new();
     for _ in 0..workers_count {
@@ -71,11 +76,12 @@ pub async fn run(
     let newest = Arc::new(newest);
     // Workers also stop when this function is dropped, for `stop` goes with it.
     let (stop, stop_seen) = watch::channel(false);
-    let shared = Arc::new(Shared::new(settings));
+    let shared = Arc::new(Shared::new(settings, Arc::clone(&tls)));
     let mut tasks = JoinSet::new();
     for agent in &shared.settings.agents {
         tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
     }
+    tasks.spawn(keep_current(tls));
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));
 
     let mut workers = JoinSet::new();

@@ -12,7 +12,6 @@ use cluster::view::Server;
 use pgwire::CancelKey;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// Terminate: how a session ends in order.

@@ -31,6 +31,7 @@ use crate::lend::{Returned, ServerId};
 use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
 use crate::session::AtStake;
+use crate::stream::Stream;
 use crate::worker::Worker;
 use exchange::{Exchange, Front, Stop};
 use login::Admitted;
@@ -41,7 +42,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// How often a worker looks for what time brings: clients that have waited for too long, servers idle for long.
 const TICK: Duration = Duration::from_millis(100);
@@ -67,7 +67,7 @@ pub fn nonce() -> Option<String> {
 }
 
 /// Serves a client whose start-up packet has come, to its end.
-pub async fn serve(mut stream: TcpStream, packet: Vec<u8>, worker: &Rc<Worker>) {
+pub async fn serve(mut stream: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
     let _listener = worker.bell.listen().await;
     let Some(entry) = worker.shared.cancels.enter() else { return };
     let admitted = match login::admit(&mut stream, &packet, entry.key(), worker).await {
@@ -287,7 +287,7 @@ async fn wait_in_queue(mut waiting: Waiting<'_>, front: &mut Front) -> Result<Bo
         let told = tokio::select! {
             biased;
             told = waiting.told.recv() => told,
-            () = crate::hold::gone(&front.stream) => return Err(None),
+            () = front.stream.gone() => return Err(None),
         };
         let refusal = match told {
             Some(Told::Lent(lent)) => return Ok(lent),

@@ -6,16 +6,14 @@
 use crate::pool::OpenConnection;
 use crate::portable::Obstacle;
 use crate::session::Session;
+use crate::stream::Stream;
 use crate::watch::Views;
 use crate::worker::{Worker, stopped};
 use pgwire::FrameError;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::sleep_until;
 
 /// Drivers close a prepared statement with the next thing they send, or a moment after they have used it.
@@ -66,8 +64,8 @@ enum Hold {
 /// The two sides of one session.
 #[derive(Debug)]
 pub struct Relay<'a> {
-    pub client: &'a mut TcpStream,
-    pub server: &'a mut TcpStream,
+    pub client: &'a mut Stream,
+    pub server: &'a mut Stream,
     pub session: &'a mut Session,
     pub connection: &'a OpenConnection<'a>,
     pub worker: &'a Worker,
@@ -96,8 +94,8 @@ enum Output {
 impl<'a> Relay<'a> {
     /// A relay that has moved nothing yet.
     pub fn new(
-        client: &'a mut TcpStream,
-        server: &'a mut TcpStream,
+        client: &'a mut Stream,
+        server: &'a mut Stream,
         session: &'a mut Session,
         connection: &'a OpenConnection<'a>,
         worker: &'a Worker,
@@ -250,7 +248,7 @@ impl<'a> Relay<'a> {
             if bytes.is_empty() {
                 self.client_input = Input::Ended;
                 // The server shall see the end too, and may still answer what came before it.
-                let _ = ready!(Pin::new(&mut *self.server).poll_shutdown(cx));
+                let _ = ready!(self.server.poll_shutdown(cx));
                 return Poll::Pending;
             }
             self.session.client_sent(bytes);
@@ -279,13 +277,11 @@ fn note_server_bytes(
 
 /// Reads what is there into `chunk`.
 pub fn poll_chunk<'b>(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     chunk: &'b mut [u8],
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<&'b [u8]>> {
-    let mut buffer = ReadBuf::new(chunk);
-    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-    let len = buffer.filled().len();
+    let len = ready!(stream.poll_read(chunk, cx))?;
     Poll::Ready(Ok(&chunk[..len]))
 }
 
@@ -308,9 +304,9 @@ impl Unsent {
     }
 
     /// Sends what is left, and frees the buffer once all is sent.
-    pub fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
-            match ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..])) {
+            match ready!(stream.poll_write(&self.bytes[self.sent..], cx)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => self.sent += n,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -319,11 +315,11 @@ impl Unsent {
         if !self.bytes.is_empty() {
             *self = Unsent::default();
         }
-        Poll::Ready(Ok(()))
+        stream.poll_flush(cx)
     }
 
     /// Sends `bytes` behind what is left; keeps what is not taken at once.
-    pub fn add(&mut self, stream: &mut TcpStream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
+    pub fn add(&mut self, stream: &mut Stream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -337,11 +333,11 @@ impl Unsent {
     /// Sends `bytes` after everything else was sent, and keeps what is not taken at once.
     pub fn send_or_keep(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         bytes: &[u8],
         cx: &mut Context<'_>,
     ) -> io::Result<()> {
-        let taken = match Pin::new(stream).poll_write(cx, bytes) {
+        let taken = match stream.poll_write(bytes, cx) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };

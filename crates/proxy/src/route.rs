@@ -46,6 +46,8 @@ pub enum Failure {
     Connect(String),
     /// Connected, but the connection ended, or no answer came in time.
     NoAnswer(String),
+    /// It has no TLS, or its TLS is not what was asked for.
+    Tls(String),
     /// SQLSTATE 57P03: starting up, shutting down, or in recovery.
     CannotConnectNow,
     /// The answer is not PostgreSQL's protocol.
@@ -57,6 +59,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Connect(why) => write!(f, "cannot be reached: {why}"),
             Failure::NoAnswer(why) => write!(f, "does not answer: {why}"),
+            Failure::Tls(why) => write!(f, "cannot be reached by TLS: {why}"),
             Failure::CannotConnectNow => write!(f, "takes no connections now (57P03)"),
             Failure::Garbled(why) => write!(f, "does not speak PostgreSQL's protocol: {why}"),
         }

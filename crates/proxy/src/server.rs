@@ -1,18 +1,15 @@
-//! The server's side: connecting to PostgreSQL, its first answer, and cancel requests.
+//! The server's side: connecting to PostgreSQL, with TLS if it is wanted, its first answer, and cancel requests.
 
 use crate::route::{Failure, Target};
-use crate::worker::CHUNK_LEN;
+use crate::stream::Stream;
+use crate::tls::{Servers, Trust};
+use crate::unbind::{Unbound, unbind};
+use crate::worker::{CHUNK_LEN, Worker};
 use cluster::view::Server;
+use pgwire::startup::encode_ssl_request;
 use pgwire::{CancelKey, FrameTracker, Notable, encode_cancel_request};
-use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-/// Idle time after which the kernel asks whether the peer is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
 /// Most bytes of a whole login's answer.
 const LOGIN_LEN_MAX: usize = 4 * CHUNK_LEN;
@@ -30,29 +27,53 @@ pub enum Until {
 #[derive(Debug)]
 pub struct Answered {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the server has sent so far; the client has seen nothing of it.
     pub first: Vec<u8>,
 }
 
-/// Small messages go out at once, and a peer that vanished is noticed some day.
-///
-/// # Errors
-/// Those of setting a socket's options.
-pub fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE))
+/// Connects, with TLS if the settings want it.
+async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
+    let settings = &worker.shared.settings;
+    let opened = timeout(settings.connect_timeout, Stream::connect(&server.host, server.port)).await;
+    let stream = match opened {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Failure::Connect(error.to_string())),
+        Err(_) => {
+            let limit_ms = settings.connect_timeout.as_millis();
+            let text = format!("no answer from {}:{} in {limit_ms} ms", server.host, server.port);
+            return Err(Failure::Connect(text));
+        }
+    };
+    let Some(tls) = &worker.shared.tls.servers else { return Ok(stream) };
+    let limit = settings.startup_timeout;
+    let encrypted = timeout(limit, encrypt(stream, server, tls, worker)).await;
+    encrypted.unwrap_or_else(|_| Err(Failure::Tls(format!("no answer in {} s", limit.as_secs_f64()))))
 }
 
-async fn open(server: &Server, connect_timeout: Duration) -> io::Result<TcpStream> {
-    let connecting = TcpStream::connect((server.host.as_str(), server.port));
-    let stream = timeout(connect_timeout, connecting).await.map_err(|_| {
-        let text =
-            format!("no answer from {}:{} in {} ms", server.host, server.port, connect_timeout.as_millis());
-        io::Error::new(io::ErrorKind::TimedOut, text)
-    })??;
-    prepare_socket(&stream)?;
-    Ok(stream)
+/// Asks the server for TLS and begins it.
+async fn encrypt(
+    mut stream: Stream,
+    server: &Server,
+    tls: &Servers,
+    worker: &Worker,
+) -> Result<Stream, Failure> {
+    let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
+    stream.write_all(&encode_ssl_request()).await.map_err(no_answer)?;
+    // One byte is read and no more: what somebody has put behind it in plain text can only break the handshake
+    // (CVE-2021-23222).
+    let mut answer = [0];
+    stream.read_exact(&mut answer).await.map_err(no_answer)?;
+    match (answer, tls.trust()) {
+        ([b'S'], _) => {
+            let begun = stream.begin_tls_to(&server.host, tls, &worker.scratch).await;
+            begun.map_err(|error| Failure::Tls(error.to_string()))
+        }
+        ([b'N'], Trust::Optional) => Ok(stream),
+        ([b'N'], Trust::Needed) => Err(Failure::Tls("the server has none (ssl = off)".to_owned())),
+        ([b'E'], _) => Err(Failure::Tls("the server answers the request for it with an error".to_owned())),
+        ([other], _) => Err(Failure::Garbled(format!("0x{other:02x} is no answer to the request for TLS"))),
+    }
 }
 
 /// Connects, sends the client's start-up packet and waits for the answer. Cancel safe: dropping it closes the
@@ -64,10 +85,9 @@ pub async fn begin_session(
     target: &Target,
     startup_packet: &[u8],
     until: Until,
-    connect_timeout: Duration,
+    worker: &Worker,
 ) -> Result<Answered, Failure> {
-    let opened = open(&target.server, connect_timeout).await;
-    let mut stream = opened.map_err(|error| Failure::Connect(error.to_string()))?;
+    let mut stream = open(&target.server, worker).await?;
     let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
     stream.write_all(startup_packet).await.map_err(no_answer)?;
     let mut first = Vec::with_capacity(512);
@@ -81,7 +101,17 @@ pub async fn begin_session(
         }
         match first_answer(&first, until) {
             FirstAnswer::Incomplete if first.len() < len_max => {}
-            FirstAnswer::Incomplete | FirstAnswer::GoesOn => return Ok(Answered { stream, first }),
+            FirstAnswer::Incomplete | FirstAnswer::GoesOn => {
+                // What the server offers the proxy's own TLS connection is not for the client, which logs in through it.
+                if until == Until::FirstAnswer && stream.tls().is_some() {
+                    match unbind(&first) {
+                        Unbound::Incomplete if first.len() < len_max => continue,
+                        Unbound::Incomplete | Unbound::AsTheyAre => {}
+                        Unbound::Without(rest) => first = rest,
+                    }
+                }
+                return Ok(Answered { stream, first });
+            }
             FirstAnswer::CannotConnectNow => return Err(Failure::CannotConnectNow),
             FirstAnswer::Garbled(why) => return Err(Failure::Garbled(why)),
         }
@@ -116,11 +146,14 @@ fn first_answer(mut bytes: &[u8], until: Until) -> FirstAnswer {
 /// Sends a cancel request to `server` and waits until it has been taken: PostgreSQL closes the connection then.
 ///
 /// # Errors
-/// Those of connecting and writing, and a time-out.
-pub async fn forward_cancel(server: &Server, key: &CancelKey, limit: Duration) -> io::Result<()> {
-    let mut stream = open(server, limit).await?;
-    stream.write_all(&encode_cancel_request(key)).await?;
-    timeout(limit, stream.read_u8()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).map(|_| ())
+/// [`Failure`]: it may not have been taken.
+pub async fn forward_cancel(server: &Server, key: &CancelKey, worker: &Worker) -> Result<(), Failure> {
+    let mut stream = open(server, worker).await?;
+    let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
+    stream.write_all(&encode_cancel_request(key)).await.map_err(no_answer)?;
+    let limit = worker.shared.settings.connect_timeout;
+    let closed = timeout(limit, stream.read(&mut [0])).await;
+    closed.map(|_| ()).map_err(|_| Failure::NoAnswer("it does not close the connection".to_owned()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use cluster::view::Server;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of one proxy; it reads nothing else.
@@ -28,6 +29,58 @@ pub struct Settings {
     pub workers: usize,
     /// Pools of server connections, lent for a transaction. Without it each session has its own server connection.
     pub pool: Option<PoolSettings>,
+    /// TLS towards clients; without it they are offered none.
+    pub tls: Option<ClientTls>,
+    /// TLS towards servers.
+    pub server_tls: ServerTls,
+}
+
+/// TLS towards clients. The files are looked at again while the proxy runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTls {
+    /// What is asked of clients.
+    pub mode: ClientTlsMode,
+    /// The certificate and those between it and an authority (PEM).
+    pub cert: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+    /// With [`ClientTlsMode::Verify`]: the authorities that sign clients' certificates (PEM).
+    pub ca: Option<PathBuf>,
+}
+
+impl ClientTls {
+    /// All files.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [&self.cert, &self.key].into_iter().chain(&self.ca).cloned().collect()
+    }
+}
+
+/// What is asked of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientTlsMode {
+    /// They may use TLS.
+    Allow,
+    /// They must.
+    Require,
+    /// They must, and show a certificate that a trusted authority has signed.
+    Verify,
+}
+
+/// TLS towards servers; the words are those of libpq's sslmode.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServerTls {
+    /// They are not asked for it.
+    #[default]
+    Disable,
+    /// They are asked; those that have none are used without.
+    Prefer,
+    /// They must have it, whatever their certificate.
+    Require,
+    /// Their certificate must be signed by an authority of this file (PEM).
+    VerifyCa(PathBuf),
+    /// That, and it must be made out to the host that the view names.
+    VerifyFull(PathBuf),
 }
 
 /// Settings of the pooled mode. Limits are shared out among the workers, rounded up.

@@ -7,12 +7,14 @@ use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
 use crate::settings::Settings;
 use crate::stats::Stats;
+use crate::tls::{Scratch, Tls};
 use crate::watch::Views;
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 /// Bytes moved by one read, and most that are kept for a peer that does not take them.
@@ -22,6 +24,9 @@ pub const CHUNK_LEN: usize = 16 * 1024;
 /// server that starts up is not flooded.
 const PROBES_MAX: usize = 8;
 
+/// The same trouble with a server's TLS is told once in this time.
+const TLS_LOG_PAUSE: Duration = Duration::from_secs(60);
+
 /// Shared by all workers.
 #[derive(Debug)]
 pub struct Shared {
@@ -30,11 +35,13 @@ pub struct Shared {
     pub pool: Pool,
     pub cancels: Cancels,
     pub rounds: Rounds,
+    pub tls: Arc<Tls>,
+    tls_trouble: Mutex<Option<(String, Instant)>>,
     garbage: Mutex<OncePerSource>,
 }
 
 impl Shared {
-    pub fn new(settings: Settings) -> Shared {
+    pub fn new(settings: Settings, tls: Arc<Tls>) -> Shared {
         let pool = Pool::new(settings.clients_max);
         Shared {
             settings,
@@ -42,7 +49,20 @@ impl Shared {
             pool,
             cancels: Cancels::default(),
             rounds: Rounds::default(),
+            tls,
+            tls_trouble: Mutex::default(),
             garbage: Mutex::default(),
+        }
+    }
+
+    /// Logs why a server cannot be reached by TLS. Every client that waits for it meets the same trouble many times.
+    pub fn log_tls_trouble(&self, node: &str, why: &str) {
+        let text = format!("{node} cannot be reached by TLS: {why}");
+        let mut last = self.tls_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |(known, at): &(String, Instant)| *known == text && at.elapsed() < TLS_LOG_PAUSE;
+        if !last.as_ref().is_some_and(is_known) {
+            tracing::error!("{text}; trying again");
+            *last = Some((text, Instant::now()));
         }
     }
 
@@ -73,6 +93,8 @@ pub struct Worker {
     pub texts: RefCell<Texts>,
     pub secrets: RefCell<Secrets>,
     pub bell: Bell,
+    /// Buffers of TLS.
+    pub scratch: Rc<Scratch>,
     /// What goes to a client and to a server next; as `chunk`, one for all sessions.
     pub outgoing: RefCell<Outgoing>,
 }
@@ -103,6 +125,7 @@ impl Worker {
             texts: RefCell::new(Texts::new(number)),
             secrets: RefCell::new(Secrets::new(*secret)),
             bell: Bell::default(),
+            scratch: Rc::default(),
             outgoing: RefCell::default(),
         })
     }

@@ -43,7 +43,8 @@ pub fn judge(path: &Path) -> Verdict {
             return Verdict { out: String::new(), err: format!("{error}\n"), exit_code };
         }
     };
-    let problems = config.agent.as_ref().map(check_host).unwrap_or_default();
+    let mut problems = config.agent.as_ref().map(check_host).unwrap_or_default();
+    problems.extend(config.proxy.iter().flat_map(proxy::check_files));
     if !problems.is_empty() {
         let err = problems.iter().map(|problem| format!("{}: {problem}\n", path.display())).collect();
         return Verdict { out: String::new(), err, exit_code: 1 };
@@ -66,6 +67,7 @@ pub fn summary(config: &Config) -> String {
             proxy.agents.join(", "),
             humantime::format_duration(proxy.hold)
         ));
+        lines.extend(config::tls_section::lines(proxy));
     }
     lines.extend(config.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.iter().fold(String::new(), |mut text, line| {

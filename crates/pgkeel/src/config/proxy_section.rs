@@ -10,6 +10,7 @@ use super::pool;
 use super::postgres::listens_on;
 use super::report::Report;
 use super::section::{OneAlone, Section};
+use super::tls_section;
 use super::units::{self, Address};
 
 const HOLD_DEFAULT: Duration = Duration::from_secs(30);
@@ -30,13 +31,19 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    let known: Vec<&str> = ["listen", "agents", "hold"].into_iter().chain(pool::KEYS).collect();
+    let known: Vec<&str> =
+        ["listen", "agents", "hold"].into_iter().chain(pool::KEYS).chain(tls_section::KEYS).collect();
     section.refuse_unknown(report, &known);
     let listen = read_listen(&section, report);
     let agents = read_agents(&section, report, root.has("members"), members);
     let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
     let pool = pool::read(&section, report);
-    Some(proxy::Settings { pool: pool?, ..build(cluster?, listen?, agents?, hold?) })
+    let tls = tls_section::read(&section, report);
+    let (pool, tls) = (pool?, tls?);
+    let built = build(cluster?, listen?, agents?, hold?);
+    let settings = proxy::Settings { pool, tls: tls.clients, server_tls: tls.servers, ..built };
+    tls_section::refuse_two_channels(&section, report, &settings);
+    Some(settings)
 }
 
 /// A proxy cannot listen where this host's server or agent does.
@@ -120,6 +127,8 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         clients_max: CLIENTS_MAX,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         pool: None,
+        tls: None,
+        server_tls: proxy::ServerTls::Disable,
         server: None,
     }
 }

@@ -18,10 +18,23 @@ pub enum Secret {
     Key(ClientKey, Verifier),
 }
 
+/// The connection as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientChannel<'a> {
+    /// Without TLS, or with a certificate that nothing can be bound to.
+    Open,
+    /// With TLS, and the server did not offer `SCRAM-SHA-256-PLUS`. It is told so, and refuses if it did: then somebody in
+    /// between has taken the offer away.
+    NotOffered,
+    /// With TLS, and the server offered it; the hash of its certificate (RFC 5929).
+    Tls(&'a [u8]),
+}
+
 /// A client in the middle of an exchange.
 #[derive(Debug)]
 pub struct Client {
     secret: Secret,
+    mechanism: Mechanism,
     header: String,
     /// With the header before it, what the proof says of the channel.
     channel: Vec<u8>,
@@ -36,26 +49,21 @@ pub struct Proving {
 }
 
 impl Client {
-    /// A client with the certificate hash of the server it is connected to, if there is TLS and the server offers to bind.
+    /// A client that is connected by this channel.
     #[must_use]
-    pub fn new(secret: Secret, certificate_hash: Option<&[u8]>, nonce: &str) -> Client {
-        let header = match certificate_hash {
-            Some(_) => format!("p={BINDING},,"),
-            None => "n,,".to_owned(),
+    pub fn new(secret: Secret, channel: ClientChannel<'_>, nonce: &str) -> Client {
+        let (mechanism, header, channel) = match channel {
+            ClientChannel::Open => (Mechanism::Plain, "n,,".to_owned(), Vec::new()),
+            ClientChannel::NotOffered => (Mechanism::Plain, "y,,".to_owned(), Vec::new()),
+            ClientChannel::Tls(hash) => (Mechanism::Plus, format!("p={BINDING},,"), hash.to_vec()),
         };
-        Client {
-            secret,
-            header,
-            channel: certificate_hash.unwrap_or_default().to_vec(),
-            bare: format!("n=,r={nonce}"),
-            nonce: nonce.to_owned(),
-        }
+        Client { secret, mechanism, header, channel, bare: format!("n=,r={nonce}"), nonce: nonce.to_owned() }
     }
 
     /// The mechanism that it speaks.
     #[must_use]
     pub fn mechanism(&self) -> Mechanism {
-        if self.channel.is_empty() { Mechanism::Plain } else { Mechanism::Plus }
+        self.mechanism
     }
 
     /// Its first message.

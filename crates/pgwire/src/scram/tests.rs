@@ -41,19 +41,20 @@ fn exchange(client: Client, channel: &ServerChannel) -> Result<ClientKey, ScramE
 fn the_key_that_a_client_shows_logs_in_elsewhere() {
     for hash in [None, Some(&[9_u8; 32][..])] {
         let channel = hash.map_or(ServerChannel::Open, |hash| ServerChannel::Tls(hash.to_vec()));
-        let by_password = Client::new(Secret::Password(b"pencil".to_vec()), hash, CLIENT_NONCE);
+        let of_client = hash.map_or(ClientChannel::Open, ClientChannel::Tls);
+        let by_password = Client::new(Secret::Password(b"pencil".to_vec()), of_client, CLIENT_NONCE);
         let key = exchange(by_password, &channel).unwrap();
-        let by_key = Client::new(Secret::Key(key.clone(), verifier()), hash, CLIENT_NONCE);
+        let by_key = Client::new(Secret::Key(key.clone(), verifier()), of_client, CLIENT_NONCE);
         assert_eq!(exchange(by_key, &channel), Ok(key.clone()));
         let changed = Verifier::of_password(b"pencil", &[1; 16], ITERATIONS);
-        let outdated = Client::new(Secret::Key(key, changed), hash, CLIENT_NONCE);
+        let outdated = Client::new(Secret::Key(key, changed), of_client, CLIENT_NONCE);
         assert_eq!(exchange(outdated, &channel), Err(ScramError::WrongServer));
     }
 }
 
 #[test]
 fn a_wrong_password_and_a_wrong_user_are_the_same() {
-    let wrong = || Client::new(Secret::Password(b"pen".to_vec()), None, CLIENT_NONCE);
+    let wrong = || Client::new(Secret::Password(b"pen".to_vec()), ClientChannel::Open, CLIENT_NONCE);
     assert_eq!(exchange(wrong(), &ServerChannel::Open), Err(ScramError::WrongProof));
     let nobody = Verifier::mock(b"eve", &[5; KEY_LEN]);
     let client = wrong();
@@ -68,8 +69,15 @@ fn channel_binding_cannot_be_taken_off() {
     let tls = ServerChannel::Tls(vec![9; 32]);
     let downgraded = format!("y,,n=,r={CLIENT_NONCE}");
     assert_eq!(begin(downgraded.as_bytes(), Mechanism::Plain, &tls).unwrap_err(), ScramError::Downgraded);
-    let elsewhere = Client::new(Secret::Password(b"pencil".to_vec()), Some(&[8; 32]), CLIENT_NONCE);
-    assert_eq!(exchange(elsewhere, &tls), Err(ScramError::OtherChannel));
+    let pencil = |channel| Client::new(Secret::Password(b"pencil".to_vec()), channel, CLIENT_NONCE);
+    let not_offered = || pencil(ClientChannel::NotOffered);
+    assert_eq!(exchange(not_offered(), &tls), Err(ScramError::Downgraded), "somebody took the offer away");
+    assert!(
+        exchange(not_offered(), &ServerChannel::Open).is_ok(),
+        "the server has no TLS: it could not offer it"
+    );
+    assert!(exchange(pencil(ClientChannel::Open), &tls).is_ok(), "a client that cannot bind need not");
+    assert_eq!(exchange(pencil(ClientChannel::Tls(&[8; 32])), &tls), Err(ScramError::OtherChannel));
     for (message, mechanism, channel) in [
         ("p=tls-server-end-point,,", Mechanism::Plain, &tls),
         ("p=tls-unique,,", Mechanism::Plus, &tls),
@@ -81,7 +89,7 @@ fn channel_binding_cannot_be_taken_off() {
         assert!(matches!(refused, ScramError::Malformed(_)), "{message} {mechanism:?} {channel:?}");
     }
     // The header that is signed must be the one that was sent.
-    let client = Client::new(Secret::Password(b"pencil".to_vec()), None, CLIENT_NONCE);
+    let client = Client::new(Secret::Password(b"pencil".to_vec()), ClientChannel::Open, CLIENT_NONCE);
     let begun = begin(&client.first(), Mechanism::Plain, &ServerChannel::Open).unwrap();
     let (_, last) = client.prove(&begun.answer).unwrap();
     let last = String::from_utf8(last).unwrap().replace("c=biws", "c=eSws");
@@ -90,7 +98,7 @@ fn channel_binding_cannot_be_taken_off() {
 
 #[test]
 fn a_proof_is_good_once() {
-    let client = Client::new(Secret::Password(b"pencil".to_vec()), None, CLIENT_NONCE);
+    let client = Client::new(Secret::Password(b"pencil".to_vec()), ClientChannel::Open, CLIENT_NONCE);
     let first = client.first();
     let begun = begin(&first, Mechanism::Plain, &ServerChannel::Open).unwrap();
     let (_, last) = client.prove(&begun.answer).unwrap();
@@ -102,7 +110,7 @@ fn a_proof_is_good_once() {
 
 #[test]
 fn a_server_that_does_not_know_the_verifier_is_not_believed() {
-    let client = || Client::new(Secret::Password(b"pencil".to_vec()), None, CLIENT_NONCE);
+    let client = || Client::new(Secret::Password(b"pencil".to_vec()), ClientChannel::Open, CLIENT_NONCE);
     let begun = begin(&client().first(), Mechanism::Plain, &ServerChannel::Open).unwrap();
     let (proving, _) = client().prove(&begun.answer).unwrap();
     assert_eq!(

@@ -4,10 +4,10 @@ use super::pools::Lent;
 use crate::lend::PoolId;
 use crate::logical::{Broken, Logical, Progress};
 use crate::relay::{Unsent, poll_chunk};
+use crate::stream::Stream;
 use crate::worker::{Outgoing, Worker};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use tokio::net::TcpStream;
 
 /// Why an exchange ends.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub enum Stop {
 /// A client, beyond its session.
 #[derive(Debug)]
 pub struct Front {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Bytes of the client that were not taken yet; one message that has not come whole, mostly none.
     pub input: Vec<u8>,
     /// Bytes that the client has not taken yet.

@@ -6,14 +6,14 @@ use crate::error::Refusal;
 use crate::lend::{ClientId, PoolId, Returned};
 use crate::logical::{Logical, Owner, Reported, Settings};
 use crate::settings::ClientAuth;
+use crate::stream::Stream;
+use crate::tls::TlsStream;
 use crate::worker::Worker;
 use pgwire::message::{put, split_string};
 use pgwire::scram::{Mechanism, ScramError, Server, ServerChannel};
 use pgwire::startup::parse_body;
 use pgwire::{CancelKey, Startup, StartupMessage, WholeMessages};
 use std::rc::Rc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A client that was let in.
@@ -47,7 +47,7 @@ impl From<std::io::Error> for NotAdmitted {
 
 /// Lets a client in whose start-up packet is `packet`.
 pub async fn admit(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     packet: &[u8],
     key: &CancelKey,
     worker: &Rc<Worker>,
@@ -130,7 +130,7 @@ fn packet_of_pool(user: &[u8], message: &StartupMessage<'_>) -> Vec<u8> {
 
 /// What servers of the pool report. The first client has to wait for one.
 async fn reported(
-    stream: &TcpStream,
+    stream: &mut Stream,
     pool: PoolId,
     id: ClientId,
     login: &Login,
@@ -152,7 +152,7 @@ async fn reported(
         let told = tokio::select! {
             biased;
             told = waiting.told.recv() => told,
-            () = crate::hold::gone(stream) => return Err(NotAdmitted::Gone),
+            () = stream.gone() => return Err(NotAdmitted::Gone),
         };
         match told {
             Some(Told::Lent(lent)) => {
@@ -169,26 +169,32 @@ async fn reported(
     }
 }
 
-/// Checks a client by SCRAM-SHA-256. An unknown user, one without a password and a wrong password get the same answers.
-async fn check(stream: &mut TcpStream, user: &[u8], worker: &Rc<Worker>) -> Result<Secret, NotAdmitted> {
+/// Checks a client by SCRAM-SHA-256, bound to its TLS connection where both can (src/backend/libpq/auth-scram.c). An unknown
+/// user, one without a password and a wrong password get the same answers.
+async fn check(stream: &mut Stream, user: &[u8], worker: &Rc<Worker>) -> Result<Secret, NotAdmitted> {
     let found = find_verifier(user, worker).await?;
     let mut messages = WholeMessages::default();
-    let name = Mechanism::Plain.name().as_bytes();
-    say(stream, 10, &[name, b"\0\0"].concat()).await?;
+    let (channel, offered) = match stream.tls().and_then(TlsStream::end_point) {
+        Some(hash) => (ServerChannel::Tls(hash.to_vec()), &[Mechanism::Plus, Mechanism::Plain][..]),
+        None => (ServerChannel::Open, &[Mechanism::Plain][..]),
+    };
+    let list: Vec<u8> =
+        offered.iter().flat_map(|mechanism| [mechanism.name(), "\0"].concat().into_bytes()).collect();
+    say(stream, 10, &[&list[..], b"\0"].concat()).await?;
     let first = hear(stream, &mut messages).await?;
     let broken = |why: &str| Refusal::ClientBroke { why: why.to_owned() };
     let (chosen, rest) = split_string(&first).ok_or(broken("malformed SASLInitialResponse"))?;
     let mechanism = Mechanism::of_name(chosen)
-        .filter(|mechanism| *mechanism == Mechanism::Plain)
+        .filter(|mechanism| offered.contains(mechanism))
         .ok_or(broken("client selected an invalid SASL authentication mechanism"))?;
     let data = rest.get(4..).ok_or(broken("malformed SASLInitialResponse"))?;
     let nonce = super::nonce().ok_or(broken("no random bytes"))?;
     let refused = |error: ScramError| match error {
+        ScramError::OtherChannel => Refusal::OtherChannel,
         ScramError::WrongProof => Refusal::WrongPassword { user: String::from_utf8_lossy(user).into_owned() },
         error => Refusal::ClientBroke { why: error.to_string() },
     };
-    let begun =
-        Server::begin(data, mechanism, &ServerChannel::Open, found.clone(), &nonce).map_err(refused)?;
+    let begun = Server::begin(data, mechanism, &channel, found.clone(), &nonce).map_err(refused)?;
     say(stream, 11, &begun.answer).await?;
     let last = hear(stream, &mut messages).await?;
     match begun.server.finish(&last) {
@@ -204,14 +210,14 @@ async fn check(stream: &mut TcpStream, user: &[u8], worker: &Rc<Worker>) -> Resu
     }
 }
 
-async fn say(stream: &mut TcpStream, request: u32, data: &[u8]) -> std::io::Result<()> {
+async fn say(stream: &mut Stream, request: u32, data: &[u8]) -> std::io::Result<()> {
     let mut out = Vec::new();
     put(b'R', &[&request.to_be_bytes(), data], &mut out);
     stream.write_all(&out).await
 }
 
 /// The body of the client's next message, which must be a `p`.
-async fn hear(stream: &mut TcpStream, messages: &mut WholeMessages) -> Result<Vec<u8>, NotAdmitted> {
+async fn hear(stream: &mut Stream, messages: &mut WholeMessages) -> Result<Vec<u8>, NotAdmitted> {
     loop {
         let taken = messages.take().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
         if let Some(message) = taken {

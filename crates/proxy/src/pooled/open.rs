@@ -8,17 +8,17 @@ use crate::lend::{PoolId, ServerId};
 use crate::logical::{Holding, Reported};
 use crate::route::Target;
 use crate::server::{Answered, Until};
+use crate::stream::Stream;
+use crate::tls::TlsStream;
 use crate::worker::Worker;
 use pgwire::message::put;
-use pgwire::scram::{Client, Mechanism, Proving, Secret as ScramSecret};
+use pgwire::scram::{Client, ClientChannel, Mechanism, Proving, Secret as ScramSecret};
 use pgwire::{CancelKey, WholeMessages};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Why a login failed.
@@ -73,7 +73,7 @@ pub async fn open(worker: Rc<Worker>, pool: PoolId, server: ServerId, login: Rc<
     not_opened(&worker, pool, server, &NotOpened::Refusal(refusal));
 }
 
-async fn log_in(answered: Answered, login: &Login) -> Result<(TcpStream, Reported, CancelKey), LoginError> {
+async fn log_in(answered: Answered, login: &Login) -> Result<(Stream, Reported, CancelKey), LoginError> {
     let Answered { mut stream, first } = answered;
     let mut messages = WholeMessages::default();
     messages.push(&first);
@@ -113,19 +113,24 @@ async fn answer(
     body: &[u8],
     exchange: &mut Option<Exchange>,
     login: &Login,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
 ) -> Result<(), LoginError> {
     let (kind, data) = body.split_first_chunk::<4>().ok_or(LoginError::Strange)?;
     let mut out = Vec::new();
     match (u32::from_be_bytes(*kind), exchange.take()) {
         (0, None) => return Ok(()),
-        (10, None) if data.split(|&b| b == 0).any(|name| name == Mechanism::Plain.name().as_bytes()) => {
+        (10, None) if offers(data, Mechanism::Plain) => {
             let secret = match login.secret.borrow().clone() {
                 Secret::None => return Err(LoginError::NoSecret),
                 Secret::Key(key, verifier) => ScramSecret::Key(key, verifier),
                 Secret::Password(password) => ScramSecret::Password(password),
             };
-            let client = Client::new(secret, None, &super::nonce().ok_or(LoginError::NoSecret)?);
+            let channel = match stream.tls().and_then(TlsStream::end_point) {
+                None => ClientChannel::Open,
+                Some(hash) if offers(data, Mechanism::Plus) => ClientChannel::Tls(hash),
+                Some(_) => ClientChannel::NotOffered,
+            };
+            let client = Client::new(secret, channel, &super::nonce().ok_or(LoginError::NoSecret)?);
             let first = client.first();
             let length = u32::try_from(first.len()).map_err(|_| LoginError::Strange)?;
             let name = client.mechanism().name().as_bytes();
@@ -142,4 +147,9 @@ async fn answer(
     }
     stream.write_all(&out).await?;
     Ok(())
+}
+
+/// Whether a server's list of mechanisms has this one.
+fn offers(list: &[u8], mechanism: Mechanism) -> bool {
+    list.split(|&byte| byte == 0).any(|name| name == mechanism.name().as_bytes())
 }

@@ -6,6 +6,7 @@ use crate::error::Refusal;
 use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
 use crate::logical::{Holding, Reported};
 use crate::settings::PoolSettings;
+use crate::stream::Stream;
 use crate::worker::Worker;
 use pgwire::scram::{ClientKey, Verifier};
 use std::cell::RefCell;
@@ -13,7 +14,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
@@ -30,7 +30,7 @@ const TERMINATE: &[u8] = b"X\0\0\0\x04";
 #[derive(Debug)]
 pub struct Lent {
     pub id: ServerId,
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub holding: Holding,
     pub running: Arc<Running>,
     pub epoch: u64,
@@ -366,7 +366,7 @@ impl Pools {
             }
             Deed::Close { server, why } => {
                 tracing::debug!("server connection {} is closed: {why:?}", server.0);
-                if let Some(lent) = self.idle.remove(&server) {
+                if let Some(mut lent) = self.idle.remove(&server) {
                     // In order, if the server listens; it notices the end without it, too.
                     let _ = lent.stream.try_write(TERMINATE);
                 }

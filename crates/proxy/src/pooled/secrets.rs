@@ -12,7 +12,6 @@ use pgwire::scram::{KEY_LEN, Verifier};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// How long a verifier is believed. A changed password is looked up at once when the old one does not fit.

@@ -31,3 +31,13 @@ mod pooled;
 mod leaks;
 
 mod loss;
+
+mod certificates;
+
+mod raw_tls;
+
+mod tls;
+
+mod tls_login;
+
+mod tls_servers;

@@ -2,8 +2,9 @@
 
 use cluster::view::Server;
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,6 +65,19 @@ impl Postgres {
         fs::write(file, format!("{so_far}{line}\n")).unwrap();
     }
 
+    /// From the next start on it has TLS with this certificate and its key (PEM).
+    pub fn use_tls(&self, cert: &str, key: &str) {
+        for (name, text) in [("server.crt", cert), ("server.key", key)] {
+            let file = Path::new(&self.data()).join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((uid, gid)) = other_user() {
+                chown(&file, Some(uid), Some(gid)).unwrap();
+            }
+        }
+        self.set("ssl = on");
+    }
+
     /// From the next reload on.
     pub fn ask_passwords_of(&self, user: &str) {
         let file = Path::new(&self.data()).join("pg_hba.conf");
@@ -114,6 +128,18 @@ pub fn pgbench(port: u16, args: &[&str]) -> String {
     let told = text(&output.stderr) + &text(&output.stdout);
     assert!(output.status.success(), "{told}");
     told
+}
+
+/// Runs psql, which is not asked for a password; whether it succeeded, and what it told.
+pub fn psql(conninfo: &str, sql: &str) -> (bool, String) {
+    let mut command = Command::new(bin_dir().join("psql"));
+    command.args(["-X", "-At", "-w", "-v", "ON_ERROR_STOP=1", "-d", conninfo]).stdin(Stdio::piped());
+    command.env_clear().env("PGCONNECT_TIMEOUT", "30").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
 }
 
 pub fn free_port() -> u16 {

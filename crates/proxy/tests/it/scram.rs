@@ -1,7 +1,7 @@
 //! SCRAM against PostgreSQL's own: as a client, and as a server whose clients are passed on without their password.
 
 use crate::postgres::Postgres;
-use pgwire::scram::{Client, ClientKey, Mechanism, Secret, Server, ServerChannel, Verifier};
+use pgwire::scram::{Client, ClientChannel, ClientKey, Mechanism, Secret, Server, ServerChannel, Verifier};
 use pgwire::{WholeMessage, WholeMessages};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,7 +40,7 @@ async fn log_in(port: u16, secret: Secret) -> WholeMessage {
     let mut raw = Raw { stream, messages: WholeMessages::default() };
     raw.say(None, b"\0\x03\0\0user\0ann\0database\0postgres\0\0").await;
     assert_eq!(raw.hear().await.body(), b"\0\0\0\x0aSCRAM-SHA-256\0\0");
-    let client = Client::new(secret, None, NONCE);
+    let client = Client::new(secret, ClientChannel::Open, NONCE);
     let first = client.first();
     let length = (first.len() as u32).to_be_bytes();
     raw.say(Some(b'p'), &[b"SCRAM-SHA-256\0", &length[..], &first].concat()).await;
@@ -58,7 +58,7 @@ async fn log_in(port: u16, secret: Secret) -> WholeMessage {
 
 /// What the proxy learns of a client that knows the password.
 fn learn(password: &[u8], verifier: &Verifier) -> ClientKey {
-    let client = Client::new(Secret::Password(password.to_vec()), None, NONCE);
+    let client = Client::new(Secret::Password(password.to_vec()), ClientChannel::Open, NONCE);
     let begun =
         Server::begin(&client.first(), Mechanism::Plain, &ServerChannel::Open, verifier.clone(), NONCE);
     let begun = begun.unwrap();

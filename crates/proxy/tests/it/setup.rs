@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::postgres::free_port;
 use cluster::view::{Server, View};
-use proxy::{ProxyError, Settings};
+use proxy::{ProxyError, ServerTls, Settings};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub fn settings() -> Settings {
         clients_max: 100,
         workers: 2,
         pool: None,
+        tls: None,
+        server_tls: ServerTls::Disable,
         server: None,
     }
 }
