@@ -26,6 +26,8 @@ pub struct Channel {
     /// Ciphertext of a record or a handshake message that has not come whole.
     partial: Vec<u8>,
     peer_has_ended: bool,
+    /// rustls is not asked again after its first error.
+    failed: Option<Box<Error>>,
 }
 
 enum Side {
@@ -83,7 +85,7 @@ impl Channel {
     }
 
     fn of(side: Side) -> Channel {
-        Channel { side, partial: Vec::new(), peer_has_ended: false }
+        Channel { side, partial: Vec::new(), peer_has_ended: false, failed: None }
     }
 
     /// What rustls knows of the connection.
@@ -144,6 +146,9 @@ impl Channel {
         say: Say<'_>,
         sinks: &mut Sinks<'_>,
     ) -> (usize, Result<(), Error>) {
+        if let Some(error) = &self.failed {
+            return (0, Err((**error).clone()));
+        }
         let mut used = 0;
         loop {
             let (more, turn) = self.step(&mut buffer[used..], say, sinks);
@@ -153,11 +158,10 @@ impl Channel {
                 Turn::Done => return (used, Ok(())),
                 Turn::PeerEnded => self.peer_has_ended = true,
                 Turn::Failed(error) => {
-                    // The alert that says why to the peer.
-                    while let (more, Turn::Again) = self.step(&mut buffer[used..], Say::Nothing, sinks) {
-                        used += more;
-                    }
-                    return (used, Err(error));
+                    // The alert that tells the peer why: everything earlier was taken before.
+                    let (more, _) = self.step(&mut buffer[used..], Say::Nothing, sinks);
+                    self.failed = Some(Box::new(error.clone()));
+                    return (used + more, Err(error));
                 }
             }
         }

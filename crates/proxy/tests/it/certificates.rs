@@ -23,7 +23,8 @@ impl Authority {
     pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name = named("an authority");
+        // Each has its own name: two of one name would be taken for one that has changed its key.
+        params.distinguished_name = named(&format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), pem }
