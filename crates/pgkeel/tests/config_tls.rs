@@ -100,6 +100,7 @@ fn files_that_are_something_else() {
         said,
         "TMP/pgkeel.toml: proxy.tls.cert = \"TMP/cert\": holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)\n"
     );
+    scratch.certify((2020, 2500));
     scratch.write("cert", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644);
     let (code, said) = scratch.judged("");
     assert!(said.starts_with("TMP/pgkeel.toml: proxy.tls.cert = \"TMP/cert\": ") && code == 1, "{said}");
