@@ -9,7 +9,9 @@ use crate::copy::{CloneCause, CopyProgress};
 use crate::exposure::Exposure;
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::mutant::{self, Mutant};
+use crate::reason::Reason;
 use crate::state::{Fork, Member, Phase, State, SyncSet};
+use crate::word::Word;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -411,11 +413,18 @@ impl Observations {
         }
     }
 
-    /// How far the last appointed primary is known to have come by its own word.
+    /// How far the last primary is known to have come by its own word. One that was appointed since and was never
+    /// published has replaced nothing of that: what it lacked may have been little, and what the next one lacks of *it*,
+    /// too, but both together are lost. What a person has accepted counts no more.
     #[must_use]
     pub fn last_primary_lsn(&self, state: &State) -> Option<Lsn> {
         let (epoch, lsn) = self.primary_reached?;
-        (state.promotions.last()?.epoch == epoch).then_some(lsn)
+        let last = state.promotions.last()?.epoch;
+        let published = state.last_published().map_or(last, |(promotion, _)| promotion.epoch);
+        let is_word = |reason: &Reason| matches!(reason, Reason::Word { word: Word::Forced { .. } });
+        let accepted = state.history.iter().rev().find(|entry| is_word(&entry.reason));
+        let since = published.max(accepted.map_or(0, |entry| entry.epoch));
+        (since..=last).contains(&epoch).then_some(lsn)
     }
 
     /// The last observation of `node`, if it is younger than `age_max` at `now`.
