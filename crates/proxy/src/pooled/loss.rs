@@ -21,7 +21,7 @@ impl Client<'_> {
         match lent.holding.goodbye() {
             Goodbye::None => {}
             // A server that is replaced says it to all. Otherwise it means this client.
-            Goodbye::Kept(_) if is_replaced => {}
+            Goodbye::Kept(body) if is_replaced || is_of_dead_postmaster(body) => {}
             Goodbye::Kept(_) | Goodbye::Told => return false,
         }
         let happened = happened(&self.worker.shared.settings.cluster, lent, &view);
@@ -34,6 +34,12 @@ impl Client<'_> {
         let front = &mut self.front;
         poll_fn(|cx| Poll::Ready(front.unsent.add(&mut front.stream, &told, cx))).await.is_ok()
     }
+}
+
+/// Whether a server's last word is that its postmaster has died, and not that somebody wants this session to end: both have
+/// SQLSTATE 57P01, and only the file tells them apart in every language (`secure_read`, src/backend/libpq/be-secure.c).
+fn is_of_dead_postmaster(body: &[u8]) -> bool {
+    body.split(|&byte| byte == 0).any(|field| field == b"Fbe-secure.c")
 }
 
 fn happened(cluster: &str, lent: &Lent, view: &View) -> String {
