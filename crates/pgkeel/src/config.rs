@@ -4,6 +4,7 @@
 //! module knows the file's syntax. What depends on the host (programs, users, directories) is checked by
 //! `agent::settings::check_host`. Every key is described in docs/configuration.md.
 
+mod console;
 mod hooks_section;
 mod log_section;
 mod managed;

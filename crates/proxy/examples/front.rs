@@ -3,7 +3,10 @@
 //! `FRONT_CERT` and `FRONT_KEY` name files with which clients are offered TLS; with `FRONT_SERVER_TLS` the server must have it.
 
 use cluster::view::Server;
-use proxy::{ClientAuth, ClientTls, ClientTlsMode, Lookup, PoolSettings, ServerTls, Settings};
+use proxy::{
+    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Lookup, PoolSettings, ServerTls,
+    Settings,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,20 +20,25 @@ fn main() {
     else {
         return eprintln!("not an address, or not a number");
     };
-    let auth = match rest.first() {
-        Some(user) => {
-            ClientAuth::Scram(Lookup { user: user.clone(), password: None, database: "postgres".to_owned() })
-        }
-        None => ClientAuth::Trust,
-    };
+    let lookup = rest.first().map(|user| Lookup {
+        user: user.clone(),
+        password: None,
+        database: "postgres".to_owned(),
+    });
+    let auth = lookup.clone().map_or(ClientAuth::Trust, ClientAuth::Scram);
+    let console = ConsoleSettings { users: vec!["postgres".to_owned()], viewers: Vec::new(), lookup };
     let pool = PoolSettings {
         servers_max: size,
+        reserve: 0,
+        reserve_after: Duration::from_secs(5),
+        servers_min: 0,
         open_max: size + 2,
         query_wait: Duration::from_secs(120),
         notice_after: Duration::from_secs(600),
         idle_max: Duration::from_secs(600),
         age_max: Duration::from_secs(3_600),
         auth,
+        limits: ClientLimits::default(),
     };
     let file = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
     let pair = file("FRONT_CERT").zip(file("FRONT_KEY"));
@@ -49,6 +57,7 @@ fn main() {
         pool: (size > 0).then_some(pool),
         tls,
         server_tls,
+        console,
     };
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -29,6 +29,8 @@ pub struct Slot {
     state: Mutex<State>,
     /// No request is on its way any more.
     over: Notify,
+    /// A request came while no server was lent.
+    idle: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +82,10 @@ impl Cancels {
         let Some(slot) = lock(&self.slots).get(key).cloned() else { return false };
         let running = {
             let mut state = lock(&slot.state);
-            let Some(running) = state.lent.clone() else { return true };
+            let Some(running) = state.lent.clone() else {
+                slot.idle.notify_waiters();
+                return true;
+            };
             state.on_the_way += 1;
             running
         };
@@ -103,6 +108,12 @@ impl Entry<'_> {
     /// The client is lent this server.
     pub fn lent(&self, running: &Arc<Running>) {
         lock(&self.slot.state).lent = Some(Arc::clone(running));
+    }
+
+    /// Returns when a request comes while no server is lent: for who serves the client itself.
+    pub fn cancelled(&self) -> impl Future<Output = ()> {
+        // It counts from now on, not from when it is waited for.
+        self.slot.idle.notified()
     }
 
     /// The client gives its server back: no request reaches it from now on. Waits for those that are on their way.

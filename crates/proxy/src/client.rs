@@ -1,10 +1,12 @@
 //! One client from its first byte to its last: start-up, hold, relay, moves to other servers, farewell.
 
+use crate::console;
 use crate::error::{Refusal, Successor};
 use crate::hold::{NoServer, Wanted, find_server};
 use crate::park::{self, Move, Parked};
 use crate::pooled;
 use crate::relay::{End, Relay, Stop, Unsent};
+use crate::roster::{Seat, sit_down};
 use crate::server::{Answered, Until, forward_cancel};
 use crate::session::{Purpose, Session};
 use crate::stream::Stream;
@@ -74,6 +76,10 @@ async fn cancel(key: &CancelKey, worker: &Worker) {
 
 async fn serve_session(mut client: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
     let shared = &worker.shared;
+    // Before clients are counted: it is wanted most when there are too many.
+    if console::is_meant(&packet) {
+        return console::serve(client, &packet, worker).await;
+    }
     let clients_max = shared.settings.clients_max;
     let Some(_counted) = shared.stats.client(clients_max) else {
         return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
@@ -83,9 +89,23 @@ async fn serve_session(mut client: Stream, packet: Vec<u8>, worker: &Rc<Worker>)
     }
     // Kept as long as the session: it may have to log in again.
     let packet = packet.into_boxed_slice();
+    let seat = sit_down(&client, &packet, worker).await;
+    let ended = tokio::select! {
+        biased;
+        order = seat.ordered() => Some(order),
+        () = on_its_own_servers(&mut client, &packet, &seat, worker) => None,
+    };
+    if let Some(order) = ended {
+        // The client cannot be told: its server may have begun a message.
+        tracing::debug!("a session ends: {order:?}");
+    }
+}
+
+async fn on_its_own_servers(client: &mut Stream, packet: &[u8], seat: &Seat, worker: &Worker) {
     let mut parked = None;
     loop {
-        match on_one_server(&mut client, &packet, parked, worker).await {
+        seat.looks();
+        match on_one_server(client, packet, parked, seat, worker).await {
             Some(moving) => parked = Some(moving),
             None => return,
         }
@@ -97,6 +117,7 @@ async fn on_one_server(
     client: &mut Stream,
     packet: &[u8],
     parked: Option<Parked>,
+    seat: &Seat,
     worker: &Worker,
 ) -> Option<Parked> {
     let wanted = match &parked {
@@ -119,6 +140,7 @@ async fn on_one_server(
         farewell(client, &Refusal::TooManyClients { clients_max }).await;
         return None;
     };
+    seat.found(Arc::clone(&node), target.epoch);
     let (mut session, first) = match parked {
         None => (Session::new(node, target.epoch, purpose(packet)), first),
         Some(parked) => match parked.resume(node, target.epoch, &first, &connection, worker) {

@@ -1,5 +1,6 @@
 //! Errors: those that end the proxy ([`ProxyError`]) and those that a client is told ([`Refusal`]).
 
+use crate::roster::Order;
 use crate::route::GiveUp;
 use crate::session::AtStake;
 use pgwire::{ErrorFields, Severity, StartupError, encode_error_response};
@@ -80,6 +81,14 @@ pub enum Refusal {
     QueryWait { waited: Duration },
     /// The client does not speak the protocol; in what.
     ClientBroke { why: String },
+    /// No server connection was lent, because the database is paused.
+    Paused { waited: Duration },
+    /// Somebody, or a limit, ends the client.
+    Ordered(Order),
+    /// A user, or a database, has its maximum of clients.
+    Crowded { what: &'static str, name: String, max: usize },
+    /// The console is not for this client; why, and what could be done.
+    NoConsole { sqlstate: &'static str, why: String, hint: String },
     /// The session cannot be continued on the server that it was lent; why.
     NotContinued { why: String },
     /// Clients must use TLS.
@@ -140,12 +149,7 @@ impl Refusal {
                 ),
             ),
             Refusal::EpochChanged { cluster, node, epoch, at_stake, now } => {
-                let change = match &now.node {
-                    Some(new) => {
-                        format!("changed from {node} (epoch {epoch}) to {new} (epoch {})", now.epoch)
-                    }
-                    None => format!("is no longer {node} (epoch {epoch}), epoch {} has begun", now.epoch),
-                };
+                let change = text_of_change(node, *epoch, now);
                 let message = format!(
                     "terminating connection because the primary of cluster {cluster} {change}; reconnect"
                 );
@@ -171,12 +175,16 @@ impl Refusal {
             | Refusal::NoClientCertificate
             | Refusal::UnencryptedData
             | Refusal::OtherChannel => self.texts_of_tls(),
+            Refusal::NoConsole { sqlstate, why, hint } => (*sqlstate, why.clone(), None, Some(hint.clone())),
             Refusal::NoUser
             | Refusal::WrongPassword { .. }
             | Refusal::LoginUnchecked { .. }
             | Refusal::NoLogin { .. }
             | Refusal::TooManyPools
             | Refusal::QueryWait { .. }
+            | Refusal::Paused { .. }
+            | Refusal::Ordered(_)
+            | Refusal::Crowded { .. }
             | Refusal::ClientBroke { .. }
             | Refusal::NotContinued { .. } => {
                 let (sqlstate, message) = self.texts_of_pools();
@@ -230,11 +238,42 @@ impl Refusal {
             Refusal::QueryWait { waited } => {
                 ("53300", format!("no server connection became free in {:.1} s", waited.as_secs_f64()))
             }
+            Refusal::Paused { waited } => {
+                ("57P03", format!("the database is paused; waited {:.1} s", waited.as_secs_f64()))
+            }
+            Refusal::Ordered(order) => text_of_order(*order),
+            Refusal::Crowded { what, name, max } => {
+                ("53300", format!("too many clients of {what} \"{name}\": at most {max}"))
+            }
             Refusal::ClientBroke { why } => ("08P01", why.clone()),
             Refusal::NotContinued { why } => {
                 ("57P01", format!("terminating connection because {why}; reconnect"))
             }
             _ => ("XX000", "the connection ends".into()),
+        }
+    }
+}
+
+fn text_of_change(node: &str, epoch: u64, now: &Successor) -> String {
+    match &now.node {
+        Some(new) => format!("changed from {node} (epoch {epoch}) to {new} (epoch {})", now.epoch),
+        None => format!("is no longer {node} (epoch {epoch}), epoch {} has begun", now.epoch),
+    }
+}
+
+/// The SQLSTATEs are those of PostgreSQL for the same (src/backend/tcop/postgres.c, `ProcessInterrupts`).
+fn text_of_order(order: Order) -> (&'static str, String) {
+    match order {
+        Order::Killed => ("57P01", "terminating connection due to administrator command".into()),
+        Order::IdleInTransaction(limit) => (
+            "25P03",
+            format!(
+                "terminating connection because it was idle in a transaction for {} s",
+                limit.as_secs_f64()
+            ),
+        ),
+        Order::Idle(limit) => {
+            ("57P05", format!("terminating connection because it was idle for {} s", limit.as_secs_f64()))
         }
     }
 }

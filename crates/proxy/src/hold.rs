@@ -157,7 +157,8 @@ async fn attempt(
     }
 }
 
-fn hold_reason(view: &View) -> String {
+/// Why the view names no server that could be used.
+pub fn hold_reason(view: &View) -> String {
     let View { epoch, waiting, hold, .. } = view;
     if let Some(hold) = hold {
         return format!("nothing new begins in epoch {epoch}: {hold}");

@@ -5,12 +5,19 @@
 //! first served; the server that was returned last is lent first, so that the others become idle and can be closed. Where
 //! all servers together are at their limit, the client that has waited longest has the least recently used idle server of
 //! another pool closed for it.
+//!
+//! A pool that is paused ([`Lending::pause`]) lends nothing; its servers are closed as soon as nobody has them.
 
+mod facts;
+mod pause;
 mod pool;
 #[cfg(test)]
 mod tests;
 
-use pool::{Pool, Server, Stage};
+pub use facts::{Lendings, PoolFacts};
+pub use pool::Stage;
+
+use pool::{Pool, Server};
 use std::time::{Duration, Instant};
 
 /// A client, as the shell knows it.
@@ -44,8 +51,6 @@ pub struct Bounds {
     pub idle_max: Duration,
     /// A server that is older is closed as soon as it is idle.
     pub age_max: Duration,
-    /// A server that was idle so long is asked for a sign of life before it is lent.
-    pub check_after: Duration,
     /// Pause after a failed attempt to connect.
     pub retry_after: Duration,
 }
@@ -59,8 +64,6 @@ pub enum Deed {
         client: ClientId,
         /// What.
         server: ServerId,
-        /// It was idle for long: ask it for a sign of life first.
-        check: bool,
     },
     /// Connect; tell the outcome by [`Lending::opened`] or [`Lending::failed`].
     Open {
@@ -103,6 +106,8 @@ pub enum Why {
     Unclean,
     /// Another pool needs its place.
     Displaced,
+    /// Its pool is paused.
+    Paused,
 }
 
 /// How a server comes back.
@@ -162,12 +167,16 @@ impl Lending {
 
     /// A client needs a server: one that is idle, if nobody waits before it. It is lent with that; no deed says so.
     pub fn lend_at_once(&mut self, pool: PoolId, liked: Option<ServerId>, now: Instant) -> Option<ServerId> {
-        let found = self.pools.get_mut(pool.0 as usize).filter(|pool| pool.queue.is_empty())?;
+        let found = self.pools.get_mut(pool.0 as usize)?;
+        if found.paused || !found.queue.is_empty() {
+            return None;
+        }
         let at = liked.and_then(|liked| found.idle.iter().position(|idle| *idle == liked));
         let server = match at {
             Some(at) => found.idle.remove(at),
             None => found.idle.pop()?,
         };
+        found.lendings.count += 1;
         if let Some(state) = self.server_mut(server) {
             (state.stage, state.since) = (Stage::Lent, now);
         }
@@ -189,9 +198,10 @@ impl Lending {
         let of = &mut self.pools[pool.0 as usize];
         of.opening -= 1;
         of.retry_at = None;
-        match outdated {
-            true => self.close(server, Why::Outdated),
-            false => of.idle.push(server),
+        match (outdated, of.paused) {
+            (true, _) => self.close(server, Why::Outdated),
+            (false, true) => self.close(server, Why::Paused),
+            (false, false) => of.idle.push(server),
         }
         self.serve(pool, now);
     }
@@ -207,16 +217,23 @@ impl Lending {
     /// A client's transaction has ended, and nothing keeps its server.
     pub fn returned(&mut self, server: ServerId, how: Returned, now: Instant) {
         let Some(state) = self.server_mut(server).filter(|s| s.stage == Stage::Lent) else { return };
-        state.stage = Stage::Idle;
-        state.since = now;
+        let lent_for = now.saturating_duration_since(state.since);
+        (state.stage, state.since) = (Stage::Idle, now);
         let (pool, outdated, opened) = (state.pool, state.outdated, state.opened);
-        let old = now.saturating_duration_since(opened) > self.pools[pool.0 as usize].bounds.age_max;
-        match (how, outdated, old) {
-            (Returned::Unclean, ..) => self.close(server, Why::Unclean),
-            (_, true, _) => self.close(server, Why::Outdated),
-            (_, _, true) => self.close(server, Why::Old),
-            (Returned::Clean, false, false) => self.pools[pool.0 as usize].idle.push(server),
-            (Returned::Liked, false, false) => self.pools[pool.0 as usize].idle.insert(0, server),
+        let of = &mut self.pools[pool.0 as usize];
+        of.lendings.time += lent_for;
+        let old = now.saturating_duration_since(opened) > of.bounds.age_max;
+        let closes = match (how, outdated, old, of.paused) {
+            (Returned::Unclean, ..) => Some(Why::Unclean),
+            (_, true, ..) => Some(Why::Outdated),
+            (_, _, true, _) => Some(Why::Old),
+            (.., true) => Some(Why::Paused),
+            (Returned::Clean | Returned::Liked, false, false, false) => None,
+        };
+        match (closes, how) {
+            (Some(why), _) => self.close(server, why),
+            (None, Returned::Liked) => of.idle.insert(0, server),
+            (None, Returned::Clean | Returned::Unclean) => of.idle.push(server),
         }
         self.serve(pool, now);
         if self.open < self.open_max {
@@ -234,14 +251,7 @@ impl Lending {
 
     /// No server that is open or being opened now is lent again.
     pub fn renew(&mut self) {
-        for id in 0..self.servers.len() {
-            let id = ServerId(u32::try_from(id).unwrap_or(u32::MAX));
-            let Some(server) = self.server_mut(id) else { continue };
-            server.outdated = true;
-            if server.stage == Stage::Idle {
-                self.close(id, Why::Outdated);
-            }
-        }
+        self.renew_those(|_| true);
     }
 
     /// Since when the client has waited that has waited longest in this pool.

@@ -7,7 +7,8 @@
 //! the registry of open server connections ([`pool`]) and the counters ([`stats`]).
 //!
 //! In the pooled mode a client is lent a server for a transaction ([`pooled`]): [`lend`], [`logical`] and [`sql`], all pure, say
-//! which, how and for how long.
+//! which, how and for how long. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
+//! pause it.
 //!
 //! Connections are plain or have TLS ([`stream`], [`tls`]); nothing else knows which.
 //!
@@ -55,6 +56,12 @@ mod cancel;
 
 mod pooled;
 
+mod roster;
+
+mod crowd;
+
+mod console;
+
 mod pool;
 
 mod watch;
@@ -67,5 +74,8 @@ mod error;
 
 pub use error::ProxyError;
 pub use listener::run;
-pub use settings::{ClientAuth, ClientTls, ClientTlsMode, Lookup, PoolSettings, ServerTls, Settings};
+pub use settings::{
+    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Lookup, PoolSettings, ServerTls,
+    Settings,
+};
 pub use tls::{Problem as TlsProblem, check_files};

@@ -1,6 +1,7 @@
 //! Starts the proxy: sockets, worker threads, the watch on the agents; and ends it.
 
 use crate::client;
+use crate::console::{self, Inbox};
 use crate::error::ProxyError;
 use crate::pool::Pool;
 use crate::pooled;
@@ -76,7 +77,8 @@ pub async fn run(
     let newest = Arc::new(newest);
     // Workers also stop when this function is dropped, for `stop` goes with it.
     let (stop, stop_seen) = watch::channel(false);
-    let shared = Arc::new(Shared::new(settings, Arc::clone(&tls)));
+    let (desks, inboxes) = console::desks(workers_count);
+    let shared = Arc::new(Shared::new(settings, Arc::clone(&tls), desks));
     let mut tasks = JoinSet::new();
     for agent in &shared.settings.agents {
         tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
@@ -85,9 +87,9 @@ pub async fn run(
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));
 
     let mut workers = JoinSet::new();
-    for (number, sockets) in sockets.into_iter().enumerate() {
+    for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let worker = (Arc::clone(&shared), views.clone(), stop_seen.clone());
-        let ended = start_worker(number, sockets, worker)?;
+        let ended = start_worker(number, (sockets, inbox), worker)?;
         workers.spawn(async move { (number, ended.await) });
     }
     let outcome = wait_for_end(&mut workers, shutdown).await;
@@ -157,15 +159,15 @@ fn listen_error(address: SocketAddr, source: io::Error) -> ProxyError {
 
 fn start_worker(
     number: usize,
-    sockets: Vec<StdListener>,
+    work_of_it: (Vec<StdListener>, Inbox),
     (shared, views, stop): (Arc<Shared>, Views, watch::Receiver<bool>),
 ) -> Result<oneshot::Receiver<io::Result<()>>, ProxyError> {
     let (ended_tell, ended) = oneshot::channel();
     let body = move || {
         let result = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let worker = Worker::new(shared, views, stop);
+            let worker = Worker::new(number, shared, views, stop);
             let worker = worker.ok_or_else(|| io::Error::other("the system gives no random bytes"))?;
-            LocalSet::new().block_on(&runtime, work(sockets, Rc::new(worker)))
+            LocalSet::new().block_on(&runtime, work(work_of_it, Rc::new(worker)))
         });
         // Nobody listens if the proxy was dropped.
         let _ = ended_tell.send(result);
@@ -175,16 +177,17 @@ fn start_worker(
 }
 
 /// The life of one worker: accepts until the proxy stops, then lets its clients say farewell.
-async fn work(sockets: Vec<StdListener>, worker: Rc<Worker>) -> io::Result<()> {
+async fn work((sockets, inbox): (Vec<StdListener>, Inbox), worker: Rc<Worker>) -> io::Result<()> {
     let mut accepting = JoinSet::new();
     for socket in sockets {
         accepting.spawn_local(accept(TcpListener::from_std(socket)?, Rc::clone(&worker)));
     }
-    let minding =
-        worker.shared.settings.pool.is_some().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
+    let minding = worker.shared.settings.has_pools().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
+    let answering = spawn_local(console::answer(inbox, Rc::clone(&worker)));
+    let keeping = spawn_local(console::keep_keys(Rc::clone(&worker)));
     stopped(&mut worker.stop.clone()).await;
     drop(accepting);
-    drop(minding);
+    drop((minding, answering, keeping));
     // Each client's task holds the worker; when only this function does, all are gone.
     let all_gone = async {
         while Rc::strong_count(&worker) > 1 {

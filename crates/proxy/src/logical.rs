@@ -37,6 +37,8 @@ mod reported;
 
 mod settings;
 
+mod tally;
+
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +48,7 @@ pub use lost::{AfterLoss, Lost};
 pub use prepared::Texts;
 pub use reported::Reported;
 pub use settings::Settings;
+pub use tally::{Counts, Tally};
 
 use crate::sql::{Pin, Pins};
 use expected::{CopyIn, Expected};
@@ -132,6 +135,9 @@ pub struct Logical {
     suspects: bool,
     /// What it may have changed for all, until that is passed on.
     changes: Changes,
+    /// Requests that were answered to their end.
+    answers: u64,
+    tally: Rc<Tally>,
     /// Bytes of the client's present message that are passed on as they come, or thrown away.
     passing: usize,
     throwing_away: usize,
@@ -163,9 +169,42 @@ impl Logical {
             telling: false,
             suspects: false,
             changes: Changes::default(),
+            answers: 0,
+            tally: Rc::default(),
             passing: 0,
             throwing_away: 0,
         }
+    }
+
+    /// The session is counted there, too, with others.
+    #[must_use]
+    pub fn counted_in(mut self, tally: Rc<Tally>) -> Logical {
+        self.tally = tally;
+        self
+    }
+
+    /// Where the session is counted.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether the server is at work for the client, and not only asked whether it still has to be kept.
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        !matches!(self.expected.back(), None | Some(Expected::Examination { .. }))
+    }
+
+    /// How many requests of the client were answered to their end.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// How many statements the client has prepared and named.
+    #[must_use]
+    pub fn prepared_count(&self) -> usize {
+        self.statements.len()
     }
 
     /// Why the client keeps its server beyond its transaction.

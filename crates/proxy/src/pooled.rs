@@ -13,6 +13,8 @@ mod loss;
 
 mod open;
 
+mod pause;
+
 mod pools;
 
 mod rounds;
@@ -20,9 +22,11 @@ mod rounds;
 mod secrets;
 
 pub use bell::Bell;
-pub use pools::Pools;
+pub use login::{NotAdmitted, check_with, negotiate};
+pub use pause::{Chosen, pause, reconnect, resume};
+pub use pools::{Login, Pools};
 pub use rounds::Rounds;
-pub use secrets::Secrets;
+pub use secrets::{Secrets, find_verifier};
 
 use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
@@ -30,6 +34,7 @@ use crate::error::{Refusal, Successor};
 use crate::lend::{Returned, ServerId};
 use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
+use crate::roster::{Order, sit_down};
 use crate::session::AtStake;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -41,7 +46,7 @@ use pools::{Lent, Told, Waiting, give_back, tick, want};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a worker looks for what time brings: clients that have waited for too long, servers idle for long.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,6 +62,7 @@ enum Awake {
     Waits,
     Gone,
     Stopping,
+    Ordered(Order),
 }
 
 /// Random characters for one SCRAM exchange; `None` if the system gives none.
@@ -69,8 +75,9 @@ pub fn nonce() -> Option<String> {
 /// Serves a client whose start-up packet has come, to its end.
 pub async fn serve(mut stream: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
     let _listener = worker.bell.listen().await;
+    let seat = sit_down(&stream, &packet, worker).await;
     let Some(entry) = worker.shared.cancels.enter() else { return };
-    let admitted = match login::admit(&mut stream, &packet, entry.key(), worker).await {
+    let admitted = match login::admit(&mut stream, &packet, entry.key(), &seat, worker).await {
         Ok(admitted) => admitted,
         Err(login::NotAdmitted::Gone) => return,
         Err(login::NotAdmitted::Refused(refusal)) => return farewell(&mut stream, &refusal).await,
@@ -79,14 +86,21 @@ pub async fn serve(mut stream: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
         }
     };
     drop(packet);
-    let front = Front { stream, input: Vec::new(), unsent: Unsent::default(), has_ended: false };
+    seat.is_idle(worker.roster.now());
+    let front = Front {
+        stream,
+        seat: (*seat).clone(),
+        input: Vec::new(),
+        unsent: Unsent::default(),
+        has_ended: false,
+    };
     Box::pin(Client { front, admitted, entry, worker, liked: None }.live()).await;
 }
 
 /// A client that was let in.
 struct Client<'a> {
     front: Front,
-    admitted: Admitted,
+    admitted: Admitted<'a>,
     entry: Entry<'a>,
     worker: &'a Rc<Worker>,
     /// The server that it would rather have again than another.
@@ -104,6 +118,9 @@ impl Client<'_> {
                 },
                 Awake::Gone => return,
                 Awake::Stopping => return self.leave(Some(Last::Refusal(Refusal::Stopping))).await,
+                Awake::Ordered(order) => {
+                    return self.leave(Some(Last::Refusal(Refusal::Ordered(order)))).await;
+                }
             };
             let worker = self.worker;
             let stop = match begun {
@@ -126,6 +143,7 @@ impl Client<'_> {
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
                 && self.admitted.logical.may_leave(&lent.holding)
                 && lent.holding.is_clean();
+            self.front.seat.gave_back(&self.admitted.logical, worker.roster.now());
             self.liked = self.admitted.logical.likes_server().then_some(lent.id);
             let how = match (clean, self.liked) {
                 (false, _) => Returned::Unclean,
@@ -137,7 +155,11 @@ impl Client<'_> {
                 _ if goes_on => {}
                 Stop::Free => {}
                 Stop::Terminated | Stop::ClientGone => return,
-                Stop::ServerGone | Stop::Broken(_) | Stop::EpochChanged | Stop::Stopping => {
+                Stop::ServerGone
+                | Stop::Broken(_)
+                | Stop::EpochChanged
+                | Stop::Stopping
+                | Stop::Ordered(_) => {
                     return self.leave(last).await;
                 }
             }
@@ -149,6 +171,9 @@ impl Client<'_> {
         loop {
             if self.worker.bell.is_stopping() {
                 return Poll::Ready(Awake::Stopping);
+            }
+            if let Some(order) = self.front.seat.order() {
+                return Poll::Ready(Awake::Ordered(order));
             }
             if let Poll::Ready(Err(_)) = self.front.unsent.poll_send(&mut self.front.stream, cx) {
                 return Poll::Ready(Awake::Gone);
@@ -193,6 +218,7 @@ impl Client<'_> {
 
     fn begin(&mut self, lent: &mut Lent, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Stop> {
         self.entry.lent(&lent.running);
+        self.front.seat.is_lent(lent.id, self.worker.roster.now());
         Exchange::new(&mut self.front, lent, &mut self.admitted.logical, (self.worker, self.admitted.pool))
             .begin(bytes, cx)
     }
@@ -201,7 +227,10 @@ impl Client<'_> {
     async fn wait(&mut self) -> Result<(Box<Lent>, Result<(), Stop>), Option<Last>> {
         let waiting = match want(self.worker, self.admitted.pool, self.admitted.id, self.liked) {
             Ok(lent) => Ok(lent),
-            Err(waiting) => wait_in_queue(waiting, &mut self.front).await,
+            Err(waiting) => {
+                self.front.seat.waits(self.worker.roster.now());
+                wait_in_queue(waiting, &mut self.front).await
+            }
         };
         let mut lent = waiting?;
         let begun = poll_fn(|cx| Poll::Ready(self.begin(&mut lent, &[], cx))).await;
@@ -247,6 +276,7 @@ impl Client<'_> {
                 Refusal::EpochChanged { cluster, node, epoch: lent.epoch, at_stake, now }
             }
             Stop::Stopping => Refusal::Stopping,
+            Stop::Ordered(order) => Refusal::Ordered(*order),
             Stop::Broken(broken @ (Broken::Client(_) | Broken::ClientMessage(_) | Broken::Statements)) => {
                 Refusal::ClientBroke { why: broken.to_string() }
             }
@@ -287,6 +317,7 @@ async fn wait_in_queue(mut waiting: Waiting<'_>, front: &mut Front) -> Result<Bo
         let told = tokio::select! {
             biased;
             told = waiting.told.recv() => told,
+            order = front.seat.ordered() => return Err(Some(Last::Refusal(Refusal::Ordered(order)))),
             () = front.stream.gone() => return Err(None),
         };
         let refusal = match told {
@@ -344,8 +375,11 @@ pub async fn mind(worker: Rc<Worker>) {
                 known = view;
                 worker.bell.ring();
             }
-            _ = tick_at.tick() => tick(&worker),
             _ = code_at.tick() => worker.shared.rounds.note(Changes { code: true, relations: false }),
+            _ = tick_at.tick() => {
+                worker.roster.tick(Instant::now(), &worker.shared.settings.patience());
+                tick(&worker);
+            }
         }
     }
 }

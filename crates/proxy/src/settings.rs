@@ -1,5 +1,6 @@
 //! What a proxy is told at its start.
 
+use crate::roster::Patience;
 use cluster::view::Server;
 use std::fmt;
 use std::net::SocketAddr;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub tls: Option<ClientTls>,
     /// TLS towards servers.
     pub server_tls: ServerTls,
+    /// Who may use the console, the database `pgkeel` of the proxy itself.
+    pub console: ConsoleSettings,
 }
 
 /// TLS towards clients. The files are looked at again while the proxy runs.
@@ -83,11 +86,28 @@ pub enum ServerTls {
     VerifyFull(PathBuf),
 }
 
+/// Settings of the console. While nobody may use it, it is off.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleSettings {
+    /// Roles that may do everything there.
+    pub users: Vec<String>,
+    /// Roles that may look.
+    pub viewers: Vec<String>,
+    /// In the session mode: the role that looks up their verifiers. The pooled mode has one already.
+    pub lookup: Option<Lookup>,
+}
+
 /// Settings of the pooled mode. Limits are shared out among the workers, rounded up.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
     /// Most server connections of one pool, which is one database, user and set of start-up parameters.
     pub servers_max: usize,
+    /// So many more, once a client has waited for `reserve_after`.
+    pub reserve: usize,
+    /// See `reserve`.
+    pub reserve_after: Duration,
+    /// Server connections of a pool that are kept open though nobody needs them.
+    pub servers_min: usize,
     /// Most server connections of all pools.
     pub open_max: usize,
     /// How long a client waits for a server connection before it gets an error.
@@ -100,6 +120,71 @@ pub struct PoolSettings {
     pub age_max: Duration,
     /// How clients are let in.
     pub auth: ClientAuth,
+    /// What clients may use.
+    pub limits: ClientLimits,
+}
+
+/// Limits of the pooled mode's clients; `None` is no limit.
+#[derive(Clone, Debug, Default)]
+pub struct ClientLimits {
+    /// Most clients of one user.
+    pub per_user_max: Option<usize>,
+    /// Most clients of one database.
+    pub per_database_max: Option<usize>,
+    /// A client that sits in a transaction so long without a statement is ended with SQLSTATE 25P03.
+    pub idle_in_transaction_max: Option<Duration>,
+    /// A client that says nothing outside a transaction for so long is ended with SQLSTATE 57P05.
+    pub idle_max: Option<Duration>,
+}
+
+impl Settings {
+    /// Whether there are pools; in the session mode only for looking up the verifiers of the console's users.
+    pub(crate) fn has_pools(&self) -> bool {
+        self.pool.is_some() || self.console.lookup.is_some()
+    }
+
+    /// The role that looks up verifiers.
+    pub(crate) fn lookup(&self) -> Option<&Lookup> {
+        match self.pool.as_ref().map(|pool| &pool.auth) {
+            Some(ClientAuth::Scram(lookup)) => Some(lookup),
+            Some(ClientAuth::Trust) => None,
+            None => self.console.lookup.as_ref(),
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        let limits = self.pool.as_ref().map(|pool| &pool.limits);
+        Patience {
+            idle_in_transaction_max: limits.and_then(|limits| limits.idle_in_transaction_max),
+            idle_max: limits.and_then(|limits| limits.idle_max),
+        }
+    }
+}
+
+impl ConsoleSettings {
+    /// Whether somebody may use it.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.users.is_empty() || !self.viewers.is_empty()
+    }
+}
+
+impl PoolSettings {
+    /// Of a proxy in the session mode, which only looks up verifiers.
+    pub(crate) fn for_lookups() -> PoolSettings {
+        PoolSettings {
+            servers_max: 1,
+            reserve: 0,
+            reserve_after: Duration::ZERO,
+            servers_min: 0,
+            open_max: 1,
+            query_wait: Duration::from_secs(10),
+            notice_after: Duration::from_secs(3_600),
+            idle_max: Duration::from_secs(10),
+            age_max: Duration::from_secs(600),
+            auth: ClientAuth::Trust,
+            limits: ClientLimits::default(),
+        }
+    }
 }
 
 /// How clients are let in.

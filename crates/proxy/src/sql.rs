@@ -8,7 +8,7 @@ mod calls;
 
 mod ends;
 
-mod lex;
+pub mod lex;
 
 mod pin;
 

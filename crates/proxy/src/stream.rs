@@ -92,12 +92,17 @@ impl Stream {
         }
     }
 
-    /// Whether bytes have come that nobody has read.
-    pub async fn has_unread(&self) -> bool {
-        let socket: &TcpStream = match self {
+    /// The socket, whose addresses can be asked.
+    pub fn socket(&self) -> &TcpStream {
+        match self {
             Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.socket(),
-        };
+        }
+    }
+
+    /// Whether bytes have come that nobody has read.
+    pub async fn has_unread(&self) -> bool {
+        let socket = self.socket();
         let peek = |cx: &mut Context<'_>| socket.poll_peek(cx, &mut ReadBuf::new(&mut [0]));
         poll_fn(|cx| Poll::Ready(matches!(peek(cx), Poll::Ready(Ok(1..))))).await
     }

@@ -1,10 +1,13 @@
 //! What a client's task may use: things of its own worker thread, and the few that all workers share.
 
 use crate::cancel::Cancels;
+use crate::console::{Consoles, Desks};
+use crate::crowd::Crowd;
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
+use crate::roster::Roster;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::tls::{Scratch, Tls};
@@ -37,11 +40,15 @@ pub struct Shared {
     pub rounds: Rounds,
     pub tls: Arc<Tls>,
     tls_trouble: Mutex<Option<(String, Instant)>>,
+    pub crowd: Crowd,
+    /// Where each worker can be asked from the console.
+    pub desks: Desks,
+    pub consoles: Consoles,
     garbage: Mutex<OncePerSource>,
 }
 
 impl Shared {
-    pub fn new(settings: Settings, tls: Arc<Tls>) -> Shared {
+    pub fn new(settings: Settings, tls: Arc<Tls>, desks: Desks) -> Shared {
         let pool = Pool::new(settings.clients_max);
         Shared {
             settings,
@@ -51,6 +58,9 @@ impl Shared {
             rounds: Rounds::default(),
             tls,
             tls_trouble: Mutex::default(),
+            crowd: Crowd::default(),
+            desks,
+            consoles: Consoles::default(),
             garbage: Mutex::default(),
         }
     }
@@ -82,6 +92,8 @@ impl Shared {
 /// Of one worker thread.
 #[derive(Debug)]
 pub struct Worker {
+    /// From 0.
+    pub number: usize,
     pub shared: Arc<Shared>,
     pub views: Views,
     pub stop: watch::Receiver<bool>,
@@ -95,6 +107,8 @@ pub struct Worker {
     pub bell: Bell,
     /// Buffers of TLS.
     pub scratch: Rc<Scratch>,
+    /// Who is here.
+    pub roster: Roster,
     /// What goes to a client and to a server next; as `chunk`, one for all sessions.
     pub outgoing: RefCell<Outgoing>,
 }
@@ -108,24 +122,31 @@ pub struct Outgoing {
 
 impl Worker {
     /// `None` if the system gives no random bytes.
-    pub fn new(shared: Arc<Shared>, views: Views, stop: watch::Receiver<bool>) -> Option<Worker> {
+    pub fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        views: Views,
+        stop: watch::Receiver<bool>,
+    ) -> Option<Worker> {
         let chunk = RefCell::new(vec![0; CHUNK_LEN].into_boxed_slice());
         let mut random = [0; 40];
         aws_lc_rs::rand::fill(&mut random).ok()?;
-        let (secret, number) = random.split_first_chunk::<32>()?;
-        let number = u64::from_be_bytes(*number.first_chunk()?);
-        let pools = RefCell::new(Pools::new(shared.settings.pool.as_ref(), shared.settings.workers));
+        let (secret, names) = random.split_first_chunk::<32>()?;
+        let names = u64::from_be_bytes(*names.first_chunk()?);
+        let pools = RefCell::new(Pools::new(&shared.settings));
         Some(Worker {
+            number,
             shared,
             views,
             stop,
             probes: Semaphore::new(PROBES_MAX),
             chunk,
             pools,
-            texts: RefCell::new(Texts::new(number)),
+            texts: RefCell::new(Texts::new(names)),
             secrets: RefCell::new(Secrets::new(*secret)),
             bell: Bell::default(),
             scratch: Rc::default(),
+            roster: Roster::new(Instant::now()),
             outgoing: RefCell::default(),
         })
     }

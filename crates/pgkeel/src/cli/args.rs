@@ -24,7 +24,7 @@ pub enum Command {
     Run(RunArgs),
     /// Run only the agent: it looks after this host's PostgreSQL
     Agent(RunArgs),
-    /// Run only the proxy: it carries clients to the primary
+    /// Run only the proxy: it carries clients to the primary; its console is the database `pgkeel`
     Proxy(RunArgs),
     /// Show the nodes, their roles and positions, and what the cluster waits for
     Status(StatusArgs),

@@ -68,6 +68,12 @@ pub fn summary(config: &Config) -> String {
             humantime::format_duration(proxy.hold)
         ));
         lines.extend(config::tls_section::lines(proxy));
+        let proxy::ConsoleSettings { users, viewers, .. } = &proxy.console;
+        if !users.is_empty() || !viewers.is_empty() {
+            let list =
+                |names: &[String]| if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+            lines.push(format!("console for {}, to look for {}", list(users), list(viewers)));
+        }
     }
     lines.extend(config.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.iter().fold(String::new(), |mut text, line| {

@@ -2,21 +2,41 @@
 
 use std::time::Duration;
 
-use proxy::{ClientAuth, Lookup, PoolSettings};
+use proxy::{ClientAuth, ClientLimits, Lookup, PoolSettings};
 
+use super::console;
 use super::report::Report;
 use super::section::Section;
 use super::units;
 
 /// The keys that are read here.
-pub(super) const KEYS: [&str; 7] =
-    ["pool_mode", "pool_size", "query_wait", "auth", "lookup_user", "lookup_password", "lookup_database"];
+pub(super) const KEYS: [&str; 14] = [
+    "pool_mode",
+    "pool_size",
+    "pool_min",
+    "pool_reserve",
+    "pool_reserve_after",
+    "query_wait",
+    "auth",
+    "lookup_user",
+    "lookup_password",
+    "lookup_database",
+    "clients_max_per_user",
+    "clients_max_per_database",
+    "idle_in_transaction_max",
+    "client_idle_max",
+];
 
 const POOL_SIZE_DEFAULT: u32 = 20;
 const POOL_SIZE_MAX: u32 = 10_000;
+const RESERVE_AFTER_DEFAULT: Duration = Duration::from_secs(5);
+/// More clients than a proxy takes.
+const CLIENTS_MAX: u32 = 1_000_000;
 const QUERY_WAIT_DEFAULT: Duration = Duration::from_secs(120);
 /// A client that waits should hear of it before somebody asks what is wrong.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
+/// Shorter than that is no silence.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(600);
 const AGE_MAX: Duration = Duration::from_secs(3_600);
 /// Pools beside each other, each with `pool_size`.
@@ -42,41 +62,77 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
     let size = section.integer_or(report, "pool_size", POOL_SIZE_DEFAULT, 1..=POOL_SIZE_MAX);
     let query_wait = section.parsed_or(report, "query_wait", QUERY_WAIT_DEFAULT, units::duration);
     let auth = section.parsed_or(report, "auth", Auth::Scram, auth);
-    let user = section.parsed_or(report, "lookup_user", None, name);
-    let password = section.parsed_or(report, "lookup_password", None, name);
-    let database = section.parsed_or(report, "lookup_database", None, name);
+    let min = section.integer_or(report, "pool_min", 0, 0..=POOL_SIZE_MAX);
+    let reserve = section.integer_or(report, "pool_reserve", 0, 0..=POOL_SIZE_MAX);
+    let reserve_after =
+        section.parsed_or(report, "pool_reserve_after", RESERVE_AFTER_DEFAULT, units::duration);
+    if let (Some(min), Some(size)) = (min, size)
+        && min > size
+    {
+        let problem = format!("{min} is more than pool_size, which is {size}");
+        report.error(section.line_of(report, "pool_min"), &section.path("pool_min"), problem);
+    }
+    let limits = read_limits(section, report);
     let (mode, size, query_wait, auth) = (mode?, size? as usize, query_wait?, auth?);
-    let (user, password, database) = (user?, password?, database?);
+    let (min, reserve, reserve_after, limits) = (min? as usize, reserve? as usize, reserve_after?, limits?);
     if mode == Mode::Session {
         refuse_alone(section, report);
         return Some(None);
     }
-    let auth = match (auth, user) {
-        (Auth::Trust, _) => ClientAuth::Trust,
-        (Auth::Scram, Some(user)) => ClientAuth::Scram(Lookup {
-            user,
-            password,
-            database: database.unwrap_or_else(|| "postgres".to_owned()),
-        }),
-        (Auth::Scram, None) => {
-            section.require(report, "lookup_user", "\"pgkeel_proxy\", a role that may read pg_authid");
-            return None;
-        }
+    let auth = match auth {
+        Auth::Trust => ClientAuth::Trust,
+        Auth::Scram => ClientAuth::Scram(read_lookup(section, report, "a role that may read pg_authid")?),
     };
     Some(Some(PoolSettings {
         servers_max: size,
-        open_max: size * POOLS_FULL,
+        reserve,
+        reserve_after,
+        servers_min: min,
+        open_max: (size + reserve) * POOLS_FULL,
         query_wait,
         notice_after: NOTICE_AFTER,
         idle_max: IDLE_MAX,
         age_max: AGE_MAX,
         auth,
+        limits,
     }))
+}
+
+/// The role that looks up verifiers, which must be given; `why` is said if it is not.
+pub(super) fn read_lookup(section: &Section<'_>, report: &mut Report<'_>, why: &str) -> Option<Lookup> {
+    let user = section.parsed_or(report, "lookup_user", None, |text| name(text).map(Some));
+    let password = section.parsed_or(report, "lookup_password", None, |text| name(text).map(Some));
+    let database = section.parsed_or(report, "lookup_database", None, |text| name(text).map(Some));
+    let (user, password, database) = (user?, password?, database?);
+    let Some(user) = user else {
+        section.require(report, "lookup_user", &format!("\"pgkeel_proxy\", {why}"));
+        return None;
+    };
+    Some(Lookup { user, password, database: database.unwrap_or_else(|| "postgres".to_owned()) })
+}
+
+fn read_limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<ClientLimits> {
+    let mut count = |key| {
+        let number = section.integer_or(report, key, CLIENTS_MAX, 1..=CLIENTS_MAX)?;
+        Some(section.has(key).then_some(number as usize))
+    };
+    let (per_user_max, per_database_max) = (count("clients_max_per_user"), count("clients_max_per_database"));
+    let mut time = |key| section.parsed_or(report, key, None, |text| silence(text).map(Some));
+    let (idle_in_transaction_max, idle_max) = (time("idle_in_transaction_max"), time("client_idle_max"));
+    Some(ClientLimits {
+        per_user_max: per_user_max?,
+        per_database_max: per_database_max?,
+        idle_in_transaction_max: idle_in_transaction_max?,
+        idle_max: idle_max?,
+    })
 }
 
 /// Keys that mean nothing in the session mode.
 fn refuse_alone(section: &Section<'_>, report: &mut Report<'_>) {
-    for key in KEYS.iter().filter(|key| **key != "pool_mode" && section.has(key)) {
+    // The console looks up verifiers in this mode, too.
+    let for_console = |key: &str| console::is_wanted(section) && key.starts_with("lookup_");
+    let alone = |key: &&&str| **key != "pool_mode" && section.has(key) && !for_console(key);
+    for key in KEYS.iter().filter(alone) {
         let problem = "needs pool_mode = \"pooled\"".to_owned();
         report.error(section.line_of(report, key), &section.path(key), problem);
     }
@@ -98,9 +154,15 @@ fn auth(text: &str) -> Result<Auth, String> {
     }
 }
 
-fn name(text: &str) -> Result<Option<String>, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     match text.is_empty() || text.contains('\0') {
         true => Err("must not be empty, nor contain a zero byte".to_owned()),
-        false => Ok(Some(text.to_owned())),
+        false => Ok(text.to_owned()),
     }
+}
+
+/// How long a client may say nothing. It is looked at ten times a second.
+fn silence(text: &str) -> Result<Duration, String> {
+    let given = units::duration(text)?;
+    if given >= SILENCE_MIN { Ok(given) } else { Err(format!("{text:?} is out of range; at least \"1s\"")) }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent::settings::PostgresSettings;
 
+use super::console;
 use super::members::Members;
 use super::pool;
 use super::postgres::listens_on;
@@ -31,17 +32,22 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    let known: Vec<&str> =
-        ["listen", "agents", "hold"].into_iter().chain(pool::KEYS).chain(tls_section::KEYS).collect();
+    let known: Vec<&str> = ["listen", "agents", "hold"]
+        .into_iter()
+        .chain(pool::KEYS)
+        .chain(console::KEYS)
+        .chain(tls_section::KEYS)
+        .collect();
     section.refuse_unknown(report, &known);
     let listen = read_listen(&section, report);
     let agents = read_agents(&section, report, root.has("members"), members);
     let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
     let pool = pool::read(&section, report);
+    let console = console::read(&section, report, matches!(pool, Some(None)));
     let tls = tls_section::read(&section, report);
-    let (pool, tls) = (pool?, tls?);
+    let (pool, console, tls) = (pool?, console?, tls?);
     let built = build(cluster?, listen?, agents?, hold?);
-    let settings = proxy::Settings { pool, tls: tls.clients, server_tls: tls.servers, ..built };
+    let settings = proxy::Settings { pool, console, tls: tls.clients, server_tls: tls.servers, ..built };
     tls_section::refuse_two_channels(&section, report, &settings);
     Some(settings)
 }
@@ -129,6 +135,7 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         pool: None,
         tls: None,
         server_tls: proxy::ServerTls::Disable,
+        console: proxy::ConsoleSettings::default(),
         server: None,
     }
 }

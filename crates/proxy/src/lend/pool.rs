@@ -1,5 +1,6 @@
 //! One pool: its idle servers, its queue, and the rules that concern both.
 
+use super::facts::Lendings;
 use super::{Bounds, ClientId, Deed, Lending, PoolId, ServerId, Why};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,9 +16,12 @@ pub(super) struct Waiting {
 
 /// What a server is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub enum Stage {
+    /// It is being opened.
     Opening,
+    /// Nobody has it.
     Idle,
+    /// A client has it.
     Lent,
 }
 
@@ -43,11 +47,24 @@ pub(super) struct Pool {
     pub(super) opening: usize,
     /// The last attempt failed: the next one is made then.
     pub(super) retry_at: Option<Instant>,
+    /// Nothing is lent until it is resumed.
+    pub(super) paused: bool,
+    /// What was lent so far.
+    pub(super) lendings: Lendings,
 }
 
 impl Pool {
     pub(super) fn new(bounds: Bounds) -> Pool {
-        Pool { bounds, queue: VecDeque::new(), idle: Vec::new(), open: 0, opening: 0, retry_at: None }
+        Pool {
+            bounds,
+            queue: VecDeque::new(),
+            idle: Vec::new(),
+            open: 0,
+            opening: 0,
+            retry_at: None,
+            paused: false,
+            lendings: Lendings::default(),
+        }
     }
 
     /// How many servers it may have now.
@@ -59,7 +76,8 @@ impl Pool {
 
     /// Whether one more server is to be opened for those who wait.
     fn wants_more(&self, now: Instant) -> bool {
-        self.queue.len() > self.opening
+        !self.paused
+            && self.queue.len() > self.opening
             && self.open < self.room(now)
             && self.retry_at.is_none_or(|at| at <= now)
     }
@@ -73,9 +91,10 @@ impl Lending {
             pool.queue.pop_front();
             pool.idle.pop();
             let Some(Some(state)) = self.servers.get_mut(server.0 as usize) else { continue };
-            let check = now.saturating_duration_since(state.since) >= pool.bounds.check_after;
             (state.stage, state.since) = (Stage::Lent, now);
-            self.deeds.push(Deed::Lend { client: waiting.client, server, check });
+            pool.lendings.count += 1;
+            pool.lendings.waited += now.saturating_duration_since(waiting.since);
+            self.deeds.push(Deed::Lend { client: waiting.client, server });
         }
         while self.pools[id.0 as usize].wants_more(now) && self.make_room(id) {
             self.begin_opening(id, now);
@@ -130,7 +149,11 @@ impl Lending {
         let waited = |w: &Waiting| now.saturating_duration_since(w.since);
         while let Some(first) = pool.queue.front().filter(|w| waited(w) >= pool.bounds.query_wait) {
             self.deeds.push(Deed::GiveUp { client: first.client, waited: waited(first) });
+            pool.lendings.given_up += 1;
             pool.queue.pop_front();
+        }
+        if pool.paused {
+            return;
         }
         let notice_after = pool.bounds.notice_after;
         for waiting in pool.queue.iter_mut().take_while(|w| waited(w) >= notice_after).filter(|w| !w.told) {
@@ -157,12 +180,13 @@ impl Lending {
         }
     }
 
-    /// Servers that are to be open though nobody needs them.
+    /// Servers that are to be open though nobody needs them. Where the last attempt failed, a client has to come first:
+    /// its login may be no good any more.
     pub(super) fn keep_minimum(&mut self, id: PoolId, now: Instant) {
         while self.open < self.open_max {
             let pool = &self.pools[id.0 as usize];
-            let due = pool.retry_at.is_none_or(|at| at <= now);
-            if pool.open >= pool.bounds.servers_min.min(pool.bounds.servers_max) || !due {
+            let enough = pool.open >= pool.bounds.servers_min.min(pool.bounds.servers_max);
+            if enough || pool.paused || pool.retry_at.is_some() {
                 return;
             }
             self.begin_opening(id, now);

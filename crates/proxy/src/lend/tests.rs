@@ -13,7 +13,6 @@ fn bounds() -> Bounds {
         notice_after: Duration::from_secs(2),
         idle_max: Duration::from_secs(600),
         age_max: Duration::from_secs(3600),
-        check_after: Duration::from_secs(30),
         retry_after: Duration::from_secs(1),
     }
 }
@@ -69,7 +68,7 @@ impl Story {
 }
 
 fn lend(client: u32, server: u32) -> Deed {
-    Deed::Lend { client: ClientId(client), server: ServerId(server), check: false }
+    Deed::Lend { client: ClientId(client), server: ServerId(server) }
 }
 
 #[test]
@@ -151,8 +150,7 @@ fn idle_and_old_servers_are_closed_and_the_minimum_is_kept() {
     story.returned(1, Returned::Clean);
     assert_eq!(story.at(600).tick(), [Deed::Close { server: ServerId(0), why: Why::Idle }]);
     assert_eq!(story.at(601).tick(), []);
-    let check = Deed::Lend { client: ClientId(3), server: ServerId(1), check: true };
-    assert_eq!(story.want(3), [check]);
+    assert_eq!(story.want(3), [lend(3, 1)]);
     let old = Deed::Close { server: ServerId(1), why: Why::Old };
     assert_eq!(story.at(3700).returned(1, Returned::Clean), [old]);
 }
@@ -168,6 +166,70 @@ fn what_is_outdated_is_not_lent_again() {
     assert_eq!(story.opened(1), [outdated(1), story.open(1)]);
     assert_eq!(story.returned(0, Returned::Clean), [outdated(0)]);
     assert_eq!(story.opened(1), [lend(2, 1)]);
+}
+
+#[test]
+fn a_paused_pool_lends_nothing_and_its_servers_go() {
+    let mut story = Story::new(10, Bounds { servers_min: 1, ..bounds() });
+    story.want(1);
+    story.want(2);
+    story.opened(0);
+    story.opened(1);
+    story.returned(0, Returned::Clean);
+    story.lending.pause(story.pool);
+    let paused = |server| Deed::Close { server: ServerId(server), why: Why::Paused };
+    assert_eq!(story.deeds(), [paused(0)]);
+    assert_eq!(story.lending.lend_at_once(story.pool, None, story.now), None);
+    assert_eq!(story.want(3), []);
+    assert_eq!(story.at(3).tick(), [], "no minimum, and no notice that others have the servers");
+    assert_eq!(story.returned(1, Returned::Clean), [paused(1)]);
+    let facts = story.lending.facts(story.pool).unwrap();
+    assert_eq!((facts.paused, facts.waiting, facts.lent, facts.idle, facts.opening), (true, 1, 0, 0, 0));
+    story.lending.resume(story.pool, story.now);
+    assert_eq!(story.deeds(), [story.open(1)]);
+    assert_eq!(story.opened(1), [lend(3, 1)]);
+}
+
+#[test]
+fn what_was_lent_is_counted() {
+    let mut story = Story::new(10, Bounds { servers_max: 1, ..bounds() });
+    story.want(1);
+    story.at(1).opened(0);
+    story.want(2);
+    story.at(4).returned(0, Returned::Clean);
+    story.at(5).returned(0, Returned::Clean);
+    assert_eq!(story.lending.lend_at_once(story.pool, None, story.now), Some(ServerId(0)));
+    story.at(7).returned(0, Returned::Clean);
+    let lendings = story.lending.facts(story.pool).unwrap().lendings;
+    let seconds = Duration::from_secs;
+    assert_eq!(lendings, Lendings { count: 3, time: seconds(6), waited: seconds(4), given_up: 0 });
+}
+
+#[test]
+fn after_a_failed_login_the_minimum_waits_for_a_client() {
+    let mut story = Story::new(10, Bounds { servers_min: 1, ..bounds() });
+    assert_eq!(story.tick(), [story.open(0)]);
+    story.lending.failed(ServerId(0), story.now);
+    assert_eq!(story.at(100).tick(), []);
+    assert_eq!(story.want(1), [story.open(0)]);
+    story.opened(0);
+    story.returned(0, Returned::Unclean);
+    story.deeds();
+    assert_eq!(story.at(101).tick(), [story.open(0)]);
+}
+
+#[test]
+fn one_pool_is_renewed_without_the_others() {
+    let mut story = Story::new(10, bounds());
+    let other = story.lending.add_pool(bounds());
+    story.want(1);
+    story.opened(0);
+    story.lending.want(other, ClientId(7), story.now);
+    story.opened(1);
+    story.lending.renew_pool(other);
+    assert_eq!(story.returned(0, Returned::Clean), []);
+    let outdated = Deed::Close { server: ServerId(1), why: Why::Outdated };
+    assert_eq!(story.returned(1, Returned::Clean), [outdated]);
 }
 
 #[test]
@@ -192,18 +254,21 @@ struct Shell {
     idle: BTreeMap<ServerId, PoolId>,
     lent: BTreeMap<ServerId, (PoolId, ClientId)>,
     told: BTreeSet<ClientId>,
+    paused: BTreeSet<PoolId>,
 }
 
 impl Shell {
     fn take(&mut self, deed: Deed) {
         match deed {
-            Deed::Lend { client, server, .. } => {
+            Deed::Lend { client, server } => {
                 let pool = self.idle.remove(&server).expect("only an idle server is lent");
+                assert!(!self.paused.contains(&pool), "a paused pool lends nothing");
                 let first = self.queues.get_mut(&pool).and_then(VecDeque::pop_front);
                 assert_eq!(first, Some(client), "first come, first served");
                 self.lent.insert(server, (pool, client));
             }
             Deed::Open { pool, server } => {
+                assert!(!self.paused.contains(&pool), "a paused pool opens nothing");
                 let known = self.idle.contains_key(&server) || self.lent.contains_key(&server);
                 assert!(!known && self.opening.insert(server, pool).is_none(), "a new name");
             }
@@ -290,6 +355,7 @@ impl Chaos {
     fn lend_at_once(&mut self, pool: PoolId) {
         let liked = pick(&self.shell.idle, &mut self.random);
         let Some(server) = self.lending.lend_at_once(pool, liked, self.now) else { return };
+        assert!(!self.shell.paused.contains(&pool), "seed {}: a paused pool lends nothing", self.seed);
         self.clients += 1;
         let in_turn = self.shell.queues.get(&pool).is_none_or(VecDeque::is_empty);
         assert!(in_turn, "seed {}: out of turn", self.seed);
@@ -317,8 +383,16 @@ impl Chaos {
     }
 
     fn mishap(&mut self, pool: PoolId) {
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 => self.lending.renew(),
+            3 => {
+                self.shell.paused.insert(pool);
+                self.lending.pause(pool);
+            }
+            4 => {
+                self.shell.paused.remove(&pool);
+                self.lending.resume(pool, self.now);
+            }
             1 => {
                 if let Some(server) = pick(&self.shell.idle, &mut self.random) {
                     self.shell.idle.remove(&server);
@@ -356,6 +430,11 @@ impl Chaos {
 
     /// With servers that open and clients that give back, everybody is served.
     fn settle(&mut self) {
+        self.shell.paused.clear();
+        for pool in &self.pools {
+            self.lending.resume(*pool, self.now);
+        }
+        self.do_deeds();
         for _ in 0..5_000 {
             self.now += Duration::from_millis(500);
             self.lending.tick(self.now);

@@ -335,6 +335,10 @@ impl Logical {
             return Fate::Forward;
         };
         self.copy_in = None;
+        if !ended.is_own() {
+            self.answers += 1;
+            self.tally.answered(status);
+        }
         if matches!(ended, Expected::Placing) {
             self.placed(holding, to_client);
         }

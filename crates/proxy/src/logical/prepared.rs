@@ -42,6 +42,15 @@ impl Texts {
         }
     }
 
+    /// Every text that is remembered: its name on servers, the body of its Parse after the name, and how often it is held
+    /// by a client or as a server's unnamed statement.
+    pub fn list(&self) -> impl Iterator<Item = (&[u8], &[u8], usize)> {
+        self.known.values().map(|prepared| {
+            let name = prepared.server_name.strip_suffix(b"\0").unwrap_or(&prepared.server_name);
+            (name, &*prepared.body, Rc::strong_count(prepared) - 1)
+        })
+    }
+
     /// The statement of a Parse's body after the name.
     pub(super) fn intern(&mut self, body: &[u8]) -> Rc<Prepared> {
         if let Some(known) = self.known.get(body) {

@@ -4,9 +4,11 @@ use super::pools::Lent;
 use crate::lend::PoolId;
 use crate::logical::{Broken, Logical, Progress};
 use crate::relay::{Unsent, poll_chunk};
+use crate::roster::{Order, Seat};
 use crate::stream::Stream;
 use crate::worker::{Outgoing, Worker};
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 /// Why an exchange ends.
@@ -23,12 +25,16 @@ pub enum Stop {
     EpochChanged,
     /// The proxy stops.
     Stopping,
+    /// Somebody, or a limit, ends this client.
+    Ordered(Order),
 }
 
 /// A client, beyond its session.
 #[derive(Debug)]
 pub struct Front {
     pub stream: Stream,
+    /// Where others see what it is doing.
+    pub seat: Rc<Seat>,
     /// Bytes of the client that were not taken yet; one message that has not come whole, mostly none.
     pub input: Vec<u8>,
     /// Bytes that the client has not taken yet.
@@ -75,7 +81,10 @@ impl<'a> Exchange<'a> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
         match self.step(cx) {
-            Ok(()) => Poll::Pending,
+            Ok(()) => {
+                self.front.seat.rests(self.logical, self.worker.roster.now());
+                Poll::Pending
+            }
             Err(stop) => Poll::Ready(stop),
         }
     }
@@ -85,6 +94,9 @@ impl<'a> Exchange<'a> {
         loop {
             if self.worker.bell.is_stopping() {
                 return Err(Stop::Stopping);
+            }
+            if let Some(order) = self.front.seat.order() {
+                return Err(Stop::Ordered(order));
             }
             // Asked before every write: nothing may reach a server of an older epoch.
             if self.worker.views.newest_epoch() != self.lent.epoch {
@@ -130,6 +142,7 @@ impl<'a> Exchange<'a> {
             Poll::Ready(Ok(bytes)) if !bytes.is_empty() => bytes,
             Poll::Ready(_) => return Err(Stop::ServerGone),
         };
+        self.logical.tally().sent(bytes.len());
         let mut outgoing = self.worker.outgoing.borrow_mut();
         let heard = self.logical.server_sent(bytes, &mut self.lent.holding, &mut outgoing.to_client);
         let told = self.tell_client(&mut outgoing.to_client, cx);
@@ -197,7 +210,10 @@ impl<'a> Exchange<'a> {
     fn take(&mut self, bytes: &[u8], to_server: &mut Vec<u8>) -> Result<(usize, Progress), Stop> {
         let mut texts = self.worker.texts.borrow_mut();
         texts.begin_round(self.worker.shared.rounds.of_relations());
-        self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, to_server).map_err(Stop::Broken)
+        let taken = self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, to_server);
+        let taken = taken.map_err(Stop::Broken)?;
+        self.logical.tally().received(taken.0);
+        Ok(taken)
     }
 
     fn tell_client(&mut self, bytes: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<(), Stop> {

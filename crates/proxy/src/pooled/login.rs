@@ -2,15 +2,17 @@
 
 use super::pools::{Login, Secret, Told, give_back, want};
 use super::secrets::find_verifier;
+use crate::crowd::Place;
 use crate::error::Refusal;
 use crate::lend::{ClientId, PoolId, Returned};
 use crate::logical::{Logical, Owner, Reported, Settings};
+use crate::roster::Seat;
 use crate::settings::ClientAuth;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::worker::Worker;
 use pgwire::message::{put, split_string};
-use pgwire::scram::{Mechanism, ScramError, Server, ServerChannel};
+use pgwire::scram::{Mechanism, ScramError, Server, ServerChannel, Verifier};
 use pgwire::startup::parse_body;
 use pgwire::{CancelKey, Startup, StartupMessage, WholeMessages};
 use std::rc::Rc;
@@ -18,10 +20,12 @@ use tokio::time::timeout;
 
 /// A client that was let in.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct Admitted<'a> {
     pub pool: PoolId,
     pub id: ClientId,
     pub logical: Logical,
+    /// It counts as a client of its user and its database as long as this is kept.
+    _place: Option<Place<'a>>,
 }
 
 /// Why a client was not.
@@ -46,12 +50,13 @@ impl From<std::io::Error> for NotAdmitted {
 }
 
 /// Lets a client in whose start-up packet is `packet`.
-pub async fn admit(
+pub async fn admit<'a>(
     stream: &mut Stream,
     packet: &[u8],
     key: &CancelKey,
-    worker: &Rc<Worker>,
-) -> Result<Admitted, NotAdmitted> {
+    seat: &Seat,
+    worker: &'a Rc<Worker>,
+) -> Result<Admitted<'a>, NotAdmitted> {
     let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
         return Err(NotAdmitted::Gone);
     };
@@ -67,29 +72,34 @@ pub async fn admit(
         }
         Some(ClientAuth::Trust) | None => Secret::None,
     };
+    let place = match &worker.shared.settings.pool {
+        Some(pool) => worker.shared.crowd.enter(user, &seat.who.database, &pool.limits)?,
+        None => None,
+    };
     let (pool, login) = worker.pools.borrow_mut().pool(&of_pool).ok_or(Refusal::TooManyPools)?;
     if let Secret::Key(..) = secret {
         *login.secret.borrow_mut() = secret;
     }
-    let id = worker.pools.borrow_mut().client();
+    let id = ClientId(seat.number);
     let reported = reported(stream, pool, id, &login, worker).await?;
     let name = message.get("application_name").unwrap_or_default();
     let mut told = reported.clone();
     if !name.is_empty() {
         told.note(b"application_name", name);
     }
-    let logical = Logical::new(Owner(u64::from(id.0)), Settings::with_application_name(name), told.clone());
+    let logical = Logical::new(Owner(u64::from(id.0)), Settings::with_application_name(name), told.clone())
+        .counted_in(Rc::clone(&login.tally));
     put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
     told.tell_all(&mut greeting);
     put(b'K', &[&key.to_bytes()], &mut greeting);
     put(b'Z', &[b"I"], &mut greeting);
     stream.write_all(&greeting).await?;
-    Ok(Admitted { pool, id, logical })
+    Ok(Admitted { pool, id, logical, _place: place })
 }
 
 /// Tells a client that asks for a newer protocol, or for options of it, that there is 3.0 without options
 /// (NegotiateProtocolVersion; src/backend/postmaster/postmaster.c, `SendNegotiateProtocolVersion`).
-fn negotiate(message: &StartupMessage<'_>, greeting: &mut Vec<u8>) {
+pub fn negotiate(message: &StartupMessage<'_>, greeting: &mut Vec<u8>) {
     let options: Vec<&[u8]> =
         message.parameters.iter().map(|(name, _)| *name).filter(|name| name.starts_with(b"_pq_.")).collect();
     if message.minor == 0 && options.is_empty() {
@@ -173,6 +183,16 @@ async fn reported(
 /// user, one without a password and a wrong password get the same answers.
 async fn check(stream: &mut Stream, user: &[u8], worker: &Rc<Worker>) -> Result<Secret, NotAdmitted> {
     let found = find_verifier(user, worker).await?;
+    check_with(stream, user, found, worker).await
+}
+
+/// Checks a client whose verifier was found.
+pub async fn check_with(
+    stream: &mut Stream,
+    user: &[u8],
+    found: Verifier,
+    worker: &Rc<Worker>,
+) -> Result<Secret, NotAdmitted> {
     let mut messages = WholeMessages::default();
     let (channel, offered) = match stream.tls().and_then(TlsStream::end_point) {
         Some(hash) => (ServerChannel::Tls(hash.to_vec()), &[Mechanism::Plus, Mechanism::Plain][..]),

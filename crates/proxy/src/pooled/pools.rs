@@ -1,19 +1,21 @@
 //! The pools of one worker: does what [`crate::lend`] says.
 
 use super::open::open;
+use super::pause::Paused;
 use crate::cancel::Running;
 use crate::error::Refusal;
 use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
-use crate::logical::{Holding, Reported};
-use crate::settings::PoolSettings;
+use crate::logical::{Holding, Reported, Tally};
+use crate::settings::{PoolSettings, Settings};
 use crate::stream::Stream;
 use crate::worker::Worker;
 use pgwire::scram::{ClientKey, Verifier};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
@@ -55,6 +57,18 @@ pub struct Login {
     pub secret: RefCell<Secret>,
     /// What the last server reported.
     pub reported: RefCell<Option<Reported>>,
+    /// What its clients did.
+    pub tally: Rc<Tally>,
+}
+
+/// A server connection, as people are shown it. It is of the server that has this name last.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    pub running: Arc<Running>,
+    pub epoch: u64,
+    pub at: SystemTime,
+    pub local: Option<SocketAddr>,
+    pub remote: Option<SocketAddr>,
 }
 
 /// What a client that waits is told.
@@ -78,10 +92,12 @@ struct Waiter {
 /// See the module.
 #[derive(Debug)]
 pub struct Pools {
-    lending: Lending,
+    pub(super) lending: Lending,
     bounds: Bounds,
     by_packet: HashMap<Box<[u8]>, PoolId>,
-    logins: Vec<Rc<Login>>,
+    pub(super) logins: Vec<Rc<Login>>,
+    pub(super) paused: Paused,
+    opened: HashMap<ServerId, Opened>,
     idle: HashMap<ServerId, Box<Lent>>,
     waiters: BTreeMap<ClientId, Waiter>,
     scarce: HashSet<PoolId>,
@@ -89,20 +105,21 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Without any pool. Each of `workers` has an equal share of the limits; without settings nothing is ever pooled.
-    pub fn new(settings: Option<&PoolSettings>, workers: usize) -> Pools {
-        let Some(settings) = settings else { return Pools::of(Lending::new(0), nothing()) };
-        let share = |all: usize| all.div_ceil(workers.max(1));
+    /// Without any pool. Each worker has an equal share of the limits. In the session mode only verifiers are looked up.
+    pub fn new(settings: &Settings) -> Pools {
+        let for_lookups = PoolSettings::for_lookups();
+        let workers = settings.workers.max(1);
+        let settings = settings.pool.as_ref().unwrap_or(&for_lookups);
+        let share = |all: usize| all.div_ceil(workers);
         let bounds = Bounds {
             servers_max: share(settings.servers_max).max(1),
-            reserve: 0,
-            reserve_after: settings.query_wait,
-            servers_min: 0,
+            reserve: share(settings.reserve),
+            reserve_after: settings.reserve_after,
+            servers_min: share(settings.servers_min),
             query_wait: settings.query_wait,
             notice_after: settings.notice_after,
             idle_max: settings.idle_max,
             age_max: settings.age_max,
-            check_after: settings.idle_max,
             retry_after: Duration::from_millis(200),
         };
         Pools::of(Lending::new(share(settings.open_max).max(1)), bounds)
@@ -114,6 +131,8 @@ impl Pools {
             bounds,
             by_packet: HashMap::new(),
             logins: Vec::new(),
+            paused: Paused::default(),
+            opened: HashMap::new(),
             idle: HashMap::new(),
             waiters: BTreeMap::new(),
             scarce: HashSet::new(),
@@ -131,7 +150,10 @@ impl Pools {
         }
         let id = self.lending.add_pool(self.bounds.clone());
         let (secret, reported) = (RefCell::new(Secret::None), RefCell::default());
-        let login = Rc::new(Login { packet: packet.into(), secret, reported });
+        let login = Rc::new(Login { packet: packet.into(), secret, reported, tally: Rc::default() });
+        if self.paused.concerns(&login) {
+            self.lending.pause(id);
+        }
         self.by_packet.insert(packet.into(), id);
         self.logins.push(Rc::clone(&login));
         Some((id, login))
@@ -157,6 +179,7 @@ impl Pools {
                 self.scarce.insert(waiter.pool);
             }
         }
+        self.scarce.extend(self.paused_and_lent());
         !self.scarce.is_empty()
     }
 
@@ -164,20 +187,20 @@ impl Pools {
     pub fn renew(&mut self) {
         self.lending.renew();
     }
-}
 
-fn nothing() -> Bounds {
-    Bounds {
-        servers_max: 0,
-        reserve: 0,
-        reserve_after: Duration::ZERO,
-        servers_min: 0,
-        query_wait: Duration::ZERO,
-        notice_after: Duration::ZERO,
-        idle_max: Duration::ZERO,
-        age_max: Duration::ZERO,
-        check_after: Duration::ZERO,
-        retry_after: Duration::ZERO,
+    /// What is lent, and to whom it is not.
+    pub fn lending(&self) -> &Lending {
+        &self.lending
+    }
+
+    /// Every pool.
+    pub fn logins(&self) -> impl Iterator<Item = (PoolId, &Rc<Login>)> {
+        (0..).map(PoolId).zip(&self.logins)
+    }
+
+    /// A server that was opened.
+    pub fn opened(&self, server: ServerId) -> Option<&Opened> {
+        self.opened.get(&server)
     }
 }
 
@@ -250,8 +273,16 @@ pub fn give_back(worker: &Rc<Worker>, lent: Box<Lent>, how: Returned) {
 /// A server is ready for the first time.
 pub fn opened(worker: &Rc<Worker>, lent: Box<Lent>) {
     let id = lent.id;
+    let opened = Opened {
+        running: Arc::clone(&lent.running),
+        epoch: lent.epoch,
+        at: SystemTime::now(),
+        local: lent.stream.socket().local_addr().ok(),
+        remote: lent.stream.socket().peer_addr().ok(),
+    };
     {
         let mut pools = worker.pools.borrow_mut();
+        pools.opened.insert(id, opened);
         pools.idle.insert(id, lent);
         pools.lending.opened(id, Instant::now());
     }
@@ -349,7 +380,7 @@ impl Pools {
 
     fn deed(&mut self, deed: Deed, worker: &Rc<Worker>) {
         match deed {
-            Deed::Lend { client, server, .. } => {
+            Deed::Lend { client, server } => {
                 let Some(mut lent) = self.idle.remove(&server) else { return };
                 if is_alive(&mut lent, worker) {
                     return self.tell(client, Told::Lent(lent));
@@ -372,7 +403,14 @@ impl Pools {
                 }
             }
             Deed::Notice { client } => self.tell(client, Told::Waits),
-            Deed::GiveUp { client, waited } => self.tell(client, Told::GivenUp(waited)),
+            Deed::GiveUp { client, waited } => {
+                let paused = self.waiters.get(&client).is_some_and(|waiter| self.is_paused(waiter.pool));
+                let told = match paused {
+                    true => Told::Refused(Box::new(Refusal::Paused { waited })),
+                    false => Told::GivenUp(waited),
+                };
+                self.tell(client, told);
+            }
         }
     }
 }

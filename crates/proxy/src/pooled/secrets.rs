@@ -4,7 +4,7 @@ use super::login::NotAdmitted;
 use super::pools::{Lent, Secret, Told, give_back, want};
 use crate::error::Refusal;
 use crate::lend::Returned;
-use crate::settings::{ClientAuth, Lookup};
+use crate::settings::Lookup;
 use crate::worker::Worker;
 use pgwire::WholeMessages;
 use pgwire::message::put;
@@ -64,13 +64,14 @@ pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier,
     if let Some(verifier) = worker.secrets.borrow().get(user, Instant::now()) {
         return Ok(verifier);
     }
-    let Some(ClientAuth::Scram(lookup)) = worker.shared.settings.pool.as_ref().map(|pool| &pool.auth) else {
-        return Err(NotAdmitted::Gone);
-    };
-    let mut lent = lend(lookup, worker).await?;
-    let asked = timeout(LOOKUP_MAX, ask(&mut lent, user)).await;
+    let Some(lookup) = worker.shared.settings.lookup() else { return Err(NotAdmitted::Gone) };
+    let mut borrowed = Borrowed { worker, lent: Some(lend(lookup, worker).await?) };
+    let asked = timeout(LOOKUP_MAX, borrowed.ask(user)).await;
     let asked = asked.unwrap_or_else(|_| Err("no answer".to_owned()));
-    give_back(worker, lent, if asked.is_ok() { Returned::Clean } else { Returned::Unclean });
+    if asked.is_ok() {
+        borrowed.give_back_clean();
+    }
+    drop(borrowed);
     let text = asked.map_err(|why| {
         tracing::error!("cannot look up the secret of a user as {}: {why}; nobody can log in", lookup.user);
         Refusal::LoginUnchecked { why: "the role that looks up secrets cannot do so".to_owned() }
@@ -80,6 +81,35 @@ pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier,
     let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &secrets.mock));
     secrets.keep(user, verifier.clone(), Instant::now());
     Ok(verifier)
+}
+
+/// A server that is given back whatever becomes of the login, which may be given up at any moment.
+struct Borrowed<'a> {
+    worker: &'a Rc<Worker>,
+    lent: Option<Box<Lent>>,
+}
+
+impl Borrowed<'_> {
+    async fn ask(&mut self, user: &[u8]) -> Result<Option<String>, String> {
+        match &mut self.lent {
+            Some(lent) => ask(lent, user).await,
+            None => Err("no server".to_owned()),
+        }
+    }
+
+    fn give_back_clean(&mut self) {
+        if let Some(lent) = self.lent.take() {
+            give_back(self.worker, lent, Returned::Clean);
+        }
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if let Some(lent) = self.lent.take() {
+            give_back(self.worker, lent, Returned::Unclean);
+        }
+    }
 }
 
 /// A server on which the role that looks up secrets has logged in.

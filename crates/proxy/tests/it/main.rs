@@ -28,6 +28,12 @@ mod scram;
 
 mod pooled;
 
+mod console;
+
+mod console_orders;
+
+mod limits;
+
 mod leaks;
 
 mod loss;

@@ -2,7 +2,7 @@
 
 use crate::postgres::Postgres;
 use crate::setup::{Proxy, settings, view};
-use proxy::{ClientAuth, Lookup, PoolSettings, Settings};
+use proxy::{ClientAuth, ClientLimits, Lookup, PoolSettings, Settings};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -10,12 +10,16 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 pub fn pooled(servers_max: usize, auth: ClientAuth) -> Settings {
     let pool = PoolSettings {
         servers_max,
+        reserve: 0,
+        reserve_after: Duration::from_secs(5),
+        servers_min: 0,
         open_max: 20,
         query_wait: Duration::from_secs(20),
         notice_after: Duration::from_secs(5),
         idle_max: Duration::from_secs(60),
         age_max: Duration::from_secs(600),
         auth,
+        limits: ClientLimits::default(),
     };
     Settings { pool: Some(pool), workers: 1, ..settings() }
 }
@@ -25,7 +29,7 @@ async fn proxy_of(postgres: &Postgres, servers_max: usize) -> Proxy {
     Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await
 }
 
-async fn direct(postgres: &Postgres) -> Client {
+pub async fn direct(postgres: &Postgres) -> Client {
     let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", postgres.port);
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -36,7 +40,7 @@ pub async fn text(client: &Client, sql: &str) -> String {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-async fn servers(direct: &Client) -> i64 {
+pub async fn servers(direct: &Client) -> i64 {
     let sql = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()";
     direct.query_one(sql, &[]).await.unwrap().get(0)
 }

@@ -142,6 +142,27 @@ pub fn psql(conninfo: &str, sql: &str) -> (bool, String) {
     (output.status.success(), text(&output.stdout) + &text(&output.stderr))
 }
 
+/// Runs psql as this user, with this password; what it printed, or what it complained about.
+pub fn psql_as(
+    port: u16,
+    (user, password): (&str, &str),
+    database: &str,
+    sql: &str,
+) -> Result<String, String> {
+    let port = port.to_string();
+    let options = ["-X", "-w", "-A", "-P", "footer=off", "-F", "|", "-v", "VERBOSITY=verbose", "-c", sql];
+    let mut all = vec!["-h", "127.0.0.1", "-p", &port, "-U", user, "-d", database];
+    all.extend(options);
+    let mut command = command("psql", &all);
+    command.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "30");
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout) + &text(&output.stderr)),
+        false => Err(text(&output.stderr) + &text(&output.stdout)),
+    }
+}
+
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::postgres::free_port;
 use cluster::view::{Server, View};
-use proxy::{ProxyError, ServerTls, Settings};
+use proxy::{ConsoleSettings, ProxyError, ServerTls, Settings};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,6 +40,7 @@ pub fn settings() -> Settings {
         pool: None,
         tls: None,
         server_tls: ServerTls::Disable,
+        console: ConsoleSettings::default(),
         server: None,
     }
 }
