@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// The seals that nodes have given for the present epoch, of nodes heard within `age_max`; each with the line that its
-/// data really has (see [`lineage::written_by`]).
+/// data really has (see [`lineage::written_by`]), or none where that cannot be told.
 #[must_use]
 pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -> BTreeMap<NodeName, Seal> {
     seen.nodes
@@ -37,6 +37,7 @@ fn given(state: &State, observation: &Observation) -> Option<Seal> {
 
 fn settle(state: &State, seal: &Seal) -> Seal {
     let line = seal.line.as_deref().and_then(|l| lineage::written_by(state, l, seal.timeline, seal.lsn));
+    let line = line.filter(|line| !lineage::may_be_of_later(state, line, seal.timeline));
     Seal { line: line.map(str::to_owned), ..seal.clone() }
 }
 

@@ -79,6 +79,18 @@ fn wrote(state: &State, line: &Promotion, timeline: Timeline) -> bool {
         && repeated(state, line).promotion_id == line.promotion_id
 }
 
+/// Whether data of `timeline` that is taken for `line`'s may be of a later promotion: one that was published, does not go on
+/// from `line`, and opened a timeline of the same number. The node that `line` was appointed on is copied anew then, and a
+/// standby whose agent stands still goes on connecting to it.
+#[must_use]
+pub fn may_be_of_later(state: &State, line: &str, timeline: Timeline) -> bool {
+    let Some(own) = rank(state, line) else { return false };
+    state.promotions.iter().skip(own + 1).any(|p| {
+        p.published.as_ref().is_some_and(|published| published.timeline == timeline)
+            && ancestry(state, &p.promotion_id).all(|a| a.promotion_id != line)
+    })
+}
+
 /// How data of `line`, held up to `lsn`, relates to the published promotion `of`.
 #[must_use]
 pub fn relation(state: &State, line: &str, lsn: Lsn, of: &str) -> Relation {
@@ -268,6 +280,16 @@ mod tests {
         s.promotions.push(promotion("y", Some("b"), None));
         assert_eq!(written_by(&s, "b", 3, Lsn(230)), None, "y, on another node, may have written it too");
         assert_eq!(written_by(&s, "y", 3, Lsn(230)), Some("y"));
+    }
+
+    #[test]
+    fn data_of_a_number_that_was_used_again_may_be_of_the_later_promotion() {
+        let s = history();
+        assert!(may_be_of_later(&s, "x", 2), "of x, or of b by way of x's node, which was copied since");
+        assert!(!may_be_of_later(&s, "b", 2), "x came before");
+        assert!(!may_be_of_later(&s, "a", 2), "b goes on from a");
+        assert!(!may_be_of_later(&s, "x", 3), "c was not published");
+        assert!(!may_be_of_later(&s, "never heard of", 2));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub enum Bar {
         /// What it does.
         doing: String,
     },
-    /// Its data does not descend from the last primary.
+    /// Its data is not known to descend from the last primary.
     OtherLine {
         /// Where it stands.
         at: Position,
@@ -195,7 +195,7 @@ impl fmt::Display for Bar {
             Bar::NotStreaming { doing } => write!(f, "it follows the primary and does not stream ({doing})"),
             Bar::NotSealed { doing } => write!(f, "it has not sealed ({doing})"),
             Bar::OtherLine { at } => {
-                write!(f, "its data stands at {at}, which does not descend from the last primary; it rejoins when there is one")
+                write!(f, "its data stands at {at}, which is not known to descend from the last primary; it rejoins when there is one")
             }
             Bar::Behind { bytes, lag_ms: Some(ms) } => write!(
                 f,

@@ -84,7 +84,7 @@ impl fmt::Display for NotChosen {
                 write!(f, "stands at {at} too, and comes later in the order of preference")
             }
             NotChosen::OtherLine { at } => {
-                write!(f, "stands at {at}, which does not descend from the last primary")
+                write!(f, "stands at {at}, which is not known to descend from the last primary")
             }
             NotChosen::NotSealed { seen } => write!(f, "has not sealed ({seen})"),
             NotChosen::Ahead { at } => write!(f, "stands at {at}, but a person chose otherwise"),
