@@ -118,17 +118,22 @@ impl Entry<'_> {
 
     /// The client gives its server back: no request reaches it from now on. Waits for those that are on their way.
     pub async fn given_back(&self) {
-        loop {
+        while !self.is_given_back() {
             let over = self.slot.over.notified();
-            {
-                let mut state = lock(&self.slot.state);
-                state.lent = None;
-                if state.on_the_way == 0 {
-                    return;
-                }
+            if self.is_given_back() {
+                return;
             }
             over.await;
         }
+    }
+}
+
+impl Entry<'_> {
+    /// Whether no request is on its way to a server that is not this client's any more.
+    fn is_given_back(&self) -> bool {
+        let mut state = lock(&self.slot.state);
+        state.lent = None;
+        state.on_the_way == 0
     }
 }
 

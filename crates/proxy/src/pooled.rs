@@ -17,6 +17,8 @@ mod pause;
 
 mod pools;
 
+mod post;
+
 mod rounds;
 
 mod secrets;
@@ -42,7 +44,8 @@ use exchange::{Exchange, Front, Stop};
 use login::Admitted;
 use pgwire::message::put;
 use pgwire::{ErrorFields, Severity, encode_notice_response};
-use pools::{Lent, Told, Waiting, give_back, tick, want};
+use pools::{Lent, Waiting, give_back, tick, want};
+use post::{Post, Told};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -55,11 +58,11 @@ const TICK: Duration = Duration::from_millis(100);
 const CODE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a client without a server came to.
-enum Awake {
+enum Awake<'a> {
     /// It was lent a server, on which its bytes have begun.
     Lent(Box<Lent>, Result<(), Stop>),
     /// It has to wait for one.
-    Waits,
+    Waits(Waiting<'a>),
     Gone,
     Stopping,
     Ordered(Order),
@@ -94,7 +97,8 @@ pub async fn serve(mut stream: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
         unsent: Unsent::default(),
         has_ended: false,
     };
-    Box::pin(Client { front, admitted, entry, worker, liked: None }.live()).await;
+    let post = Rc::default();
+    Box::pin(Client { front, admitted, entry, worker, liked: None, post }.live()).await;
 }
 
 /// A client that was let in.
@@ -105,14 +109,16 @@ struct Client<'a> {
     worker: &'a Rc<Worker>,
     /// The server that it would rather have again than another.
     liked: Option<ServerId>,
+    /// Where it hears of a server that it waits for.
+    post: Rc<Post>,
 }
 
-impl Client<'_> {
+impl<'a> Client<'a> {
     async fn live(mut self) {
         loop {
             let (mut lent, begun) = match poll_fn(|cx| self.poll_idle(cx)).await {
                 Awake::Lent(lent, begun) => (lent, begun),
-                Awake::Waits => match self.wait().await {
+                Awake::Waits(waiting) => match self.wait(waiting).await {
                     Ok(found) => found,
                     Err(last) => return self.leave(last).await,
                 },
@@ -167,7 +173,7 @@ impl Client<'_> {
     }
 
     /// Waits for the client's next statement, without any server.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Awake> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Awake<'a>> {
         loop {
             if self.worker.bell.is_stopping() {
                 return Poll::Ready(Awake::Stopping);
@@ -201,17 +207,15 @@ impl Client<'_> {
     }
 
     /// Asks for a server; what was read goes to it at once, or has to wait.
-    fn ask(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Awake {
-        match want(self.worker, self.admitted.pool, self.admitted.id, self.liked) {
+    fn ask(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Awake<'a> {
+        match want(self.worker, self.admitted.pool, self.admitted.id, self.liked, &self.post) {
             Ok(mut lent) => {
                 let begun = self.begin(&mut lent, bytes, cx);
                 Awake::Lent(lent, begun)
             }
             Err(waiting) => {
                 self.front.input.extend_from_slice(bytes);
-                // It asks again when it waits: nothing else happens in between.
-                drop(waiting);
-                Awake::Waits
+                Awake::Waits(waiting)
             }
         }
     }
@@ -224,15 +228,9 @@ impl Client<'_> {
     }
 
     /// Waits for a server.
-    async fn wait(&mut self) -> Result<(Box<Lent>, Result<(), Stop>), Option<Last>> {
-        let waiting = match want(self.worker, self.admitted.pool, self.admitted.id, self.liked) {
-            Ok(lent) => Ok(lent),
-            Err(waiting) => {
-                self.front.seat.waits(self.worker.roster.now());
-                wait_in_queue(waiting, &mut self.front).await
-            }
-        };
-        let mut lent = waiting?;
+    async fn wait(&mut self, waiting: Waiting<'_>) -> Result<(Box<Lent>, Result<(), Stop>), Option<Last>> {
+        self.front.seat.waits(self.worker.roster.now());
+        let mut lent = wait_in_queue(waiting, &mut self.front).await?;
         let begun = poll_fn(|cx| Poll::Ready(self.begin(&mut lent, &[], cx))).await;
         Ok((lent, begun))
     }
@@ -312,17 +310,17 @@ enum Last {
 }
 
 /// Waits until a server is lent; the client's end is seen meanwhile.
-async fn wait_in_queue(mut waiting: Waiting<'_>, front: &mut Front) -> Result<Box<Lent>, Option<Last>> {
+async fn wait_in_queue(waiting: Waiting<'_>, front: &mut Front) -> Result<Box<Lent>, Option<Last>> {
     loop {
         let told = tokio::select! {
             biased;
-            told = waiting.told.recv() => told,
+            told = waiting.told() => told,
             order = front.seat.ordered() => return Err(Some(Last::Refusal(Refusal::Ordered(order)))),
             () = front.stream.gone() => return Err(None),
         };
         let refusal = match told {
-            Some(Told::Lent(lent)) => return Ok(lent),
-            Some(Told::Waits) => {
+            Told::Lent(lent) => return Ok(lent),
+            Told::Waits => {
                 let mut notice = Vec::new();
                 let fields = ErrorFields {
                     severity: Severity::Notice,
@@ -338,10 +336,9 @@ async fn wait_in_queue(mut waiting: Waiting<'_>, front: &mut Front) -> Result<Bo
                 }
                 continue;
             }
-            Some(Told::GivenUp(waited)) => Refusal::QueryWait { waited },
-            Some(Told::Refused(refusal)) => *refusal,
-            Some(Told::RefusedByServer(message)) => return Err(Some(Last::Message(message))),
-            None => Refusal::Stopping,
+            Told::GivenUp(waited) => Refusal::QueryWait { waited },
+            Told::Refused(refusal) => *refusal,
+            Told::RefusedByServer(message) => return Err(Some(Last::Message(message))),
         };
         return Err(Some(Last::Refusal(refusal)));
     }

@@ -16,9 +16,6 @@ const SMALL_LEN_MAX: usize = 10_000;
 /// More is not made ready for the server at once. Bytes.
 const READY_LEN_MAX: usize = 128 * 1024;
 
-/// Encodings in which no byte of a longer character can be taken for another one.
-const PLAIN_ENCODINGS: [&[u8]; 5] = [b"UTF8", b"SQL_ASCII", b"LATIN1", b"LATIN9", b"WIN1252"];
-
 /// One message, of which the end may not have come.
 pub(super) struct Message<'a> {
     pub(super) kind: u8,
@@ -213,15 +210,9 @@ impl Logical {
         if reading.asks_sequences {
             self.pins.add(Pin::Sequence);
         }
-        if !self.is_readable() {
+        if !self.told.makes_texts_plain() {
             self.pins.add(Pin::Unreadable);
         }
-    }
-
-    /// Whether texts mean what [`read`] takes them for.
-    fn is_readable(&self) -> bool {
-        self.told.get(b"standard_conforming_strings") == Some(b"on")
-            && self.told.get(b"client_encoding").is_some_and(|encoding| PLAIN_ENCODINGS.contains(&encoding))
     }
 
     /// The client may look at the list of prepared statements: there are to be none but its own.

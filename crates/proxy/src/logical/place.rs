@@ -16,7 +16,7 @@ impl Logical {
         to_client: &mut Vec<u8>,
     ) {
         let mut sql = Vec::new();
-        let waits = self.settings.place_over(&holding.in_place, &mut sql);
+        let waits = self.settings.place_over(&mut holding.in_place, &mut sql);
         if holding.sequences_of.is_some_and(|owner| owner != self.owner) {
             sql.extend_from_slice(b"DISCARD SEQUENCES;");
             holding.sequences_of = None;
@@ -31,7 +31,6 @@ impl Logical {
             self.expected.push_back(if waits { Expected::Placing } else { Expected::Aside });
         }
         if !waits {
-            holding.in_place = self.settings.clone();
             holding.reported.tell_news(&mut self.told, to_client);
         }
         self.ask_for_code(holding, round, to_server);

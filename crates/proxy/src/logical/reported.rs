@@ -8,9 +8,19 @@ const REPORTED_MAX: usize = 64;
 
 type Pair = (Box<[u8]>, Box<[u8]>);
 
+/// Encodings in which no byte of a longer character can be taken for another one.
+const PLAIN_ENCODINGS: [&[u8]; 5] = [b"UTF8", b"SQL_ASCII", b"LATIN1", b"LATIN9", b"WIN1252"];
+
 /// Names and values. Cheap to clone and, mostly, to compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reported(Rc<Vec<Pair>>);
+pub struct Reported(Rc<Known>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known {
+    pairs: Vec<Pair>,
+    /// Derived from the pairs: see [`Reported::makes_texts_plain`].
+    plain: bool,
+}
 
 impl Reported {
     /// Takes note of a ParameterStatus.
@@ -18,12 +28,22 @@ impl Reported {
         if self.get(name) == Some(value) {
             return;
         }
-        let pairs = Rc::make_mut(&mut self.0);
+        let known = Rc::make_mut(&mut self.0);
+        let pairs = &mut known.pairs;
         match pairs.iter().position(|(known, _)| **known == *name) {
             Some(at) => pairs[at].1 = value.into(),
             None if pairs.len() < REPORTED_MAX => pairs.push((name.into(), value.into())),
             None => {}
         }
+        let plain = self.get(b"standard_conforming_strings") == Some(b"on")
+            && self.get(b"client_encoding").is_some_and(|encoding| PLAIN_ENCODINGS.contains(&encoding));
+        Rc::make_mut(&mut self.0).plain = plain;
+    }
+
+    /// Whether a statement's text means what [`crate::sql`] takes it for.
+    #[must_use]
+    pub fn makes_texts_plain(&self) -> bool {
+        self.0.plain
     }
 
     /// Takes note of the body of a ParameterStatus.
@@ -38,7 +58,7 @@ impl Reported {
     /// The value of a setting.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.0.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
+        self.0.pairs.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
     }
 
     /// Whether it is the very same.
@@ -55,20 +75,33 @@ impl Reported {
 
     /// Appends a ParameterStatus for each setting.
     pub fn tell_all(&self, to_client: &mut Vec<u8>) {
-        for (name, value) in self.0.iter() {
+        for (name, value) in self.0.pairs.iter() {
             put(b'S', &[name, b"\0", value, b"\0"], to_client);
         }
     }
 
-    /// Tells a client what differs from what it was told, which is `self` afterwards.
-    pub fn tell_news(&self, told: &mut Reported, to_client: &mut Vec<u8>) {
+    /// Tells a client what differs from what it was told, which is the very same as `self` afterwards.
+    pub fn tell_news(&mut self, told: &mut Reported, to_client: &mut Vec<u8>) {
         if Rc::ptr_eq(&self.0, &told.0) {
             return;
         }
-        for (name, value) in self.0.iter().filter(|(name, value)| told.get(name) != Some(value)) {
+        if self.0 == told.0 {
+            return share(&mut self.0, &mut told.0);
+        }
+        for (name, value) in self.0.pairs.iter().filter(|(name, value)| told.get(name) != Some(value)) {
             put(b'S', &[name, b"\0", value, b"\0"], to_client);
         }
         *told = self.clone();
+    }
+}
+
+/// Of two that are equal one is kept, of any two the same: in the end all clients and servers have one, and comparing costs
+/// nothing.
+pub(super) fn share<T>(a: &mut Rc<T>, b: &mut Rc<T>) {
+    if Rc::as_ptr(a) < Rc::as_ptr(b) {
+        b.clone_from(a);
+    } else {
+        a.clone_from(b);
     }
 }
 
@@ -97,9 +130,38 @@ mod tests {
     }
 
     #[test]
+    fn equals_become_one() {
+        let make = || {
+            let mut reported = Reported::default();
+            reported.note(b"TimeZone", b"UTC");
+            reported
+        };
+        let (mut server, mut other, mut client, mut out) = (make(), make(), make(), Vec::new());
+        for _ in 0..2 {
+            for server in [&mut server, &mut other] {
+                server.tell_news(&mut client, &mut out);
+                assert!(server.is_same_as(&client));
+            }
+        }
+        assert!(server.is_same_as(&other));
+        assert_eq!(out, b"");
+    }
+
+    #[test]
+    fn whether_texts_are_plain_is_known() {
+        let mut reported = Reported::default();
+        assert!(!reported.makes_texts_plain());
+        reported.note(b"standard_conforming_strings", b"on");
+        reported.note(b"client_encoding", b"UTF8");
+        assert!(reported.makes_texts_plain());
+        reported.note(b"client_encoding", b"SJIS");
+        assert!(!reported.makes_texts_plain());
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let mut reported = Reported::default();
         (0..1_000_u32).for_each(|n| reported.note(&n.to_be_bytes(), b"x"));
-        assert_eq!(reported.0.len(), REPORTED_MAX);
+        assert_eq!(reported.0.pairs.len(), REPORTED_MAX);
     }
 }

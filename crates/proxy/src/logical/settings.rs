@@ -1,5 +1,6 @@
 //! The settings of a session, as statements that put them in place.
 
+use super::reported::share;
 use std::rc::Rc;
 
 /// Most settings of one session; more pin the server.
@@ -81,9 +82,14 @@ impl Settings {
         self.0.iter().all(|setting| &*setting.name == "application_name")
     }
 
-    /// Appends statements that make these settings out of `others`; whether there is something to do.
-    pub fn place_over(&self, others: &Settings, sql: &mut Vec<u8>) -> bool {
-        if Rc::ptr_eq(&self.0, &others.0) || self.0 == others.0 {
+    /// Appends statements that make these settings out of `others`; whether there is something to do. If not, they are the
+    /// very same afterwards.
+    pub fn place_over(&mut self, others: &mut Settings, sql: &mut Vec<u8>) -> bool {
+        if Rc::ptr_eq(&self.0, &others.0) {
+            return false;
+        }
+        if self.0 == others.0 {
+            share(&mut self.0, &mut others.0);
             return false;
         }
         let has_role = |settings: &Settings| settings.0.iter().any(|setting| &*setting.name == "role");
@@ -122,7 +128,7 @@ mod tests {
 
     fn placing(to: &Settings, from: &Settings) -> String {
         let mut sql = Vec::new();
-        assert_eq!(to.place_over(from, &mut sql), !sql.is_empty());
+        assert_eq!(to.clone().place_over(&mut from.clone(), &mut sql), !sql.is_empty());
         String::from_utf8(sql).unwrap()
     }
 

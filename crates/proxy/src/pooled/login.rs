@@ -1,6 +1,7 @@
 //! Lets a client in: finds its pool, checks it, tells it what a server would.
 
-use super::pools::{Login, Secret, Told, give_back, want};
+use super::pools::{Login, Secret, give_back, want};
+use super::post::Told;
 use super::secrets::find_verifier;
 use crate::crowd::Place;
 use crate::error::Refusal;
@@ -150,7 +151,7 @@ async fn reported(
     if let Some(reported) = known {
         return Ok(reported);
     }
-    let mut waiting = match want(worker, pool, id, None) {
+    let waiting = match want(worker, pool, id, None, &Rc::default()) {
         Ok(lent) => {
             let reported = lent.holding.reported().clone();
             give_back(worker, lent, Returned::Clean);
@@ -161,20 +162,19 @@ async fn reported(
     loop {
         let told = tokio::select! {
             biased;
-            told = waiting.told.recv() => told,
+            told = waiting.told() => told,
             () = stream.gone() => return Err(NotAdmitted::Gone),
         };
         match told {
-            Some(Told::Lent(lent)) => {
+            Told::Lent(lent) => {
                 let reported = lent.holding.reported().clone();
                 give_back(worker, lent, Returned::Clean);
                 return Ok(reported);
             }
-            Some(Told::Waits) => {}
-            Some(Told::GivenUp(waited)) => return Err(Refusal::QueryWait { waited }.into()),
-            Some(Told::Refused(refusal)) => return Err((*refusal).into()),
-            Some(Told::RefusedByServer(message)) => return Err(NotAdmitted::RefusedByServer(message)),
-            None => return Err(NotAdmitted::Gone),
+            Told::Waits => {}
+            Told::GivenUp(waited) => return Err(Refusal::QueryWait { waited }.into()),
+            Told::Refused(refusal) => return Err((*refusal).into()),
+            Told::RefusedByServer(message) => return Err(NotAdmitted::RefusedByServer(message)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::open::open;
 use super::pause::Paused;
+use super::post::{Post, Told};
 use crate::cancel::Running;
 use crate::error::Refusal;
 use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
@@ -16,7 +17,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 /// Most pools of a worker: each has its own user, database or start-up parameters.
@@ -71,22 +71,10 @@ pub struct Opened {
     pub remote: Option<SocketAddr>,
 }
 
-/// What a client that waits is told.
-#[derive(Debug)]
-pub enum Told {
-    Lent(Box<Lent>),
-    /// It waits for long.
-    Waits,
-    GivenUp(Duration),
-    Refused(Box<Refusal>),
-    /// The server refuses the login; its message.
-    RefusedByServer(Rc<[u8]>),
-}
-
 #[derive(Debug)]
 struct Waiter {
     pool: PoolId,
-    tell: mpsc::UnboundedSender<Told>,
+    post: Rc<Post>,
 }
 
 /// See the module.
@@ -98,7 +86,8 @@ pub struct Pools {
     pub(super) logins: Vec<Rc<Login>>,
     pub(super) paused: Paused,
     opened: HashMap<ServerId, Opened>,
-    idle: HashMap<ServerId, Box<Lent>>,
+    /// Those that nobody has, by number.
+    idle: Vec<Option<Box<Lent>>>,
     waiters: BTreeMap<ClientId, Waiter>,
     scarce: HashSet<PoolId>,
     next_client: u32,
@@ -133,7 +122,7 @@ impl Pools {
             logins: Vec::new(),
             paused: Paused::default(),
             opened: HashMap::new(),
-            idle: HashMap::new(),
+            idle: Vec::new(),
             waiters: BTreeMap::new(),
             scarce: HashSet::new(),
             next_client: 0,
@@ -183,6 +172,18 @@ impl Pools {
         !self.scarce.is_empty()
     }
 
+    fn lay_down(&mut self, lent: Box<Lent>) {
+        let place = lent.id.0 as usize;
+        if self.idle.len() <= place {
+            self.idle.resize_with(place + 1, || None);
+        }
+        self.idle[place] = Some(lent);
+    }
+
+    fn take_up(&mut self, server: ServerId) -> Option<Box<Lent>> {
+        self.idle.get_mut(server.0 as usize)?.take()
+    }
+
     /// No server that is open is lent again.
     pub fn renew(&mut self) {
         self.lending.renew();
@@ -210,7 +211,7 @@ pub struct Waiting<'a> {
     worker: &'a Rc<Worker>,
     pool: PoolId,
     client: ClientId,
-    pub told: mpsc::UnboundedReceiver<Told>,
+    post: Rc<Post>,
 }
 
 impl Drop for Waiting<'_> {
@@ -221,7 +222,7 @@ impl Drop for Waiting<'_> {
         }
         drop(pools);
         // It may have been lent one in this very moment.
-        while let Ok(told) = self.told.try_recv() {
+        while let Some(told) = self.post.take() {
             if let Told::Lent(lent) = told {
                 give_back(self.worker, lent, Returned::Clean);
             }
@@ -229,34 +230,35 @@ impl Drop for Waiting<'_> {
     }
 }
 
+impl Waiting<'_> {
+    /// What becomes of it.
+    pub async fn told(&self) -> Told {
+        self.post.next().await
+    }
+}
+
 /// A client wants a server, the one that it likes if it can be had: one that is there at once, or a place in the queue.
 ///
 /// # Errors
-/// The place in the queue.
-pub fn want(
-    worker: &Rc<Worker>,
+/// The place in the queue, where it is told by its post.
+pub fn want<'a>(
+    worker: &'a Rc<Worker>,
     pool: PoolId,
     client: ClientId,
     liked: Option<ServerId>,
-) -> Result<Box<Lent>, Waiting<'_>> {
+    post: &Rc<Post>,
+) -> Result<Box<Lent>, Waiting<'a>> {
     let now = Instant::now();
     if let Some(lent) = worker.pools.borrow_mut().lend_at_once(pool, liked, now, worker) {
         return Ok(lent);
     }
-    let (tell, told) = mpsc::unbounded_channel();
     {
         let mut pools = worker.pools.borrow_mut();
-        pools.waiters.insert(client, Waiter { pool, tell });
+        pools.waiters.insert(client, Waiter { pool, post: Rc::clone(post) });
         pools.lending.want(pool, client, now);
     }
     do_deeds(worker);
-    let mut waiting = Waiting { worker, pool, client, told };
-    match waiting.told.try_recv() {
-        Ok(Told::Lent(lent)) => Ok(lent),
-        Ok(Told::Waits | Told::GivenUp(_) | Told::Refused(_) | Told::RefusedByServer(_)) | Err(_) => {
-            Err(waiting)
-        }
-    }
+    Err(Waiting { worker, pool, client, post: Rc::clone(post) })
 }
 
 /// A client gives a server back.
@@ -264,7 +266,7 @@ pub fn give_back(worker: &Rc<Worker>, lent: Box<Lent>, how: Returned) {
     let id = lent.id;
     {
         let mut pools = worker.pools.borrow_mut();
-        pools.idle.insert(id, lent);
+        pools.lay_down(lent);
         pools.lending.returned(id, how, Instant::now());
     }
     do_deeds(worker);
@@ -283,7 +285,7 @@ pub fn opened(worker: &Rc<Worker>, lent: Box<Lent>) {
     {
         let mut pools = worker.pools.borrow_mut();
         pools.opened.insert(id, opened);
-        pools.idle.insert(id, lent);
+        pools.lay_down(lent);
         pools.lending.opened(id, Instant::now());
     }
     do_deeds(worker);
@@ -358,7 +360,7 @@ impl Pools {
     ) -> Option<Box<Lent>> {
         loop {
             let server = self.lending.lend_at_once(pool, liked, now)?;
-            if let Some(mut lent) = self.idle.remove(&server)
+            if let Some(mut lent) = self.take_up(server)
                 && is_alive(&mut lent, worker)
             {
                 return Some(lent);
@@ -370,18 +372,17 @@ impl Pools {
     fn tell(&mut self, client: ClientId, told: Told) {
         if let Told::Waits = told {
             if let Some(waiter) = self.waiters.get(&client) {
-                // Who does not listen any more takes itself out.
-                let _ = waiter.tell.send(told);
+                waiter.post.put(told);
             }
         } else if let Some(waiter) = self.waiters.remove(&client) {
-            let _ = waiter.tell.send(told);
+            waiter.post.put(told);
         }
     }
 
     fn deed(&mut self, deed: Deed, worker: &Rc<Worker>) {
         match deed {
             Deed::Lend { client, server } => {
-                let Some(mut lent) = self.idle.remove(&server) else { return };
+                let Some(mut lent) = self.take_up(server) else { return };
                 if is_alive(&mut lent, worker) {
                     return self.tell(client, Told::Lent(lent));
                 }
@@ -397,7 +398,7 @@ impl Pools {
             }
             Deed::Close { server, why } => {
                 tracing::debug!("server connection {} is closed: {why:?}", server.0);
-                if let Some(mut lent) = self.idle.remove(&server) {
+                if let Some(mut lent) = self.take_up(server) {
                     // In order, if the server listens; it notices the end without it, too.
                     let _ = lent.stream.try_write(TERMINATE);
                 }

@@ -1,7 +1,8 @@
 //! The verifiers of clients, as a server has them. Nothing is stored but in memory, and no password at all.
 
 use super::login::NotAdmitted;
-use super::pools::{Lent, Secret, Told, give_back, want};
+use super::pools::{Lent, Secret, give_back, want};
+use super::post::Told;
 use crate::error::Refusal;
 use crate::lend::Returned;
 use crate::settings::Lookup;
@@ -126,23 +127,22 @@ async fn lend(lookup: &Lookup, worker: &Rc<Worker>) -> Result<Box<Lent>, NotAdmi
         *login.secret.borrow_mut() = Secret::Password(password.clone().into_bytes());
     }
     let id = worker.pools.borrow_mut().client();
-    let mut waiting = match want(worker, pool, id, None) {
+    let waiting = match want(worker, pool, id, None, &Rc::default()) {
         Ok(lent) => return Ok(lent),
         Err(waiting) => waiting,
     };
     loop {
-        match waiting.told.recv().await {
-            Some(Told::Lent(lent)) => return Ok(lent),
-            Some(Told::Waits) => {}
-            Some(Told::GivenUp(waited)) => return Err(Refusal::QueryWait { waited }.into()),
-            Some(Told::Refused(refusal)) => return Err((*refusal).into()),
-            Some(Told::RefusedByServer(message)) => {
+        match waiting.told().await {
+            Told::Lent(lent) => return Ok(lent),
+            Told::Waits => {}
+            Told::GivenUp(waited) => return Err(Refusal::QueryWait { waited }.into()),
+            Told::Refused(refusal) => return Err((*refusal).into()),
+            Told::RefusedByServer(message) => {
                 let why = String::from_utf8_lossy(&message).replace('\0', " ");
                 tracing::error!("{} cannot log in to look up secrets: {why}; nobody can log in", lookup.user);
                 let why = "the role that looks up secrets cannot log in".to_owned();
                 return Err(Refusal::LoginUnchecked { why }.into());
             }
-            None => return Err(NotAdmitted::Gone),
         }
     }
 }
