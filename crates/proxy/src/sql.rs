@@ -8,6 +8,8 @@ mod calls;
 
 mod ends;
 
+mod keyword;
+
 pub mod lex;
 
 mod pin;

@@ -2,6 +2,7 @@
 //!
 //! What a statement calls without naming it (in views, triggers, defaults, operators, casts) is not seen here.
 
+use super::keyword::Keyword;
 use super::lex::{Placed, Token};
 use super::pin::{Pin, Pins};
 use std::collections::HashSet;
@@ -32,9 +33,6 @@ const KEYWORDS: &str = "all analyze and any array as asc between bigint bit bool
 const BEFORE_RELATIONS: [&str; 8] =
     ["into", "table", "copy", "references", "as", "exists", "with", "recursive"];
 
-/// The longest of the names of [`stateful`] is shorter, and so is what names of locks begin with. Bytes.
-const LOOKED_AT_LEN: usize = 32;
-
 /// What a statement's names say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
@@ -57,14 +55,17 @@ pub fn mentions(tokens: &[Placed<'_>]) -> Calls {
             Token::Text(_) | Token::Number | Token::Parameter | Token::Symbol(_) | Token::Strange => continue,
         };
         // All of these begin so; most names need no closer look.
-        if let Some(b'c' | b'C' | b'l' | b'L' | b'n' | b'N' | b'p' | b'P' | b's' | b'S' | b't' | b'T') =
-            name.first()
+        let [first, second, ..] = *name else { continue };
+        if !matches!(first | 0x20, b'c' | b'l' | b'n' | b'p' | b's' | b't')
+            || !matches!(second | 0x20, b'a' | b'e' | b'g' | b'u')
         {
-            if name.eq_ignore_ascii_case(b"set_config") {
-                set_config(&tokens[at + 1..], &mut calls);
-            } else if let Some(name) = lower(name, &mut [0; LOOKED_AT_LEN]) {
-                stateful(name, &mut calls);
-            }
+            continue;
+        }
+        let name = Keyword::of(name);
+        if name.as_slice() == b"set_config" {
+            set_config(&tokens[at + 1..], &mut calls);
+        } else {
+            stateful(name.as_slice(), &mut calls);
         }
     }
     calls
@@ -93,19 +94,6 @@ fn set_config(rest: &[Placed<'_>], calls: &mut Calls) {
         Some(Token::Text(name)) if !name.contains(&b'.') => calls.pins.add(Pin::Setting),
         _ => calls.pins.add(Pin::UnseenSetting),
     }
-}
-
-/// The beginning of a name in lower case, if one of those names can begin so.
-fn lower<'a>(name: &[u8], into: &'a mut [u8; LOOKED_AT_LEN]) -> Option<&'a [u8]> {
-    let second = name.get(1)?.to_ascii_lowercase();
-    if !matches!(second, b'a' | b'e' | b'g' | b'u') {
-        return None;
-    }
-    let start = &name[..name.len().min(LOOKED_AT_LEN)];
-    let into = &mut into[..start.len()];
-    into.copy_from_slice(start);
-    into.make_ascii_lowercase();
-    Some(into)
 }
 
 /// Names that leave something in the session or ask for it.

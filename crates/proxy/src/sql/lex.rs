@@ -110,6 +110,7 @@ impl<'a> Tokens<'a> {
     fn skip_blank(&mut self) -> bool {
         loop {
             match (self.peek(0), self.peek(1)) {
+                (Some(byte), _) if continues_word(byte) || stands_alone(byte) => return true,
                 // Vertical tab is white space since PostgreSQL 16, and an error before.
                 (Some(b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c), _) => self.at += 1,
                 (Some(b'-'), Some(b'-')) => {
@@ -249,20 +250,35 @@ impl<'a> Tokens<'a> {
             (Some(b'u' | b'U'), Some(b'&'), Some(b'"')) => return Token::Strange,
             _ => {}
         }
-        let start = self.at;
-        while self.peek(0).is_some_and(continues_word) {
-            self.at += 1;
-        }
-        Token::Word(&self.text[start..self.at])
+        let rest = &self.text[self.at..];
+        let len = rest.iter().position(|&b| !continues_word(b)).unwrap_or(rest.len());
+        self.at += len;
+        Token::Word(&rest[..len])
     }
 }
 
-fn begins_word(byte: u8) -> bool {
+const fn begins_word(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
 fn continues_word(byte: u8) -> bool {
-    begins_word(byte) || byte.is_ascii_digit() || byte == b'$'
+    /// For each byte; every query's text is read.
+    const CONTINUES: [bool; 256] = {
+        let (mut table, mut byte) = ([false; 256], 0);
+        while byte < 256 {
+            #[allow(clippy::cast_possible_truncation, reason = "it is less than 256")]
+            let b = byte as u8;
+            table[byte] = begins_word(b) || b.is_ascii_digit() || b == b'$';
+            byte += 1;
+        }
+        table
+    };
+    CONTINUES[usize::from(byte)]
+}
+
+/// Bytes that are no words and can begin nothing longer.
+fn stands_alone(byte: u8) -> bool {
+    matches!(byte, b'(' | b')' | b',' | b';' | b'=' | b'*' | b'+' | b'<' | b'>')
 }
 
 #[cfg(test)]

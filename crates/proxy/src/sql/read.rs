@@ -2,10 +2,14 @@
 
 use super::calls::{calls_unknown, mentions};
 use super::ends::{Ends, and, ends};
+use super::keyword::Keyword;
 use super::lex::{Placed, Token, tokens};
 use super::pin::{Pin, Pins};
 use super::setting::{Left, reset, set};
 use std::ops::Range;
+
+/// Room for the tokens of most statements.
+const TOKENS_USUAL: usize = 24;
 
 /// Something that a statement leaves and that the proxy can put in place on another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub struct Reading {
 #[must_use]
 pub fn read(text: &[u8]) -> Reading {
     let mut reading = Reading::default();
-    let (mut statement, mut depth, mut statements) = (Vec::new(), 0_usize, 0);
+    let (mut statement, mut depth, mut statements) = (Vec::with_capacity(TOKENS_USUAL), 0_usize, 0);
     for placed in tokens(text) {
         match placed.token {
             Token::Symbol(b';') if depth == 0 => {
@@ -104,12 +108,13 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
     reading.moves_sequences |= named.moves_sequences;
     reading.names_sequences |= named.moves_sequences;
     let word = match first.token {
-        Token::Word(word) => word.to_ascii_lowercase(),
-        Token::Symbol(b'(') => b"select".to_vec(),
+        Token::Word(word) => Keyword::of(word),
+        Token::Symbol(b'(') => Keyword::of(b"select"),
         _ => return reading.pins.add(Pin::Unreadable),
     };
-    reading.runs_code |= !is_plain(&word);
-    match word.as_slice() {
+    let word = word.as_slice();
+    reading.runs_code |= !is_plain(word);
+    match word {
         b"select" | b"values" | b"table" | b"explain" | b"declare" => {
             let is = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
             if word == b"declare" && is("hold") && !is("without") {
@@ -136,8 +141,8 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
         }
         b"prepare" if statement.get(1).is_some_and(|p| p.token.is("transaction")) => {}
         b"prepare" => reading.pins.add(Pin::Prepared),
-        b"execute" | b"deallocate" => of_prepared(statement, &word, reading),
-        _ => definition(&word, statement, reading),
+        b"execute" | b"deallocate" => of_prepared(statement, word, reading),
+        _ => definition(word, statement, reading),
     }
 }
 
