@@ -54,7 +54,7 @@ impl Load {
             Load::Extended => &["-S", "-c", "32", "-j", "2", "-M", "extended"],
             Load::Prepared => &["-S", "-c", "32", "-j", "2", "-M", "prepared"],
             Load::TpcB => &["-c", "16", "-j", "2"],
-            Load::OneClient => &["-S", "-c", "1", "-l"],
+            Load::OneClient => &["-S", "-c", "1", "-l", "--log-prefix", "log"],
             Load::Connections => &["-S", "-C", "-c", "8", "-j", "2"],
         }
     }
@@ -84,7 +84,7 @@ pub fn measure(load: Load, proxy: &Proxy, seconds: u32) -> Result<Measured> {
     let output = Command::new("pgbench")
         .args(["-h", "127.0.0.1", "-p", &proxy.port.to_string(), "-U", "postgres", "-n"])
         .args(load.arguments())
-        .args(["-T", &seconds.to_string(), "--log-prefix", "log", "postgres"])
+        .args(["-T", &seconds.to_string(), "postgres"])
         .current_dir(&dir)
         .stdin(Stdio::null())
         .output()
