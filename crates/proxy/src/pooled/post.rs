@@ -31,7 +31,7 @@ pub struct Post {
 }
 
 impl Post {
-    /// Tells the client. What it was told before of its end, and has not read, would be lost: it is told that once.
+    /// Tells the client. How its waiting ends is told once: a second end would take the place of one that was not read.
     pub fn put(&self, told: Told) {
         match told {
             Told::Waits => self.waits_long.set(true),
