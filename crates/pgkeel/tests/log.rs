@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -25,8 +26,18 @@ impl Drop for Dir {
     }
 }
 
+/// A port nobody listens on. Below those the kernel gives to connections (from 32768 on), any of
+/// which could take it before it is used; tests of other processes begin elsewhere.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port").port()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() * 16;
+    loop {
+        let next = first + TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (next % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A witness and a proxy: no server is needed.

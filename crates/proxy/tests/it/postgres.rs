@@ -163,13 +163,30 @@ pub fn psql_as(
     }
 }
 
+/// A port nobody listens on. Below those the kernel gives to connections (from 32768 on), any of
+/// which could take it before it is used; tests of other processes begin elsewhere.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() * 16;
+    loop {
+        let next = first + TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (next % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn run(program: &str, args: &[&str]) {
-    let status = command(program, args).status().unwrap();
-    assert!(status.success(), "{program} {args:?}: {status}");
+    let output = command(program, args).stdout(Stdio::piped()).output().unwrap();
+    let log = args.iter().find(|arg| arg.ends_with("/log")).and_then(|log| fs::read_to_string(log).ok());
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}\n{told}{}",
+        output.status,
+        log.unwrap_or_default()
+    );
 }
 
 fn command(program: &str, args: &[&str]) -> Command {
