@@ -14,7 +14,7 @@ SIMULATED = cargo run --quiet --profile sim -p testkit --no-default-features
 SIM = $(SIMULATED) --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP)) $(if $(FROM),--from $(FROM))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim model mutants lab lab-long fuzz bench bench-proxy bless bootstrap
+.PHONY: help demo build test check sim model mutants lab lab-long fuzz proxy-long bench bench-proxy bless bootstrap
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ lab-long: bootstrap ## the same, with what is repeated repeated more often
 
 fuzz: bootstrap ## throw random input at every parser of the protocol for TIME seconds each
 	PGKEEL_FUZZ_SECONDS=$(TIME) cargo test --release -p pgwire -p proxy --lib -- random --nocapture --test-threads=2
+
+proxy-long: bootstrap ## the proxy's tests of leaks (for TIME seconds), 10,000 cancel requests and 10,000 silent connections
+	PGKEEL_PROXY_LONG=$(TIME) cargo test -p proxy --test it -- --nocapture --test-threads=1 nothing_of_one_client a_cancel_request_hits very_many_silent
 
 bench: bootstrap ## measure failovers, switchovers and what an idle node costs
 	cargo build --release -p pgkeel

@@ -1,10 +1,11 @@
 //! A proxy in front of one server, for trying it out and for measuring:
 //! `front LISTEN SERVER_PORT POOL_SIZE WORKERS [LOOKUP_USER]`. A pool of size 0 is the session mode. In the environment,
-//! `FRONT_CERT` and `FRONT_KEY` name files with which clients are offered TLS; with `FRONT_SERVER_TLS` the server must have it.
+//! `FRONT_CERT` and `FRONT_KEY` name files with which clients are offered TLS; with `FRONT_SERVER_TLS` the server must have it,
+//! with `FRONT_EPOLL` io_uring is not used.
 
 use cluster::view::Server;
 use proxy::{
-    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Lookup, PoolSettings, ServerTls,
+    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
     Settings,
 };
 use std::sync::Arc;
@@ -39,6 +40,7 @@ fn main() {
         age_max: Duration::from_secs(3_600),
         auth,
         limits: ClientLimits::default(),
+        io: if std::env::var_os("FRONT_EPOLL").is_some() { Io::Epoll } else { Io::Auto },
     };
     let file = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
     let pair = file("FRONT_CERT").zip(file("FRONT_KEY"));
@@ -48,7 +50,8 @@ fn main() {
         cluster: "front".to_owned(),
         listen: vec![listen],
         agents: Vec::new(),
-        server: Some(Server { node: "server".to_owned(), host: "127.0.0.1".to_owned(), port }),
+        servers: vec![Server { node: "server".to_owned(), host: "127.0.0.1".to_owned(), port }],
+        ask_as: None,
         hold: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(2),
         startup_timeout: Duration::from_secs(10),

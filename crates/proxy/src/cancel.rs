@@ -116,7 +116,7 @@ impl Entry<'_> {
         self.slot.idle.notified()
     }
 
-    /// The client gives its server back: no request reaches it from now on. Waits for those that are on their way.
+    /// As [`Entry::is_given_back`], when none is on its way any more.
     pub async fn given_back(&self) {
         while !self.is_given_back() {
             let over = self.slot.over.notified();
@@ -126,11 +126,9 @@ impl Entry<'_> {
             over.await;
         }
     }
-}
 
-impl Entry<'_> {
-    /// Whether no request is on its way to a server that is not this client's any more.
-    fn is_given_back(&self) -> bool {
+    /// The client gives its server back: no request reaches it from now on. Whether none is on its way.
+    pub fn is_given_back(&self) -> bool {
         let mut state = lock(&self.slot.state);
         state.lent = None;
         state.on_the_way == 0

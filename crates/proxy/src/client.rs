@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How long a client may take to accept its last message and close.
@@ -29,15 +28,20 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a client that are read and thrown away after its last message.
 const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 
-/// Serves one connection to its end.
-pub async fn serve(client: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
-    let Ok(client) = Stream::accepted(client) else { return };
+/// Serves one connection to its end; a client of the pooled mode until it is let in, which takes much more memory than the
+/// session that begins then.
+pub async fn serve<'a>(
+    client: Stream,
+    peer: SocketAddr,
+    worker: &'a Rc<Worker>,
+) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;
     let mut stop = worker.stop.clone();
     let limit = shared.settings.startup_timeout;
     let wish = tokio::select! {
-        () = stopped(&mut stop) => return,
-        wish = timeout(limit, read_wish(client, worker)) => wish,
+        () = stopped(&mut stop) => return None,
+        // What is large is kept apart while it is needed: of the session mode, this is kept.
+        wish = timeout(limit, Box::pin(read_wish(client, worker))) => wish,
     };
     match wish {
         Err(_) => shared.log_bad_client(peer, &format_args!("no whole start-up packet came in {limit:?}")),
@@ -53,11 +57,14 @@ pub async fn serve(client: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
             if let Refusal::BadStartup(error) = &refusal {
                 shared.log_bad_client(peer, error);
             }
-            farewell(&mut client, &refusal).await;
+            Box::pin(farewell(&mut client, &refusal)).await;
         }
-        Ok(Ok((_client, Wish::Cancel(key)))) => cancel(&key, worker).await,
-        Ok(Ok((client, Wish::Session(packet)))) => serve_session(client, packet, worker).await,
+        Ok(Ok((_client, Wish::Cancel(key)))) => Box::pin(cancel(&key, worker)).await,
+        Ok(Ok((client, Wish::Session(packet)))) => {
+            return Box::pin(serve_session(client, packet, worker)).await;
+        }
     }
+    None
 }
 
 async fn cancel(key: &CancelKey, worker: &Worker) {
@@ -74,18 +81,24 @@ async fn cancel(key: &CancelKey, worker: &Worker) {
     }
 }
 
-async fn serve_session(mut client: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
+async fn serve_session<'a>(
+    mut client: Stream,
+    packet: Vec<u8>,
+    worker: &'a Rc<Worker>,
+) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;
     // Before clients are counted: it is wanted most when there are too many.
     if console::is_meant(&packet) {
-        return console::serve(client, &packet, worker).await;
+        Box::pin(console::serve(client, &packet, worker)).await;
+        return None;
     }
     let clients_max = shared.settings.clients_max;
-    let Some(_counted) = shared.stats.client(clients_max) else {
-        return farewell(&mut client, &Refusal::TooManyClients { clients_max }).await;
+    let Some(counted) = shared.stats.client(clients_max) else {
+        Box::pin(farewell(&mut client, &Refusal::TooManyClients { clients_max })).await;
+        return None;
     };
     if shared.settings.pool.is_some() && purpose(&packet) == Purpose::Sql {
-        return pooled::serve(client, packet, worker).await;
+        return Box::pin(pooled::let_in(client, packet, counted, worker)).await;
     }
     // Kept as long as the session: it may have to log in again.
     let packet = packet.into_boxed_slice();
@@ -93,12 +106,13 @@ async fn serve_session(mut client: Stream, packet: Vec<u8>, worker: &Rc<Worker>)
     let ended = tokio::select! {
         biased;
         order = seat.ordered() => Some(order),
-        () = on_its_own_servers(&mut client, &packet, &seat, worker) => None,
+        () = Box::pin(on_its_own_servers(&mut client, &packet, &seat, worker)) => None,
     };
     if let Some(order) = ended {
         // The client cannot be told: its server may have begun a message.
         tracing::debug!("a session ends: {order:?}");
     }
+    None
 }
 
 async fn on_its_own_servers(client: &mut Stream, packet: &[u8], seat: &Seat, worker: &Worker) {
@@ -246,7 +260,7 @@ pub async fn farewell_with(client: &mut Stream, last: &[u8]) {
     let closing = async {
         client.write_all(last).await?;
         client.shutdown().await?;
-        let (mut thrown_away, mut sink) = (0, [0; 1024]);
+        let (mut thrown_away, mut sink) = (0, vec![0; 1024]);
         while thrown_away < FAREWELL_BYTES_MAX {
             match client.read(&mut sink).await? {
                 0 => break,

@@ -86,6 +86,7 @@ async fn follow_route(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Target, A
                     return Ok((target, answered));
                 }
                 Attempt::Failed(failure) => {
+                    worker.shared.doubt.notify_waiters();
                     if let Failure::Tls(why) = &failure {
                         worker.shared.log_tls_trouble(&target.server.node, why);
                     }

@@ -1,6 +1,6 @@
 //! The proxy: carries PostgreSQL clients to the cluster's primary.
 //!
-//! It learns the view from any agent ([`watch`]) and needs nothing else from the cluster; it never writes cluster
+//! It learns the view from any agent ([`watch`]), or finds the primary by itself ([`finder`]), and needs nothing else from the cluster; it never writes cluster
 //! state. A client is read ([`client`]), routed ([`route`], pure; [`hold`] does the waiting), connected ([`server`])
 //! and relayed ([`relay`]) while [`session`] (pure) follows what is in flight. When the primary is replaced in order,
 //! sessions move along ([`park`] does it, [`portable`] and [`relogin`], pure, say whether and how). What crosses threads is small: the view,
@@ -10,7 +10,8 @@
 //! which, how and for how long. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
 //! pause it.
 //!
-//! Connections are plain or have TLS ([`stream`], [`tls`]); nothing else knows which.
+//! Connections are plain or have TLS ([`stream`], [`tls`]), and are read by epoll or by io_uring ([`ring`]); nothing else
+//! knows which.
 //!
 //! Rule held here: a statement is never sent to a server of an older epoch than the newest this proxy has seen.
 
@@ -35,6 +36,10 @@ mod unbind;
 mod relay;
 
 mod stream;
+
+mod socket;
+
+mod ring;
 
 mod tls;
 
@@ -66,6 +71,8 @@ mod pool;
 
 mod watch;
 
+mod finder;
+
 mod stats;
 
 mod once_per_source;
@@ -75,7 +82,7 @@ mod error;
 pub use error::ProxyError;
 pub use listener::run;
 pub use settings::{
-    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Lookup, PoolSettings, ServerTls,
+    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
     Settings,
 };
 pub use tls::{Problem as TlsProblem, check_files};

@@ -3,22 +3,26 @@
 use crate::client;
 use crate::console::{self, Inbox};
 use crate::error::ProxyError;
+use crate::finder::find;
 use crate::pool::Pool;
 use crate::pooled;
+use crate::ring::{self, Acceptor, Ahead, Ring, RingSocket};
 use crate::settings::Settings;
+use crate::socket::Socket;
 use crate::stats::Stats;
+use crate::stream::Stream;
 use crate::tls::{Tls, keep_current};
 use crate::watch::{Newest, Views, follow};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
@@ -50,7 +54,7 @@ pub async fn run(
     if settings.listen.is_empty() {
         return Err(ProxyError::NoListenAddress);
     }
-    if settings.agents.is_empty() && settings.server.is_none() {
+    if settings.agents.is_empty() && settings.servers.is_empty() {
         return Err(ProxyError::NoAgents);
     }
     let tls = Arc::new(Tls::load(&settings)?);
@@ -71,7 +75,7 @@ pub async fn run(
     }
 
     let (newest, views) = Newest::new(&settings.cluster, &settings.agents);
-    if let Some(server) = &settings.server {
+    if let [server] = settings.servers.as_slice() {
         newest.is_always(server);
     }
     let newest = Arc::new(newest);
@@ -89,7 +93,9 @@ pub async fn run(
     let mut workers = JoinSet::new();
     for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let worker = (Arc::clone(&shared), views.clone(), stop_seen.clone());
-        let ended = start_worker(number, (sockets, inbox), worker)?;
+        // One is enough to look for the primary.
+        let newest = (number == 0 && shared.settings.servers.len() > 1).then(|| Arc::clone(&newest));
+        let ended = start_worker(number, (sockets, inbox, newest), worker)?;
         workers.spawn(async move { (number, ended.await) });
     }
     let outcome = wait_for_end(&mut workers, shutdown).await;
@@ -132,6 +138,7 @@ fn check_is_free(address: SocketAddr) -> Result<SocketAddr, ProxyError> {
 fn listen(address: SocketAddr) -> Result<StdListener, ProxyError> {
     let bound = socket(address).and_then(|socket| {
         socket.set_reuse_port(true)?;
+        Socket::prepare(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(StdListener::from(socket))
@@ -139,8 +146,8 @@ fn listen(address: SocketAddr) -> Result<StdListener, ProxyError> {
     bound.map_err(|source| listen_error(address, source))
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr) -> io::Result<RawSocket> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -159,15 +166,21 @@ fn listen_error(address: SocketAddr, source: io::Error) -> ProxyError {
 
 fn start_worker(
     number: usize,
-    work_of_it: (Vec<StdListener>, Inbox),
+    work_of_it: Work,
     (shared, views, stop): (Arc<Shared>, Views, watch::Receiver<bool>),
 ) -> Result<oneshot::Receiver<io::Result<()>>, ProxyError> {
     let (ended_tell, ended) = oneshot::channel();
     let body = move || {
-        let result = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result = runtime.and_then(|runtime| {
             let worker = Worker::new(number, shared, views, stop);
             let worker = worker.ok_or_else(|| io::Error::other("the system gives no random bytes"))?;
-            LocalSet::new().block_on(&runtime, work(work_of_it, Rc::new(worker)))
+            let ring = worker.ring.clone();
+            let working = work(work_of_it, Rc::new(worker));
+            match ring {
+                Some(ring) => ring::block_on(&runtime, &ring, working)?,
+                None => LocalSet::new().block_on(&runtime, working),
+            }
         });
         // Nobody listens if the proxy was dropped.
         let _ = ended_tell.send(result);
@@ -176,18 +189,29 @@ fn start_worker(
     thread.map(|_| ended).map_err(|source| ProxyError::Worker { worker: number, source })
 }
 
+/// What one worker has to do: where it listens, who asks it, and whom it tells where the primary is, if it looks for it.
+type Work = (Vec<StdListener>, Inbox, Option<Arc<Newest>>);
+
 /// The life of one worker: accepts until the proxy stops, then lets its clients say farewell.
-async fn work((sockets, inbox): (Vec<StdListener>, Inbox), worker: Rc<Worker>) -> io::Result<()> {
+async fn work((sockets, inbox, newest): Work, worker: Rc<Worker>) -> io::Result<()> {
     let mut accepting = JoinSet::new();
     for socket in sockets {
-        accepting.spawn_local(accept(TcpListener::from_std(socket)?, Rc::clone(&worker)));
+        let door = match &worker.ring {
+            None => Door::Plain(TcpListener::from_std(socket)?),
+            Some(ring) => Door::Ring(Acceptor::new(socket, ring)?, Rc::clone(ring)),
+        };
+        accepting.spawn_local(accept(door, Rc::clone(&worker)));
     }
     let minding = worker.shared.settings.has_pools().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
+    let mut finding = JoinSet::new();
+    if let Some(newest) = newest {
+        finding.spawn_local(find(Rc::clone(&worker), newest));
+    }
     let answering = spawn_local(console::answer(inbox, Rc::clone(&worker)));
     let keeping = spawn_local(console::keep_keys(Rc::clone(&worker)));
     stopped(&mut worker.stop.clone()).await;
     drop(accepting);
-    drop((minding, answering, keeping));
+    drop((minding, answering, keeping, finding));
     // Each client's task holds the worker; when only this function does, all are gone.
     let all_gone = async {
         while Rc::strong_count(&worker) > 1 {
@@ -198,10 +222,32 @@ async fn work((sockets, inbox): (Vec<StdListener>, Inbox), worker: Rc<Worker>) -
     Ok(())
 }
 
-async fn accept(listener: TcpListener, worker: Rc<Worker>) {
+/// By which clients come in.
+enum Door {
+    Plain(TcpListener),
+    Ring(Acceptor, Rc<Ring>),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Door::Plain(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                Ok((Stream::Plain(Socket::Epoll(socket)), peer))
+            }
+            Door::Ring(acceptor, ring) => {
+                let (socket, peer) = acceptor.accept().await?;
+                let socket = RingSocket::new(socket, Ahead::One, ring);
+                Ok((Stream::Plain(Socket::Ring(socket)), peer))
+            }
+        }
+    }
+}
+
+async fn accept(door: Door, worker: Rc<Worker>) {
     let mut complained = false;
     loop {
-        match listener.accept().await {
+        match door.accept().await {
             Ok((client, peer)) => {
                 complained = false;
                 spawn_local(serve_counted(client, peer, Rc::clone(&worker)));
@@ -219,10 +265,14 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>) {
     }
 }
 
-async fn serve_counted(client: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
+async fn serve_counted(client: Stream, peer: SocketAddr, worker: Rc<Worker>) {
     let connections_max = worker.shared.settings.clients_max.saturating_add(CONNECTIONS_SPARE);
     match worker.shared.stats.connection(connections_max) {
-        Some(_counted) => client::serve(client, peer, &worker).await,
+        Some(_counted) => {
+            if let Some(session) = Box::pin(client::serve(client, peer, &worker)).await {
+                session.live().await;
+            }
+        }
         None => worker.shared.log_bad_client(peer, &"the proxy has its maximum of connections"),
     }
 }

@@ -7,6 +7,8 @@ mod bell;
 
 mod exchange;
 
+mod greeting;
+
 mod login;
 
 mod loss;
@@ -25,6 +27,7 @@ mod secrets;
 
 pub use bell::Bell;
 pub use login::{NotAdmitted, check_with, negotiate};
+pub use open::log_in;
 pub use pause::{Chosen, pause, reconnect, resume};
 pub use pools::{Login, Pools};
 pub use rounds::Rounds;
@@ -36,10 +39,12 @@ use crate::error::{Refusal, Successor};
 use crate::lend::{Returned, ServerId};
 use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
-use crate::roster::{Order, sit_down};
+use crate::roster::{Order, Seated, sit_down};
 use crate::session::AtStake;
+use crate::stats::Counted;
 use crate::stream::Stream;
 use crate::worker::Worker;
+use bell::Listener;
 use exchange::{Exchange, Front, Stop};
 use login::Admitted;
 use pgwire::message::put;
@@ -48,7 +53,7 @@ use pools::{Lent, Waiting, give_back, tick, want};
 use post::{Post, Told};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 /// How often a worker looks for what time brings: clients that have waited for too long, servers idle for long.
@@ -75,20 +80,27 @@ pub fn nonce() -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Serves a client whose start-up packet has come, to its end.
-pub async fn serve(mut stream: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
-    let _listener = worker.bell.listen().await;
+/// Lets a client in whose start-up packet has come; one that is not let in has been told why.
+pub async fn let_in<'a>(
+    mut stream: Stream,
+    packet: Vec<u8>,
+    counted: Counted<'a>,
+    worker: &'a Rc<Worker>,
+) -> Option<Box<Client<'a>>> {
+    let listener = worker.bell.listen().await;
     let seat = sit_down(&stream, &packet, worker).await;
-    let Some(entry) = worker.shared.cancels.enter() else { return };
+    let entry = worker.shared.cancels.enter()?;
     let admitted = match login::admit(&mut stream, &packet, entry.key(), &seat, worker).await {
         Ok(admitted) => admitted,
-        Err(login::NotAdmitted::Gone) => return,
-        Err(login::NotAdmitted::Refused(refusal)) => return farewell(&mut stream, &refusal).await,
-        Err(login::NotAdmitted::RefusedByServer(message)) => {
-            return farewell_with(&mut stream, &message).await;
+        Err(not_admitted) => {
+            match not_admitted {
+                login::NotAdmitted::Gone => {}
+                login::NotAdmitted::Refused(refusal) => farewell(&mut stream, &refusal).await,
+                login::NotAdmitted::RefusedByServer(message) => farewell_with(&mut stream, &message).await,
+            }
+            return None;
         }
     };
-    drop(packet);
     seat.is_idle(worker.roster.now());
     let front = Front {
         stream,
@@ -97,12 +109,12 @@ pub async fn serve(mut stream: Stream, packet: Vec<u8>, worker: &Rc<Worker>) {
         unsent: Unsent::default(),
         has_ended: false,
     };
-    let post = Rc::default();
-    Box::pin(Client { front, admitted, entry, worker, liked: None, post }.live()).await;
+    let (post, is_here) = (Rc::default(), (seat, listener, counted));
+    Some(Box::new(Client { front, admitted, entry, worker, liked: None, post, _is_here: is_here }))
 }
 
 /// A client that was let in.
-struct Client<'a> {
+pub struct Client<'a> {
     front: Front,
     admitted: Admitted<'a>,
     entry: Entry<'a>,
@@ -111,21 +123,23 @@ struct Client<'a> {
     liked: Option<ServerId>,
     /// Where it hears of a server that it waits for.
     post: Rc<Post>,
+    _is_here: (Seated<'a>, Listener<'a>, Counted<'a>),
 }
 
 impl<'a> Client<'a> {
-    async fn live(mut self) {
+    /// Serves it to its end.
+    pub async fn live(mut self: Box<Self>) {
         loop {
             let (mut lent, begun) = match poll_fn(|cx| self.poll_idle(cx)).await {
                 Awake::Lent(lent, begun) => (lent, begun),
                 Awake::Waits(waiting) => match self.wait(waiting).await {
                     Ok(found) => found,
-                    Err(last) => return self.leave(last).await,
+                    Err(last) => return Box::pin(self.leave(last)).await,
                 },
                 Awake::Gone => return,
-                Awake::Stopping => return self.leave(Some(Last::Refusal(Refusal::Stopping))).await,
+                Awake::Stopping => return Box::pin(self.leave(Last::refusal(Refusal::Stopping))).await,
                 Awake::Ordered(order) => {
-                    return self.leave(Some(Last::Refusal(Refusal::Ordered(order)))).await;
+                    return Box::pin(self.leave(Last::refusal(Refusal::Ordered(order)))).await;
                 }
             };
             let worker = self.worker;
@@ -143,9 +157,15 @@ impl<'a> Client<'a> {
                 Err(stop) => stop,
             };
             let last = self.last_word(&stop, &lent);
-            let goes_on = self.goes_on(&stop, &mut lent).await;
+            // What is seldom needed is kept apart: an idle client's task is to be small.
+            let goes_on = match stop {
+                Stop::ServerGone | Stop::EpochChanged => Box::pin(self.goes_on(&mut lent)).await,
+                _ => false,
+            };
             worker.shared.rounds.note(self.admitted.logical.take_changes());
-            self.entry.given_back().await;
+            if !self.entry.is_given_back() {
+                Box::pin(self.entry.given_back()).await;
+            }
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
                 && self.admitted.logical.may_leave(&lent.holding)
                 && lent.holding.is_clean();
@@ -166,7 +186,7 @@ impl<'a> Client<'a> {
                 | Stop::EpochChanged
                 | Stop::Stopping
                 | Stop::Ordered(_) => {
-                    return self.leave(last).await;
+                    return Box::pin(self.leave(last)).await;
                 }
             }
         }
@@ -227,16 +247,22 @@ impl<'a> Client<'a> {
             .begin(bytes, cx)
     }
 
-    /// Waits for a server.
-    async fn wait(&mut self, waiting: Waiting<'_>) -> Result<(Box<Lent>, Result<(), Stop>), Option<Last>> {
+    /// Waits for a server. The client's end is seen meanwhile.
+    async fn wait(
+        &mut self,
+        waiting: Waiting<'a>,
+    ) -> Result<(Box<Lent>, Result<(), Stop>), Option<Box<Last>>> {
         self.front.seat.waits(self.worker.roster.now());
-        let mut lent = wait_in_queue(waiting, &mut self.front).await?;
-        let begun = poll_fn(|cx| Poll::Ready(self.begin(&mut lent, &[], cx))).await;
-        Ok((lent, begun))
+        poll_fn(|cx| {
+            let mut lent = ready!(poll_queue(&waiting, &mut self.front, cx))?;
+            let begun = self.begin(&mut lent, &[], cx);
+            Poll::Ready(Ok((lent, begun)))
+        })
+        .await
     }
 
     /// What the client is told when its session ends so, if anything.
-    fn last_word(&self, stop: &Stop, lent: &Lent) -> Option<Last> {
+    fn last_word(&self, stop: &Stop, lent: &Lent) -> Option<Box<Last>> {
         if matches!(stop, Stop::Free) {
             return None;
         }
@@ -258,9 +284,9 @@ impl<'a> Client<'a> {
             (Stop::ServerGone, Goodbye::Kept(body)) => {
                 let mut message = Vec::new();
                 put(b'E', &[body], &mut message);
-                return Some(Last::Message(message.into()));
+                return Some(Box::new(Last::Message(message.into())));
             }
-            (Stop::ServerGone, Goodbye::Told) => return Some(Last::Nothing),
+            (Stop::ServerGone, Goodbye::Told) => return Some(Box::new(Last::Nothing)),
             _ => {}
         }
         let refusal = match stop {
@@ -284,15 +310,15 @@ impl<'a> Client<'a> {
             }
         };
         // In the middle of a message, nothing can be said.
-        lent.holding.is_between_messages().then_some(Last::Refusal(refusal))
+        Last::refusal(refusal).filter(|_| lent.holding.is_between_messages())
     }
 
-    async fn leave(mut self, last: Option<Last>) {
+    async fn leave(mut self: Box<Self>, last: Option<Box<Last>>) {
         let Some(last) = last else { return };
         if crate::client::flush(&mut self.front.stream, self.front.unsent).await.is_err() {
             return;
         }
-        match last {
+        match *last {
             Last::Refusal(refusal) => farewell(&mut self.front.stream, &refusal).await,
             Last::Message(message) => farewell_with(&mut self.front.stream, &message).await,
             Last::Nothing => farewell_with(&mut self.front.stream, &[]).await,
@@ -309,39 +335,52 @@ enum Last {
     Nothing,
 }
 
-/// Waits until a server is lent; the client's end is seen meanwhile.
-async fn wait_in_queue(waiting: Waiting<'_>, front: &mut Front) -> Result<Box<Lent>, Option<Last>> {
+impl Last {
+    fn refusal(refusal: Refusal) -> Option<Box<Last>> {
+        Some(Box::new(Last::Refusal(refusal)))
+    }
+}
+
+/// Ready when a server is lent to a client that waits for one, or when its session ends.
+fn poll_queue(
+    waiting: &Waiting<'_>,
+    front: &mut Front,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Box<Lent>, Option<Box<Last>>>> {
     loop {
-        let told = tokio::select! {
-            biased;
-            told = waiting.told() => told,
-            order = front.seat.ordered() => return Err(Some(Last::Refusal(Refusal::Ordered(order)))),
-            () = front.stream.gone() => return Err(None),
-        };
-        let refusal = match told {
-            Told::Lent(lent) => return Ok(lent),
-            Told::Waits => {
-                let mut notice = Vec::new();
-                let fields = ErrorFields {
-                    severity: Severity::Notice,
-                    sqlstate: "00000",
-                    message: "waiting for a server connection: all that the pool may have are in use",
-                    detail: None,
-                    hint: None,
-                };
-                encode_notice_response(&fields, &mut notice);
-                let told = poll_fn(|cx| Poll::Ready(front.unsent.add(&mut front.stream, &notice, cx))).await;
-                if told.is_err() {
-                    return Err(None);
+        let refusal = match waiting.poll_told(cx) {
+            Poll::Ready(Told::Lent(lent)) => return Poll::Ready(Ok(lent)),
+            Poll::Ready(Told::Waits) => {
+                if front.unsent.add(&mut front.stream, &waiting_notice(), cx).is_err() {
+                    return Poll::Ready(Err(None));
                 }
                 continue;
             }
-            Told::GivenUp(waited) => Refusal::QueryWait { waited },
-            Told::Refused(refusal) => *refusal,
-            Told::RefusedByServer(message) => return Err(Some(Last::Message(message))),
+            Poll::Ready(Told::GivenUp(waited)) => Refusal::QueryWait { waited },
+            Poll::Ready(Told::Refused(refusal)) => *refusal,
+            Poll::Ready(Told::RefusedByServer(message)) => {
+                return Poll::Ready(Err(Some(Box::new(Last::Message(message)))));
+            }
+            Poll::Pending => match front.seat.order() {
+                Some(order) => Refusal::Ordered(order),
+                None => return front.stream.poll_gone(cx).map(|()| Err(None)),
+            },
         };
-        return Err(Some(Last::Refusal(refusal)));
+        return Poll::Ready(Err(Last::refusal(refusal)));
     }
+}
+
+fn waiting_notice() -> Vec<u8> {
+    let fields = ErrorFields {
+        severity: Severity::Notice,
+        sqlstate: "00000",
+        message: "waiting for a server connection: all that the pool may have are in use",
+        detail: None,
+        hint: None,
+    };
+    let mut notice = Vec::new();
+    encode_notice_response(&fields, &mut notice);
+    notice
 }
 
 /// Whether more of the same could make a message; what cannot is not collected.

@@ -315,7 +315,7 @@ impl Unsent {
         if !self.bytes.is_empty() {
             *self = Unsent::default();
         }
-        stream.poll_flush(cx)
+        stream.poll_push(cx)
     }
 
     /// Sends `bytes` behind what is left; keeps what is not taken at once.

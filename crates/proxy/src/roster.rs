@@ -183,8 +183,8 @@ pub async fn sit_down<'a>(stream: &Stream, packet: &[u8], worker: &'a Worker) ->
     let seat = Rc::new(Seat {
         number,
         who: Who::of_packet(packet),
-        peer: stream.socket().peer_addr().ok(),
-        local: stream.socket().local_addr().ok(),
+        peer: stream.peer_addr().ok(),
+        local: stream.local_addr().ok(),
         connected: SystemTime::now(),
         waker,
         order: Cell::new(None),

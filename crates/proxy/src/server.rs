@@ -35,7 +35,8 @@ pub struct Answered {
 /// Connects, with TLS if the settings want it.
 async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
     let settings = &worker.shared.settings;
-    let opened = timeout(settings.connect_timeout, Stream::connect(&server.host, server.port)).await;
+    let connecting = Stream::connect(&server.host, server.port, worker.ring.as_ref());
+    let opened = timeout(settings.connect_timeout, connecting).await;
     let stream = match opened {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(Failure::Connect(error.to_string())),

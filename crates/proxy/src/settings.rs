@@ -16,8 +16,10 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Agents that tell the view, as `host:port`; all are listened to at the same time and the newest view counts.
     pub agents: Vec<String>,
-    /// Without a cluster: the one server, which is always the primary. It needs no agent.
-    pub server: Option<Server>,
+    /// Without a cluster's agents: the servers, one of which is the primary. One alone always is.
+    pub servers: Vec<Server>,
+    /// With several of them: the role that asks them which one it is.
+    pub ask_as: Option<Lookup>,
     /// How long a new connection, or a session that moves to another server, waits while there is no primary. Usually 30 s.
     pub hold: Duration,
     /// How long one attempt to reach a server may take before the next one.
@@ -36,6 +38,16 @@ pub struct Settings {
     pub server_tls: ServerTls,
     /// Who may use the console, the database `pgkeel` of the proxy itself.
     pub console: ConsoleSettings,
+}
+
+/// How connections without TLS are read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// By io_uring where the kernel permits it, or else by epoll.
+    #[default]
+    Auto,
+    /// By epoll.
+    Epoll,
 }
 
 /// TLS towards clients. The files are looked at again while the proxy runs.
@@ -122,6 +134,8 @@ pub struct PoolSettings {
     pub auth: ClientAuth,
     /// What clients may use.
     pub limits: ClientLimits,
+    /// How connections are read and written.
+    pub io: Io,
 }
 
 /// Limits of the pooled mode's clients; `None` is no limit.
@@ -183,6 +197,7 @@ impl PoolSettings {
             age_max: Duration::from_secs(600),
             auth: ClientAuth::Trust,
             limits: ClientLimits::default(),
+            io: Io::Epoll,
         }
     }
 }
@@ -205,6 +220,19 @@ pub struct Lookup {
     pub password: Option<String>,
     /// The database in which it looks: any will do.
     pub database: String,
+}
+
+impl Lookup {
+    /// With which it logs in.
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        let mut body = (3_u32 << 16).to_be_bytes().to_vec();
+        for text in ["user", &self.user, "database", &self.database, "application_name", "pgkeel proxy", ""] {
+            body.extend_from_slice(text.as_bytes());
+            body.push(0);
+        }
+        let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+        [&length.to_be_bytes()[..], &body].concat()
+    }
 }
 
 impl fmt::Debug for Lookup {

@@ -1,22 +1,16 @@
 //! A connection to a client or to a server, plain or with TLS. Every other file reads and writes through it; sockets are
-//! touched here and in [`crate::tls`] only.
+//! touched here, in [`crate::socket`] and in [`crate::tls`] only.
 //!
-//! What was written may still be on its way: [`Stream::poll_flush`] and [`Stream::write_all`] see to it. On a plain
-//! connection that costs nothing.
+//! What was written may still be on its way: [`Stream::poll_flush`] and [`Stream::write_all`] see to it.
 
+use crate::ring::Ring;
+use crate::socket::Socket;
 use crate::tls::{Identity, Scratch, Servers, TlsStream};
-use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-
-/// Idle time after which the kernel asks whether the peer is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
 /// Read at once where the reader says no number. Bytes.
 const PIECE_LEN: usize = 2 * 1024;
@@ -25,28 +19,18 @@ const PIECE_LEN: usize = 2 * 1024;
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes go as they are.
-    Plain(TcpStream),
+    Plain(Socket),
     /// Bytes are sealed; boxed, because most of what TLS has to know is large.
     Tls(Box<TlsStream>),
 }
 
 impl Stream {
-    /// A client's connection: small messages go out at once, and a peer that vanished is noticed some day.
-    ///
-    /// # Errors
-    /// Those of setting a socket's options.
-    pub fn accepted(socket: TcpStream) -> io::Result<Stream> {
-        socket.set_nodelay(true)?;
-        SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE))?;
-        Ok(Stream::Plain(socket))
-    }
-
     /// A connection to a server, without TLS so far.
     ///
     /// # Errors
     /// Those of looking up the name and of connecting.
-    pub async fn connect(host: &str, port: u16) -> io::Result<Stream> {
-        Stream::accepted(TcpStream::connect((host, port)).await?)
+    pub async fn connect(host: &str, port: u16, ring: Option<&Rc<Ring>>) -> io::Result<Stream> {
+        Ok(Stream::Plain(Socket::connect(host, port, ring).await?))
     }
 
     /// Begins TLS with a client. `begun` are bytes of its handshake that have been read already.
@@ -77,7 +61,7 @@ impl Stream {
         Ok(Stream::Tls(Box::new(TlsStream::connect(socket, host, servers, scratch).await?)))
     }
 
-    fn into_socket(self) -> io::Result<TcpStream> {
+    fn into_socket(self) -> io::Result<Socket> {
         match self {
             Stream::Plain(socket) => Ok(socket),
             Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS has begun already")),
@@ -92,29 +76,38 @@ impl Stream {
         }
     }
 
-    /// The socket, whose addresses can be asked.
-    pub fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.socket(),
         }
     }
 
+    /// The address of this side.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    /// The address of the peer.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+
     /// Whether bytes have come that nobody has read.
     pub async fn has_unread(&self) -> bool {
-        let socket = self.socket();
-        let peek = |cx: &mut Context<'_>| socket.poll_peek(cx, &mut ReadBuf::new(&mut [0]));
-        poll_fn(|cx| Poll::Ready(matches!(peek(cx), Poll::Ready(Ok(1..))))).await
+        self.socket().has_unread().await
     }
 
     /// Reads what is there into `chunk`; nothing, if the peer sends nothing more.
     pub fn poll_read(&mut self, chunk: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Plain(socket) => {
-                let mut buffer = ReadBuf::new(chunk);
-                ready!(Pin::new(socket).poll_read(cx, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
+            Stream::Plain(socket) => socket.poll_read(chunk, cx),
             Stream::Tls(tls) => tls.poll_read(chunk, cx),
         }
     }
@@ -122,16 +115,24 @@ impl Stream {
     /// Takes as much of `bytes` as can be sent now; how many.
     pub fn poll_write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Stream::Plain(socket) => socket.poll_write(bytes, cx),
             Stream::Tls(tls) => tls.poll_write(bytes, cx),
         }
     }
 
-    /// Sends what was taken and is still here.
+    /// Sends what was taken and is still here, as far as nobody else does.
+    pub fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // The kernel has it, or the ring sees to it.
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(tls) => tls.poll_push(cx),
+        }
+    }
+
+    /// Sends what was taken and is still here; ready when it has left.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // The kernel has it.
-            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Plain(socket) => socket.poll_flush(cx),
             Stream::Tls(tls) => tls.poll_flush(cx),
         }
     }
@@ -139,7 +140,7 @@ impl Stream {
     /// Tells the peer that nothing more will come.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Plain(socket) => socket.poll_shutdown(cx),
             Stream::Tls(tls) => tls.poll_shutdown(cx),
         }
     }
@@ -197,18 +198,13 @@ impl Stream {
     /// # Errors
     /// The connection is broken.
     pub async fn read_buf(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        match self {
-            Stream::Plain(socket) => socket.read_buf(bytes).await,
-            Stream::Tls(tls) => {
-                poll_fn(|cx| {
-                    let mut piece = [0; PIECE_LEN];
-                    let len = ready!(tls.poll_read(&mut piece, cx))?;
-                    bytes.extend_from_slice(&piece[..len]);
-                    Poll::Ready(Ok(len))
-                })
-                .await
-            }
-        }
+        poll_fn(|cx| {
+            let mut piece = [0; PIECE_LEN];
+            let len = ready!(self.poll_read(&mut piece, cx))?;
+            bytes.extend_from_slice(&piece[..len]);
+            Poll::Ready(Ok(len))
+        })
+        .await
     }
 
     /// Sends all of `bytes`, and what was still here.
@@ -239,14 +235,14 @@ impl Stream {
 
     /// Returns when the peer has closed its side. Nothing that it sends is lost.
     pub async fn gone(&mut self) {
+        poll_fn(|cx| self.poll_gone(cx)).await;
+    }
+
+    /// As [`Stream::gone`].
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Stream::Plain(socket) => match socket.peek(&mut [0]).await {
-                Ok(0) | Err(_) => {}
-                // It has sent more than PostgreSQL's protocol has it send now. The server will judge that; behind those
-                // bytes its end cannot be seen.
-                Ok(_) => std::future::pending().await,
-            },
-            Stream::Tls(tls) => poll_fn(|cx| tls.poll_gone(cx)).await,
+            Stream::Plain(socket) => socket.poll_gone(cx),
+            Stream::Tls(tls) => tls.poll_gone(cx),
         }
     }
 }

@@ -73,7 +73,10 @@ pub struct Newest {
 impl Newest {
     /// Begins without a view: nobody is primary until an agent says so.
     pub fn new(cluster: &str, agents: &[String]) -> (Newest, Views) {
-        let waiting = format!("No agent has told the view yet; asking {}.", agents.join(", "));
+        let waiting = match agents {
+            [] => "The primary was not found yet.".to_owned(),
+            agents => format!("No agent has told the view yet; asking {}.", agents.join(", ")),
+        };
         let nothing = View { waiting: Some(waiting), ..View::default() };
         let (sender, receiver) = watch::channel(Arc::new(nothing));
         let newest_epoch = Arc::new(AtomicU64::new(0));
@@ -83,12 +86,16 @@ impl Newest {
 
     /// There is no cluster but this server.
     pub fn is_always(&self, server: &Server) {
-        let view = View {
+        self.found(View {
             cluster: self.cluster.clone(),
             epoch: 1,
             primary: Some(server.clone()),
             ..View::default()
-        };
+        });
+    }
+
+    /// A view that this proxy has made itself.
+    pub fn found(&self, view: View) {
         self.offer(view);
     }
 

@@ -7,8 +7,9 @@ use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
+use crate::ring::Ring;
 use crate::roster::Roster;
-use crate::settings::Settings;
+use crate::settings::{Io, Settings};
 use crate::stats::Stats;
 use crate::tls::{Scratch, Tls};
 use crate::watch::Views;
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Bytes moved by one read, and most that are kept for a peer that does not take them.
 pub const CHUNK_LEN: usize = 16 * 1024;
@@ -44,6 +45,8 @@ pub struct Shared {
     /// Where each worker can be asked from the console.
     pub desks: Desks,
     pub consoles: Consoles,
+    /// Somebody could not reach the primary: who looks for it looks again.
+    pub doubt: Notify,
     garbage: Mutex<OncePerSource>,
 }
 
@@ -61,6 +64,7 @@ impl Shared {
             crowd: Crowd::default(),
             desks,
             consoles: Consoles::default(),
+            doubt: Notify::new(),
             garbage: Mutex::default(),
         }
     }
@@ -105,6 +109,8 @@ pub struct Worker {
     pub texts: RefCell<Texts>,
     pub secrets: RefCell<Secrets>,
     pub bell: Bell,
+    /// By which plain connections of the pooled mode are read, if the kernel permits it.
+    pub ring: Option<Rc<Ring>>,
     /// Buffers of TLS.
     pub scratch: Rc<Scratch>,
     /// Who is here.
@@ -134,6 +140,7 @@ impl Worker {
         let (secret, names) = random.split_first_chunk::<32>()?;
         let names = u64::from_be_bytes(*names.first_chunk()?);
         let pools = RefCell::new(Pools::new(&shared.settings));
+        let ring = ring(number, &shared.settings);
         Some(Worker {
             number,
             shared,
@@ -145,10 +152,27 @@ impl Worker {
             texts: RefCell::new(Texts::new(names)),
             secrets: RefCell::new(Secrets::new(*secret)),
             bell: Bell::default(),
+            ring,
             scratch: Rc::default(),
             roster: Roster::new(Instant::now()),
             outgoing: RefCell::default(),
         })
+    }
+}
+
+/// What this thread reads connections by.
+fn ring(number: usize, settings: &Settings) -> Option<Rc<Ring>> {
+    if settings.pool.as_ref()?.io == Io::Epoll {
+        return None;
+    }
+    match Ring::new() {
+        Ok(ring) => Some(Rc::new(ring)),
+        // Once for the proxy.
+        Err(error) if number == 0 => {
+            tracing::info!("connections are read by epoll: io_uring is not to be had here ({error})");
+            None
+        }
+        Err(_) => None,
     }
 }
 

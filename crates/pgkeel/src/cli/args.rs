@@ -25,7 +25,7 @@ pub enum Command {
     /// Run only the agent: it looks after this host's PostgreSQL
     Agent(RunArgs),
     /// Run only the proxy: it carries clients to the primary; its console is the database `pgkeel`
-    Proxy(RunArgs),
+    Proxy(ProxyArgs),
     /// Show the nodes, their roles and positions, and what the cluster waits for
     Status(StatusArgs),
     /// Say what holds now and why, then the last decisions with their evidence; or why a node is not primary
@@ -92,6 +92,28 @@ pub struct RunArgs {
     /// The configuration file
     #[arg(short, long = "config", value_name = "FILE")]
     pub config: PathBuf,
+    /// How the log is written [default: what the file says by log.format, else text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Options of `proxy`.
+#[derive(Args, Debug)]
+pub struct ProxyArgs {
+    /// The configuration file
+    #[arg(short, long = "config", value_name = "FILE", required_unless_present = "servers")]
+    pub config: Option<PathBuf>,
+    /// Instead of a file: carry clients to the primary among these servers, which something else manages; may be given
+    /// several times, or with commas
+    #[arg(long = "server", value_name = "HOST:PORT", value_delimiter = ',', conflicts_with = "config")]
+    pub servers: Vec<String>,
+    /// With --server: where clients connect [default: 127.0.0.1:6432]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "servers")]
+    pub listen: Option<String>,
+    /// With --server: a role that may read pg_authid; with it, clients share a pool of server connections, and
+    /// several servers can be asked which of them is the primary
+    #[arg(long, value_name = "ROLE", requires = "servers")]
+    pub lookup_user: Option<String>,
     /// How the log is written [default: what the file says by log.format, else text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,

@@ -61,10 +61,15 @@ pub fn summary(config: &Config) -> String {
     }
     if let Some(proxy) = &config.proxy {
         let listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        let servers: Vec<&str> = proxy.servers.iter().map(|server| server.node.as_str()).collect();
+        let asks = match servers.as_slice() {
+            [] => format!("asks {}", proxy.agents.join(", ")),
+            [one] => format!("in front of {one}"),
+            several => format!("finds the primary among {}", several.join(", ")),
+        };
         lines.push(format!(
-            "proxy on {}, asks {}, holds statements for up to {}",
+            "proxy on {}, {asks}, holds statements for up to {}",
             listen.join(", "),
-            proxy.agents.join(", "),
             humantime::format_duration(proxy.hold)
         ));
         lines.extend(config::tls_section::lines(proxy));

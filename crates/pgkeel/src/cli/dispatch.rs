@@ -4,7 +4,7 @@ use super::args::{
     Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, WhyArgs,
     WhyCommand,
 };
-use super::run::{self, What};
+use super::run::{self, Source, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
 use super::{
@@ -23,9 +23,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Guard(args) => guard::run(args),
         Command::GuardExec(args) => guard::exec(&args),
         Command::Config(ConfigCommand::Check { file }) => config::check(&file),
-        Command::Run(args) => in_runtime(run::run(&args, What::All)),
-        Command::Agent(args) => in_runtime(run::run(&args, What::Agent)),
-        Command::Proxy(args) => in_runtime(run::run(&args, What::Proxy)),
+        Command::Run(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::All)),
+        Command::Agent(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::Agent)),
+        Command::Proxy(args) => {
+            let format = args.log_format;
+            in_runtime(run::run(Source::of_proxy(args), format, What::Proxy))
+        }
         Command::Status(args) => with_agents(&args.ask, |agents, format| {
             let repeat = if args.watch { status::Repeat::EverySecond } else { status::Repeat::Once };
             in_runtime(status::run(&StatusOptions { agents, format, repeat }))

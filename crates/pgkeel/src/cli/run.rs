@@ -1,9 +1,9 @@
 //! `pgkeel run`, `agent` and `proxy`: what the configuration file has sections for, until a signal comes.
 
-use super::args::RunArgs;
-use crate::config::{self, Config};
-use crate::log::{Log, LogOptions};
-use std::path::Path;
+use super::args::ProxyArgs;
+use crate::config::{self, Config, LoadError};
+use crate::log::{Log, LogFormat, LogOptions};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -21,19 +21,67 @@ pub enum What {
     Proxy,
 }
 
-/// Runs until SIGTERM or SIGINT. 1: something failed; 2: the file is wrong.
-pub async fn run(args: &RunArgs, what: What) -> ExitCode {
-    let loaded = config::load(&args.config);
+/// Where the settings come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A configuration file.
+    File(PathBuf),
+    /// The command line, as the text that a file would have.
+    Text(String),
+}
+
+impl Source {
+    /// Of `pgkeel proxy`.
+    #[must_use]
+    pub fn of_proxy(args: ProxyArgs) -> Source {
+        if let Some(file) = args.config {
+            return Source::File(file);
+        }
+        let listen = args.listen.unwrap_or_else(|| "127.0.0.1:6432".to_owned());
+        // What is a string or a list of strings in JSON, is the same in TOML.
+        let json = |value: serde_json::Value| value.to_string();
+        let mut text = format!(
+            "cluster = \"proxy\"\n[proxy]\nlisten = {}\nservers = {}\n",
+            json(listen.into()),
+            json(args.servers.into())
+        );
+        if let Some(user) = args.lookup_user {
+            text += &format!("pool_mode = \"pooled\"\nlookup_user = {}\n", json(user.into()));
+        }
+        Source::Text(text)
+    }
+
+    fn load(&self) -> Result<Config, LoadError> {
+        match self {
+            Source::File(file) => config::load(file),
+            Source::Text(text) => {
+                let found = config::parse("--server", text, agent::settings::find_bin_dir);
+                found.map_err(LoadError::Invalid)
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Source::File(file) => file.display().to_string(),
+            Source::Text(_) => "--server".to_owned(),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. 1: something failed; 2: the settings are wrong.
+pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> ExitCode {
+    let loaded = source.load();
     let epoch = Arc::new(AtomicU64::new(0));
     let config = loaded.as_ref().ok();
     let agent = config.and_then(|config| config.agent.as_ref()).filter(|_| what != What::Proxy);
     let log = Log::start(LogOptions {
-        format: args.log_format.or(config.and_then(|config| config.log_format)).unwrap_or_default(),
+        format: log_format.or(config.and_then(|config| config.log_format)).unwrap_or_default(),
         node: agent.map(|agent| agent.node.clone()),
         epoch: Arc::clone(&epoch),
     });
     let code = match loaded {
-        Ok(config) => run_config(config, &args.config, what, epoch, &log).await,
+        Ok(config) => run_config(config, &source.name(), what, epoch, &log).await,
         Err(e) => {
             log.last_words(&e.to_string());
             ExitCode::from(2)
@@ -43,9 +91,9 @@ pub async fn run(args: &RunArgs, what: What) -> ExitCode {
     code
 }
 
-async fn run_config(config: Config, file: &Path, what: What, epoch: Arc<AtomicU64>, log: &Log) -> ExitCode {
+async fn run_config(config: Config, file: &str, what: What, epoch: Arc<AtomicU64>, log: &Log) -> ExitCode {
     for warning in &config.warnings {
-        tracing::warn!("{}: {warning}", file.display());
+        tracing::warn!("{file}: {warning}");
     }
     let missing = match what {
         What::Agent if config.agent.is_none() => Some("[node]"),
@@ -53,10 +101,7 @@ async fn run_config(config: Config, file: &Path, what: What, epoch: Arc<AtomicU6
         What::Agent | What::Proxy | What::All => None,
     };
     if let Some(section) = missing {
-        log.last_words(&format!(
-            "{}: there is no section {section}; add it, or run something else",
-            file.display()
-        ));
+        log.last_words(&format!("{file}: there is no section {section}; add it, or run something else"));
         return ExitCode::from(2);
     }
     match run_parts(config, what, epoch).await {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proxy::{ClientAuth, ClientLimits, Lookup, PoolSettings};
+use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings};
 
 use super::console;
 use super::report::Report;
@@ -10,7 +10,7 @@ use super::section::Section;
 use super::units;
 
 /// The keys that are read here.
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 15] = [
     "pool_mode",
     "pool_size",
     "pool_min",
@@ -25,6 +25,7 @@ pub(super) const KEYS: [&str; 14] = [
     "clients_max_per_database",
     "idle_in_transaction_max",
     "client_idle_max",
+    "io",
 ];
 
 const POOL_SIZE_DEFAULT: u32 = 20;
@@ -73,8 +74,10 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
         report.error(section.line_of(report, "pool_min"), &section.path("pool_min"), problem);
     }
     let limits = read_limits(section, report);
+    let io = section.parsed_or(report, "io", Io::Auto, io);
     let (mode, size, query_wait, auth) = (mode?, size? as usize, query_wait?, auth?);
-    let (min, reserve, reserve_after, limits) = (min? as usize, reserve? as usize, reserve_after?, limits?);
+    let (min, reserve, reserve_after) = (min? as usize, reserve? as usize, reserve_after?);
+    let (limits, io) = (limits?, io?);
     if mode == Mode::Session {
         refuse_alone(section, report);
         return Some(None);
@@ -95,6 +98,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
         age_max: AGE_MAX,
         auth,
         limits,
+        io,
     }))
 }
 
@@ -109,6 +113,20 @@ pub(super) fn read_lookup(section: &Section<'_>, report: &mut Report<'_>, why: &
         return None;
     };
     Some(Lookup { user, password, database: database.unwrap_or_else(|| "postgres".to_owned()) })
+}
+
+/// The role that asks servers which of them is the primary: the one that looks up verifiers, if there is one anyhow.
+pub(super) fn asking_role(
+    section: &Section<'_>,
+    report: &mut Report<'_>,
+    pool: Option<&PoolSettings>,
+) -> Option<Lookup> {
+    match pool.map(|pool| &pool.auth) {
+        Some(ClientAuth::Scram(lookup)) => Some(lookup.clone()),
+        Some(ClientAuth::Trust) | None => {
+            read_lookup(section, report, "a role that asks the servers which of them is the primary")
+        }
+    }
 }
 
 fn read_limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<ClientLimits> {
@@ -129,9 +147,10 @@ fn read_limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<ClientL
 
 /// Keys that mean nothing in the session mode.
 fn refuse_alone(section: &Section<'_>, report: &mut Report<'_>) {
-    // The console looks up verifiers in this mode, too.
-    let for_console = |key: &str| console::is_wanted(section) && key.starts_with("lookup_");
-    let alone = |key: &&&str| **key != "pool_mode" && section.has(key) && !for_console(key);
+    // The console looks up verifiers in this mode, too, and servers are asked which of them is the primary.
+    let has_role = console::is_wanted(section) || section.has("servers");
+    let alone =
+        |key: &&&str| **key != "pool_mode" && section.has(key) && !(has_role && key.starts_with("lookup_"));
     for key in KEYS.iter().filter(alone) {
         let problem = "needs pool_mode = \"pooled\"".to_owned();
         report.error(section.line_of(report, key), &section.path(key), problem);
@@ -143,6 +162,14 @@ fn mode(text: &str) -> Result<Mode, String> {
         "session" => Ok(Mode::Session),
         "pooled" => Ok(Mode::Pooled),
         _ => Err(format!("{text:?} is not a mode; write \"session\" or \"pooled\"")),
+    }
+}
+
+fn io(text: &str) -> Result<Io, String> {
+    match text {
+        "auto" => Ok(Io::Auto),
+        "epoll" => Ok(Io::Epoll),
+        _ => Err(format!("{text:?} is not known; write \"auto\" or \"epoll\"")),
     }
 }
 

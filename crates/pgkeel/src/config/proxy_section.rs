@@ -32,7 +32,7 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    let known: Vec<&str> = ["listen", "agents", "hold"]
+    let known: Vec<&str> = ["listen", "agents", "servers", "hold"]
         .into_iter()
         .chain(pool::KEYS)
         .chain(console::KEYS)
@@ -40,14 +40,26 @@ pub(super) fn read(
         .collect();
     section.refuse_unknown(report, &known);
     let listen = read_listen(&section, report);
-    let agents = read_agents(&section, report, root.has("members"), members);
+    let servers = read_servers(root, &section, report);
+    let agents = match section.has("servers") {
+        true => Some(Vec::new()),
+        false => read_agents(&section, report, root.has("members"), members),
+    };
     let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
     let pool = pool::read(&section, report);
     let console = console::read(&section, report, matches!(pool, Some(None)));
     let tls = tls_section::read(&section, report);
     let (pool, console, tls) = (pool?, console?, tls?);
     let built = build(cluster?, listen?, agents?, hold?);
-    let settings = proxy::Settings { pool, console, tls: tls.clients, server_tls: tls.servers, ..built };
+    let (servers, ask_as) = match servers? {
+        servers if servers.len() > 1 => {
+            let role = pool::asking_role(&section, report, pool.as_ref())?;
+            (servers, Some(role))
+        }
+        servers => (servers, None),
+    };
+    let (tls, server_tls) = (tls.clients, tls.servers);
+    let settings = proxy::Settings { pool, console, tls, server_tls, servers, ask_as, ..built };
     tls_section::refuse_two_channels(&section, report, &settings);
     Some(settings)
 }
@@ -122,6 +134,39 @@ fn read_agents(
     members.map(Members::agents)
 }
 
+/// Servers that something else manages; none if there is no such list.
+fn read_servers(
+    root: &Section<'_>,
+    section: &Section<'_>,
+    report: &mut Report<'_>,
+) -> Option<Vec<cluster::view::Server>> {
+    if !section.has("servers") {
+        return Some(Vec::new());
+    }
+    let line = section.line_of(report, "servers");
+    for (is_there, other) in [
+        (section.has("agents"), "proxy.agents"),
+        (root.has("node"), "[node]"),
+        (root.has("members"), "[members]"),
+    ] {
+        if is_there {
+            let problem = format!("is for servers that something else manages; remove it, or {other}");
+            report.error(line, "proxy.servers", problem);
+        }
+    }
+    let listed = section.list(report, "servers", OneAlone::Allowed, units::address)?;
+    if listed.is_empty() {
+        let problem = "is empty; name at least one server, for example \"10.0.0.1:5432\"".to_owned();
+        report.error(line, "proxy.servers", problem);
+    }
+    let server = |address: Address| cluster::view::Server {
+        node: address.text(),
+        host: address.host,
+        port: address.port,
+    };
+    Some(listed.into_iter().flatten().map(|found| server(found.value)).collect())
+}
+
 fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Duration) -> proxy::Settings {
     proxy::Settings {
         cluster: cluster.to_owned(),
@@ -136,7 +181,8 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         tls: None,
         server_tls: proxy::ServerTls::Disable,
         console: proxy::ConsoleSettings::default(),
-        server: None,
+        servers: Vec::new(),
+        ask_as: None,
     }
 }
 

@@ -47,7 +47,7 @@ pub async fn check(stream: &mut Stream, packet: &[u8], worker: &Rc<Worker>) -> R
     };
     let settings = &worker.shared.settings;
     let auth = settings.pool.as_ref().map(|pool| &pool.auth);
-    let proof = proof(&settings.console, auth, stream.socket().peer_addr()?.ip())?;
+    let proof = proof(&settings.console, auth, stream.peer_addr()?.ip())?;
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
     let mut greeting = Vec::new();
     negotiate(&message, &mut greeting);

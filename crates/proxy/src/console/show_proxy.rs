@@ -3,7 +3,7 @@
 use super::table::{Kind, Table};
 use crate::hold::hold_reason;
 use crate::route::open_primary;
-use crate::settings::{ClientAuth, Settings};
+use crate::settings::{ClientAuth, Io, Settings};
 use cluster::view::View;
 use std::time::Duration;
 
@@ -114,6 +114,7 @@ pub fn config(settings: &Settings) -> Table {
         add("pool_mode", Some("session".to_owned()));
         return table;
     };
+    add("io", Some(if pool.io == Io::Epoll { "epoll" } else { "auto" }.to_owned()));
     let auth = if matches!(pool.auth, ClientAuth::Trust) { "trust" } else { "scram" };
     let count = |count: Option<usize>| count.map(|count| count.to_string());
     add("pool_mode", Some("pooled".to_owned()));

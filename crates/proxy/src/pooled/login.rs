@@ -6,7 +6,7 @@ use super::secrets::find_verifier;
 use crate::crowd::Place;
 use crate::error::Refusal;
 use crate::lend::{ClientId, PoolId, Returned};
-use crate::logical::{Logical, Owner, Reported, Settings};
+use crate::logical::{Logical, Owner, Reported};
 use crate::roster::Seat;
 use crate::settings::ClientAuth;
 use crate::stream::Stream;
@@ -26,7 +26,8 @@ pub struct Admitted<'a> {
     pub id: ClientId,
     pub logical: Logical,
     /// It counts as a client of its user and its database as long as this is kept.
-    _place: Option<Place<'a>>,
+    /// Boxed, because mostly there is none.
+    _place: Option<Box<Place<'a>>>,
 }
 
 /// Why a client was not.
@@ -84,18 +85,15 @@ pub async fn admit<'a>(
     let id = ClientId(seat.number);
     let reported = reported(stream, pool, id, &login, worker).await?;
     let name = message.get("application_name").unwrap_or_default();
-    let mut told = reported.clone();
-    if !name.is_empty() {
-        told.note(b"application_name", name);
-    }
-    let logical = Logical::new(Owner(u64::from(id.0)), Settings::with_application_name(name), told.clone())
-        .counted_in(Rc::clone(&login.tally));
+    let (settings, told) = login.greetings.get(name, &reported);
+    let logical =
+        Logical::new(Owner(u64::from(id.0)), settings, told.clone()).counted_in(Rc::clone(&login.tally));
     put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
     told.tell_all(&mut greeting);
     put(b'K', &[&key.to_bytes()], &mut greeting);
     put(b'Z', &[b"I"], &mut greeting);
     stream.write_all(&greeting).await?;
-    Ok(Admitted { pool, id, logical, _place: place })
+    Ok(Admitted { pool, id, logical, _place: place.map(Box::new) })
 }
 
 /// Tells a client that asks for a newer protocol, or for options of it, that there is 3.0 without options

@@ -1,7 +1,6 @@
 //! A client's server is lost. If nothing of its session was only there, it goes on, after at most one error.
 
 use super::Client;
-use super::exchange::Stop;
 use super::pools::Lent;
 use crate::logical::{AfterLoss, Goodbye, Lost};
 use cluster::view::View;
@@ -10,10 +9,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 impl Client<'_> {
-    /// Whether the client's session goes on without the server; it has been told then what was lost.
-    pub(super) async fn goes_on(&mut self, stop: &Stop, lent: &mut Lent) -> bool {
-        let is_lost = matches!(stop, Stop::ServerGone | Stop::EpochChanged);
-        if !is_lost || self.front.has_ended {
+    /// Whether the client's session goes on without the server, which is lost; it has been told then what is.
+    pub(super) async fn goes_on(&mut self, lent: &mut Lent) -> bool {
+        if self.front.has_ended {
             return false;
         }
         let view = self.worker.views.clone().latest();

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 /// Why a login failed.
 #[derive(Debug, Error)]
-enum LoginError {
+pub enum LoginError {
     /// The server's whole ErrorResponse.
     #[error("the server refuses it")]
     Refused(Vec<u8>),
@@ -73,7 +73,11 @@ pub async fn open(worker: Rc<Worker>, pool: PoolId, server: ServerId, login: Rc<
     not_opened(&worker, pool, server, &NotOpened::Refusal(refusal));
 }
 
-async fn log_in(answered: Answered, login: &Login) -> Result<(Stream, Reported, CancelKey), LoginError> {
+/// Logs in to a server that has answered: the connection, what it reports, and its cancel key.
+///
+/// # Errors
+/// It refuses, does not speak the protocol, or the connection broke.
+pub async fn log_in(answered: Answered, login: &Login) -> Result<(Stream, Reported, CancelKey), LoginError> {
     let Answered { mut stream, first } = answered;
     let mut messages = WholeMessages::default();
     messages.push(&first);

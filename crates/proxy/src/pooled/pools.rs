@@ -1,5 +1,6 @@
 //! The pools of one worker: does what [`crate::lend`] says.
 
+use super::greeting::Greetings;
 use super::open::open;
 use super::pause::Paused;
 use super::post::{Post, Told};
@@ -7,15 +8,17 @@ use crate::cancel::Running;
 use crate::error::Refusal;
 use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
 use crate::logical::{Holding, Reported, Tally};
-use crate::settings::{PoolSettings, Settings};
+use crate::settings::{Lookup, PoolSettings, Settings};
 use crate::stream::Stream;
 use crate::worker::Worker;
 use pgwire::scram::{ClientKey, Verifier};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::spawn_local;
 
@@ -57,8 +60,30 @@ pub struct Login {
     pub secret: RefCell<Secret>,
     /// What the last server reported.
     pub reported: RefCell<Option<Reported>>,
+    /// What clients begin with.
+    pub greetings: Greetings,
     /// What its clients did.
     pub tally: Rc<Tally>,
+}
+
+impl Login {
+    /// With this start-up packet, and no secret yet.
+    pub fn new(packet: &[u8]) -> Login {
+        Login {
+            packet: packet.into(),
+            secret: RefCell::new(Secret::None),
+            reported: RefCell::default(),
+            greetings: Greetings::default(),
+            tally: Rc::default(),
+        }
+    }
+
+    /// With the password of the proxy's own role, if it has one.
+    pub fn use_password(&self, lookup: &Lookup) {
+        if let Some(password) = &lookup.password {
+            *self.secret.borrow_mut() = Secret::Password(password.clone().into_bytes());
+        }
+    }
 }
 
 /// A server connection, as people are shown it. It is of the server that has this name last.
@@ -138,8 +163,7 @@ impl Pools {
             return None;
         }
         let id = self.lending.add_pool(self.bounds.clone());
-        let (secret, reported) = (RefCell::new(Secret::None), RefCell::default());
-        let login = Rc::new(Login { packet: packet.into(), secret, reported, tally: Rc::default() });
+        let login = Rc::new(Login::new(packet));
         if self.paused.concerns(&login) {
             self.lending.pause(id);
         }
@@ -233,7 +257,12 @@ impl Drop for Waiting<'_> {
 impl Waiting<'_> {
     /// What becomes of it.
     pub async fn told(&self) -> Told {
-        self.post.next().await
+        poll_fn(|cx| self.poll_told(cx)).await
+    }
+
+    /// As [`Waiting::told`].
+    pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<Told> {
+        self.post.poll_next(cx)
     }
 }
 
@@ -279,8 +308,8 @@ pub fn opened(worker: &Rc<Worker>, lent: Box<Lent>) {
         running: Arc::clone(&lent.running),
         epoch: lent.epoch,
         at: SystemTime::now(),
-        local: lent.stream.socket().local_addr().ok(),
-        remote: lent.stream.socket().peer_addr().ok(),
+        local: lent.stream.local_addr().ok(),
+        remote: lent.stream.peer_addr().ok(),
     };
     {
         let mut pools = worker.pools.borrow_mut();
@@ -422,8 +451,12 @@ fn is_alive(lent: &mut Lent, worker: &Worker) -> bool {
         return false;
     }
     let mut bytes = [0; 1_024];
-    match lent.stream.try_read(&mut bytes) {
-        Ok(len) => len > 0 && len < bytes.len() && lent.holding.heard_idle(&bytes[..len]),
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    // Behind what it says may be its end.
+    loop {
+        match lent.stream.try_read(&mut bytes) {
+            Ok(len) if len > 0 && len < bytes.len() && lent.holding.heard_idle(&bytes[..len]) => {}
+            Ok(_) => return false,
+            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+        }
     }
 }

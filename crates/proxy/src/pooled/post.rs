@@ -4,9 +4,8 @@
 use super::pools::Lent;
 use crate::error::Refusal;
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// What a client that waits is told.
@@ -48,25 +47,27 @@ impl Post {
     }
 
     /// The next that comes.
-    pub async fn next(&self) -> Told {
-        poll_fn(|cx| {
-            if let Some(told) = self.take() {
-                return Poll::Ready(told);
-            }
-            let mut reader = self.reader.borrow_mut();
-            match reader.as_mut() {
-                Some(waker) => waker.clone_from(cx.waker()),
-                None => *reader = Some(cx.waker().clone()),
-            }
-            Poll::Pending
-        })
-        .await
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Told> {
+        if let Some(told) = self.take() {
+            return Poll::Ready(told);
+        }
+        let mut reader = self.reader.borrow_mut();
+        match reader.as_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *reader = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
+
+    async fn next(post: &Post) -> Told {
+        poll_fn(|cx| post.poll_next(cx)).await
+    }
 
     #[tokio::test]
     async fn a_notice_comes_before_the_end() {
@@ -74,8 +75,8 @@ mod tests {
         assert!(post.take().is_none());
         post.put(Told::Waits);
         post.put(Told::GivenUp(Duration::from_secs(1)));
-        assert!(matches!(post.next().await, Told::Waits));
-        assert!(matches!(post.next().await, Told::GivenUp(_)));
+        assert!(matches!(next(&post).await, Told::Waits));
+        assert!(matches!(next(&post).await, Told::GivenUp(_)));
         assert!(post.take().is_none());
     }
 
@@ -86,7 +87,7 @@ mod tests {
             tokio::task::yield_now().await;
             post.put(Told::Waits)
         };
-        let (read, ()) = tokio::join!(post.next(), told);
+        let (read, ()) = tokio::join!(next(&post), told);
         assert!(matches!(read, Told::Waits));
     }
 }

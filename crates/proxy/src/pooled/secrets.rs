@@ -1,7 +1,7 @@
 //! The verifiers of clients, as a server has them. Nothing is stored but in memory, and no password at all.
 
 use super::login::NotAdmitted;
-use super::pools::{Lent, Secret, give_back, want};
+use super::pools::{Lent, give_back, want};
 use super::post::Told;
 use crate::error::Refusal;
 use crate::lend::Returned;
@@ -115,17 +115,9 @@ impl Drop for Borrowed<'_> {
 
 /// A server on which the role that looks up secrets has logged in.
 async fn lend(lookup: &Lookup, worker: &Rc<Worker>) -> Result<Box<Lent>, NotAdmitted> {
-    let mut body = (3_u32 << 16).to_be_bytes().to_vec();
-    for text in ["user", &lookup.user, "database", &lookup.database, "application_name", "pgkeel proxy", ""] {
-        body.extend_from_slice(text.as_bytes());
-        body.push(0);
-    }
-    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    let packet = [&length.to_be_bytes()[..], &body].concat();
+    let packet = lookup.packet();
     let (pool, login) = worker.pools.borrow_mut().pool(&packet).ok_or(Refusal::TooManyPools)?;
-    if let Some(password) = &lookup.password {
-        *login.secret.borrow_mut() = Secret::Password(password.clone().into_bytes());
-    }
+    login.use_password(lookup);
     let id = worker.pools.borrow_mut().client();
     let waiting = match want(worker, pool, id, None, &Rc::default()) {
         Ok(lent) => return Ok(lent),

@@ -7,15 +7,13 @@
 use super::certificate::end_point;
 use super::channel::{Channel, Say, Sinks};
 use super::{Identity, Servers};
+use crate::socket::Socket;
 use pgwire::startup::ALPN_PROTOCOL;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Ciphertext that is read at once, together with what was kept: two of the longest records. It bounds what a peer may
 /// send as one message of the handshake, its chain of certificates.
@@ -41,7 +39,7 @@ impl Default for Scratch {
 /// See the module.
 #[derive(Debug)]
 pub struct TlsStream {
-    socket: TcpStream,
+    socket: Socket,
     channel: Channel,
     scratch: Rc<Scratch>,
     decrypted: Kept,
@@ -75,7 +73,7 @@ impl TlsStream {
     /// # Errors
     /// Those of the socket, and rustls' as [`io::ErrorKind::InvalidData`].
     pub async fn accept(
-        socket: TcpStream,
+        socket: Socket,
         begun: &[u8],
         identity: &Identity,
         scratch: &Rc<Scratch>,
@@ -93,7 +91,7 @@ impl TlsStream {
     /// # Errors
     /// As [`TlsStream::accept`].
     pub async fn connect(
-        socket: TcpStream,
+        socket: Socket,
         host: &str,
         servers: &Servers,
         scratch: &Rc<Scratch>,
@@ -108,7 +106,7 @@ impl TlsStream {
         Ok(stream)
     }
 
-    fn new(socket: TcpStream, channel: Channel, scratch: &Rc<Scratch>) -> TlsStream {
+    fn new(socket: Socket, channel: Channel, scratch: &Rc<Scratch>) -> TlsStream {
         TlsStream {
             socket,
             channel,
@@ -138,7 +136,7 @@ impl TlsStream {
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.poll_flush(cx))?;
+            ready!(self.poll_push(cx))?;
             if !self.channel.facts().is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
@@ -193,9 +191,7 @@ impl TlsStream {
         if from >= incoming.len() {
             return Poll::Ready(Err(invalid("a message of the TLS handshake is too long")));
         }
-        let mut buffer = ReadBuf::new(&mut incoming[from..]);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
-        let to = from + buffer.filled().len();
+        let to = from + ready!(self.socket.poll_read(&mut incoming[from..], cx))?;
         if to == from {
             return Poll::Ready(Ok(Filled::Ended));
         }
@@ -225,7 +221,7 @@ impl TlsStream {
     pub fn poll_write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut taken = 0;
         while taken < bytes.len() {
-            match self.poll_flush(cx)? {
+            match self.poll_push(cx)? {
                 Poll::Pending if taken == 0 => return Poll::Pending,
                 Poll::Pending => break,
                 Poll::Ready(()) => {}
@@ -237,19 +233,26 @@ impl TlsStream {
         Poll::Ready(Ok(taken))
     }
 
-    /// Sends what was sealed and not taken yet.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Gives the socket what was sealed and not taken yet.
+    pub fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.sealed.is_empty() {
-            match ready!(Pin::new(&mut self.socket).poll_write(cx, self.sealed.rest()))? {
+            match ready!(self.socket.poll_write(self.sealed.rest(), cx))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 len => self.sealed.skip(len),
             }
         }
         if self.end == End::Sealed {
+            let shut = ready!(self.socket.poll_shutdown(cx));
             self.end = End::Shut;
-            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+            shut?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// As [`TlsStream::poll_push`]; ready when it has left.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_push(cx))?;
+        self.socket.poll_flush(cx)
     }
 
     /// Tells the peer that nothing more will come.
@@ -259,7 +262,7 @@ impl TlsStream {
             // A connection that is broken is closed without it.
             let _ = self.send(Say::Goodbye, cx);
         }
-        self.poll_flush(cx)
+        self.poll_push(cx)
     }
 
     fn send(&mut self, say: Say<'_>, cx: &mut Context<'_>) -> io::Result<()> {
@@ -277,7 +280,7 @@ impl TlsStream {
     fn put(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
         let mut sent = 0;
         while sent < bytes.len() && self.sealed.is_empty() {
-            match Pin::new(&mut self.socket).poll_write(cx, &bytes[sent..])? {
+            match self.socket.poll_write(&bytes[sent..], cx)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(len) => sent += len,
                 Poll::Pending => break,
@@ -288,7 +291,7 @@ impl TlsStream {
     }
 
     /// The socket beneath.
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &Socket {
         &self.socket
     }
 }

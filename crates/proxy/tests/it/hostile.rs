@@ -1,8 +1,12 @@
 //! Bytes that are not PostgreSQL's, clients that are slow, and start-ups that cannot work.
 
+use crate::leaks::long;
+use crate::pooled::pooled;
 use crate::postgres::{Postgres, free_port};
 use crate::raw_client::{PATIENCE, RawClient};
 use crate::setup::{Proxy, server_port, settings, view};
+use proxy::{ClientAuth, Settings};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -85,4 +89,60 @@ async fn a_second_proxy_on_the_same_port_is_refused() {
         Err(proxy::ProxyError::PortTaken { .. })
     ));
     proxy.stop().await;
+}
+
+/// Half of them say nothing, the others begin a start-up packet and go on with a byte now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_silent_connections_leave_the_others_served() {
+    let postgres = Postgres::started();
+    let wanted = if long().is_some() { 10_000 } else { 400 };
+    let files = raise_file_limit(wanted * 2 + 1_000);
+    let count = usize::try_from(wanted.min(files.saturating_sub(500) / 2)).unwrap();
+    let settings = Settings {
+        clients_max: 20_000,
+        startup_timeout: Duration::from_secs(60),
+        ..pooled(4, ClientAuth::Trust)
+    };
+    let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
+    let served = proxy.client().await;
+    let before = resident_bytes();
+    let mut silent = Vec::new();
+    for _ in 0..count {
+        silent.push(RawClient::connect(proxy.address).await);
+    }
+    let packet = b"\0\0\0\x29\0\x03\0\0user\0postgres\0";
+    let mut longest = Duration::ZERO;
+    for sent in 0..packet.len() {
+        for client in silent.iter_mut().step_by(2) {
+            client.stream.write_all(&packet[sent..=sent]).await.unwrap();
+        }
+        let begun = Instant::now();
+        served.batch_execute("select 1").await.unwrap();
+        proxy.client().await.batch_execute("select 1").await.unwrap();
+        longest = longest.max(begun.elapsed());
+    }
+    let each = resident_bytes().saturating_sub(before) / count;
+    println!(
+        "{count} silent connections: {each} bytes for each, both ends; the others waited at most {longest:?}"
+    );
+    // Generous: it is the order of magnitude that counts.
+    assert!(each < 64 * 1024, "{each} bytes for each");
+    drop(silent);
+    proxy.stop().await;
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// As many as are allowed; how many that is.
+fn raise_file_limit(wanted: u64) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(most.max(current.unwrap_or(most))), maximum }) {
+        Ok(()) => most,
+        Err(_) => current.unwrap_or(most),
+    }
 }

@@ -1,14 +1,29 @@
 //! Nothing of one client is ever seen by another: many clients with random state on few servers.
+//!
+//! With `PGKEEL_PROXY_LONG`, a number of seconds: 64 clients on four servers for so long (`make proxy-long`).
 
 use crate::pooled::{pooled, text};
 use crate::postgres::Postgres;
+use crate::raw_client::RawClient;
 use crate::setup::{Proxy, view};
 use proxy::{ClientAuth, Settings};
 use std::net::SocketAddr;
-use tokio_postgres::{Client, NoTls, Statement};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio_postgres::{Client, CopyInSink, NoTls, Statement};
 
 const CLIENTS: u64 = 12;
+const SERVERS: usize = 3;
 const STEPS: usize = 120;
+
+const CLIENTS_LONG: u64 = 64;
+const SERVERS_LONG: usize = 4;
+
+/// For how long the long tests go on, if they are wanted.
+pub fn long() -> Option<Duration> {
+    let seconds = std::env::var("PGKEEL_PROXY_LONG").ok()?;
+    Some(Duration::from_secs(seconds.parse().expect("PGKEEL_PROXY_LONG is a number of seconds")))
+}
 
 struct Random(u64);
 
@@ -72,7 +87,7 @@ impl Player {
 
     async fn step(&mut self, proxy: SocketAddr) {
         let value = self.random.below(1_000);
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 | 1 => {
                 self.work_mem = format!("{}MB", value + 1);
                 self.run(&format!("set work_mem = '{}'", self.work_mem)).await;
@@ -118,34 +133,69 @@ impl Player {
                 self.run(leaves[usize::try_from(value).unwrap() % leaves.len()]).await;
                 *self = Player::new(self.number, self.random.below(u64::MAX >> 33), proxy).await;
             }
+            11 => {
+                // Dropped before its end, it is aborted.
+                let sink: CopyInSink<&[u8]> = self.client.copy_in("copy copied from stdin").await.unwrap();
+                drop(sink);
+                self.run("select 1").await;
+            }
+            12 => self.hang_up(proxy).await,
             _ => self.check().await,
         }
+    }
+
+    /// Another connection ends in the middle of something.
+    async fn hang_up(&mut self, proxy: SocketAddr) {
+        let mut raw = RawClient::logged_in(proxy).await;
+        let texts = [
+            "set work_mem = '123MB'",
+            "begin; set local role pg_monitor; select pg_sleep(0.01)",
+            "create temp table hung_up as select 1; listen hung_up",
+            "copy copied from stdin",
+        ];
+        raw.query(texts[usize::try_from(self.random.below(4)).unwrap()]).await;
+        let half = b"P\0\0\0\x40half a message";
+        let len = usize::try_from(self.random.below(half.len() as u64)).unwrap();
+        raw.stream.write_all(&half[..len]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(self.random.below(20))).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_one_client_is_seen_by_another() {
     let postgres = Postgres::started();
-    let settings = Settings { clients_max: 1_000, ..pooled(3, ClientAuth::Trust) };
+    let (clients, servers) = match long() {
+        Some(_) => (CLIENTS_LONG, SERVERS_LONG),
+        None => (CLIENTS, SERVERS),
+    };
+    let settings = Settings { clients_max: 1_000, ..pooled(servers, ClientAuth::Trust) };
     let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
+    proxy.client().await.batch_execute("create table copied (a text)").await.unwrap();
     let address = proxy.address;
+    let until = long().map(|length| Instant::now() + length);
+    let goes_on = move |step| until.map_or(step < STEPS, |until| Instant::now() < until);
     let mut players = Vec::new();
-    for number in 0..CLIENTS {
+    for number in 0..clients {
         players.push(tokio::spawn(async move {
             let mut player = Player::new(number, number + 1, address).await;
-            for _ in 0..STEPS {
+            let mut step = 0;
+            while goes_on(step) {
                 player.step(address).await;
                 // Who listens keeps its server: not for ever, or the others wait.
                 if player.listens {
                     player.run("unlisten *").await;
                     player.listens = false;
                 }
+                step += 1;
             }
             player.check().await;
+            step
         }));
     }
+    let mut steps = 0;
     for player in players {
-        player.await.unwrap();
+        steps += player.await.unwrap();
     }
+    println!("{clients} clients on {servers} servers: {steps} steps");
     proxy.stop().await;
 }

@@ -38,6 +38,8 @@ mod leaks;
 
 mod loss;
 
+mod servers;
+
 mod certificates;
 
 mod raw_tls;

@@ -49,6 +49,26 @@ impl Postgres {
         postgres
     }
 
+    /// A standby of this server, which runs.
+    pub fn standby(&self) -> Postgres {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("pgkeel-proxy-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        if let Some((uid, gid)) = other_user() {
+            chown(&dir, Some(uid), Some(gid)).unwrap();
+        }
+        let standby = Postgres { port: free_port(), dir };
+        let from = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        run("pg_basebackup", &["-D", &standby.data(), "-d", &from, "-R", "-c", "fast", "--no-sync"]);
+        standby.set(&format!("port = {}", standby.port));
+        standby.start();
+        standby
+    }
+
+    pub fn promote(&self) {
+        run("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
+    }
+
     pub fn stop_immediately(&self) {
         run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
     }

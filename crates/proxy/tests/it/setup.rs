@@ -41,7 +41,8 @@ pub fn settings() -> Settings {
         tls: None,
         server_tls: ServerTls::Disable,
         console: ConsoleSettings::default(),
-        server: None,
+        servers: Vec::new(),
+        ask_as: None,
     }
 }
 
@@ -54,6 +55,15 @@ impl Proxy {
         let agent = Agent::start(first).await;
         // The other one never answers, which must not matter.
         settings.agents.extend([format!("127.0.0.1:{}", free_port()), agent.address.to_string()]);
+        Proxy::start_beside(settings, agent).await
+    }
+
+    /// One that knows no agent; there is one nevertheless.
+    pub async fn start_alone(settings: Settings) -> Proxy {
+        Proxy::start_beside(settings, Agent::start(View::default()).await).await
+    }
+
+    async fn start_beside(settings: Settings, agent: Agent) -> Proxy {
         let address = settings.listen[0];
         let (stop, stop_seen) = watch::channel(false);
         let running = tokio::spawn(proxy::run(settings, Default::default(), stop_seen));

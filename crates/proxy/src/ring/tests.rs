@@ -1,0 +1,249 @@
+use super::buffers::{self, Buffers, COUNT};
+use super::slot::{SPARE, Slot, UNREAD_MAX, Unread};
+use super::*;
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs a test with a ring, or not at all where the kernel permits none.
+fn with_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Ring>) -> F) {
+    let ring = match Ring::new() {
+        Ok(ring) => Rc::new(ring),
+        Err(error) => return println!("no io_uring here: {error}"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let testing = test(Rc::clone(&ring));
+    let tested = block_on(&runtime, &ring, async { timeout(LIMIT, testing).await });
+    tested.expect("a ring that is driven").expect("it takes too long");
+}
+
+/// One end on the ring, and the other.
+fn pair(ring: &Rc<Ring>) -> (RingSocket, TcpStream) {
+    pair_with(Ahead::More, ring)
+}
+
+fn pair_with(ahead: Ahead, ring: &Rc<Ring>) -> (RingSocket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let there = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (here, _) = listener.accept().expect("a connection");
+    (RingSocket::new(here, ahead, ring), there)
+}
+
+async fn read(socket: &mut RingSocket, most: usize) -> io::Result<Vec<u8>> {
+    let mut chunk = vec![0; most];
+    let len = poll_fn(|cx| socket.poll_read(&mut chunk, cx)).await?;
+    chunk.truncate(len);
+    Ok(chunk)
+}
+
+async fn read_all(socket: &mut RingSocket, most: usize) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    loop {
+        match read(socket, most).await?.as_slice() {
+            [] => return Ok(all),
+            some => all.extend_from_slice(some),
+        }
+    }
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn what_is_sent_comes_in_pieces_as_small_as_wanted_and_then_the_end() {
+    with_ring(async |ring| {
+        for ahead in [Ahead::One, Ahead::More] {
+            let (mut here, mut there) = pair_with(ahead, &ring);
+            assert_eq!(here.try_read(&mut [0; 8]).map_err(|e| e.kind()), Err(io::ErrorKind::WouldBlock));
+            there.write_all(b"select 1").expect("room");
+            assert_eq!(read(&mut here, 3).await.expect("bytes"), b"sel");
+            assert!(here.has_unread());
+            assert_eq!(read(&mut here, 100).await.expect("bytes"), b"ect 1");
+            assert!(!here.has_unread());
+            drop(there);
+            assert_eq!(read(&mut here, 100).await.expect("the end"), b"");
+            assert_eq!(read(&mut here, 100).await.expect("still"), b"");
+            poll_fn(|cx| here.poll_gone(cx)).await;
+        }
+    });
+}
+
+#[test]
+fn much_goes_both_ways() {
+    for ahead in [Ahead::One, Ahead::More] {
+        with_ring(move |ring| async move { much(&ring, ahead).await });
+    }
+}
+
+async fn much(ring: &Rc<Ring>, ahead: Ahead) {
+    let (mut here, mut there) = pair_with(ahead, ring);
+    let sent = noise(3_000_000);
+    let echo = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        there.read_to_end(&mut all).expect("bytes");
+        there.write_all(&all).expect("room");
+    });
+    let mut at = 0;
+    while at < sent.len() {
+        at += poll_fn(|cx| here.poll_write(&sent[at..], cx)).await.expect("room");
+    }
+    poll_fn(|cx| here.poll_shutdown(cx)).await.expect("open");
+    assert_eq!(read_all(&mut here, 5_000).await.expect("bytes"), sent);
+    echo.join().expect("no panic");
+}
+
+#[test]
+fn who_does_not_read_holds_nobody_up() {
+    with_ring(async |ring| {
+        let ahead = |number| if number % 2 == 0 { Ahead::One } else { Ahead::More };
+        let mut lazy: Vec<_> = (0..300).map(|number| pair_with(ahead(number), &ring)).collect();
+        let much = noise(1_000_000);
+        for (here, there) in &mut lazy {
+            there.set_nonblocking(true).expect("a socket");
+            assert!(here.try_read(&mut [0; 1]).is_err(), "it begins to receive");
+            let _ = there.write(&much);
+        }
+        // Who only looks whether its peer is still there does not collect what that says.
+        let looking = async {
+            let mut gone: Vec<_> = lazy.iter_mut().map(|(here, _)| here).collect();
+            poll_fn(|cx| -> Poll<()> {
+                gone.iter_mut().for_each(|here| assert!(here.poll_gone(cx).is_pending()));
+                Poll::Pending
+            })
+            .await;
+        };
+        let _ = timeout(Duration::from_millis(200), looking).await;
+        let (mut here, mut there) = pair(&ring);
+        for round in 0..200_u32 {
+            there.write_all(&round.to_be_bytes()).expect("room");
+            assert_eq!(read(&mut here, 4).await.expect("bytes"), round.to_be_bytes());
+        }
+        collected_in_bounds(&ring);
+        for (here, there) in &mut lazy {
+            there.shutdown(std::net::Shutdown::Write).expect("open");
+            let came = read_all(here, 10_000).await.expect("bytes");
+            assert!(!came.is_empty() && much.starts_with(&came), "{} bytes", came.len());
+        }
+    });
+}
+
+/// Nobody has collected more than is allowed.
+fn collected_in_bounds(ring: &Ring) {
+    let inner = ring.inner.borrow();
+    let unread = |slot: &Slot| match &slot.unread {
+        Unread::Own(own, _) => own.len(),
+        Unread::Nothing | Unread::InBuffer(..) => 0,
+    };
+    let of_clients = inner.slots.iter().flatten().filter(|slot| slot.ahead == Ahead::One);
+    assert!(of_clients.map(unread).max() <= Some(buffers::LEN));
+    let most = inner.slots.iter().flatten().map(unread).max();
+    // What was under way when it was told to stop still came.
+    assert!(most <= Some(UNREAD_MAX + usize::from(COUNT) * buffers::LEN), "{most:?}");
+    let there = inner.buffers.as_ref().map(Buffers::there);
+    assert!(there >= Some(SPARE - 1), "{there:?} buffers are left");
+}
+
+#[test]
+fn who_is_dropped_is_closed_and_its_place_used_again() {
+    with_ring(async |ring| {
+        for round in 0..100_u32 {
+            let (mut here, mut there) = pair(&ring);
+            there.write_all(b"hello").expect("room");
+            if round % 2 == 0 {
+                assert_eq!(read(&mut here, 100).await.expect("bytes"), b"hello");
+            } else {
+                let _ = here.try_read(&mut [0; 1]);
+            }
+            drop(here);
+            tokio::task::yield_now().await;
+            there.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
+            while matches!(there.read(&mut [0; 8]), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let inner = ring.inner.borrow();
+        assert!(inner.slots.len() <= 3, "{} places", inner.slots.len());
+        assert_eq!(inner.buffers.as_ref().map(Buffers::there), Some(COUNT));
+    });
+}
+
+#[test]
+fn clients_come_in_until_the_door_is_closed() {
+    with_ring(async |ring| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let acceptor = Acceptor::new(listener, &ring).expect("a socket");
+        for _ in 0..3 {
+            let coming: Vec<_> =
+                (0..20).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+            for there in &coming {
+                let (here, peer) = acceptor.accept().await.expect("a client");
+                assert_eq!(here.peer_addr().expect("an address"), peer);
+                assert_eq!(there.peer_addr().expect("an address"), address);
+            }
+        }
+        drop(acceptor);
+        while TcpStream::connect(address).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
+fn a_busy_ring_leaves_time_for_timers_and_epoll() {
+    with_ring(async |ring| {
+        let (mut here, mut there) = pair(&ring);
+        let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = other.local_addr().expect("an address");
+        let echo = std::thread::spawn(move || {
+            let mut byte = [0];
+            while there.read(&mut byte).is_ok_and(|len| len > 0) && there.write_all(&byte).is_ok() {}
+        });
+        let coming = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            TcpStream::connect(address)
+        });
+        let busy = spawn_local(async move {
+            loop {
+                let written = poll_fn(|cx| here.poll_write(b"x", cx)).await.expect("room");
+                assert_eq!((written, read(&mut here, 1).await.expect("a byte").len()), (1, 1));
+            }
+        });
+        // It never rests meanwhile.
+        other.accept().await.expect("a client");
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        busy.abort();
+        assert!(busy.await.is_err_and(|error| error.is_cancelled()));
+        coming.join().expect("no panic").expect("a connection");
+        // The connection is closed when the ring has been turned.
+        while !echo.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        echo.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_ring_ends_with_requests_under_way() {
+    with_ring(async |ring| {
+        let mut pairs: Vec<_> = (0..10).map(|_| pair(&ring)).collect();
+        for (here, there) in &mut pairs {
+            let pending =
+                poll_fn(|cx: &mut Context<'_>| Poll::Ready(here.poll_read(&mut [0; 8], cx).is_pending()));
+            assert!(pending.await);
+            there.write_all(b"too late").expect("room");
+        }
+        drop(ring);
+        drop(pairs);
+    });
+}
