@@ -5,13 +5,16 @@ use crate::route::GiveUp;
 use crate::session::AtStake;
 use pgwire::{ErrorFields, Severity, StartupError, encode_error_response};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use thiserror::Error;
 
 /// Why the proxy could not start or go on. For the person who started it.
 #[derive(Debug, Error)]
 pub enum ProxyError {
+    /// Without random bytes no login is safe.
+    #[error("the system gives no random bytes")]
+    NoRandom,
     /// The settings name no address.
     #[error("the proxy has no address to listen on: give at least one `listen` address")]
     NoListenAddress,
@@ -71,6 +74,8 @@ pub enum Refusal {
     NoUser,
     /// The password is wrong, or there is no such user: nobody is told which.
     WrongPassword { user: String },
+    /// So many logins from this address have failed that no other one is checked now.
+    TooManyFailures { source: IpAddr },
     /// The login cannot be checked now; why.
     LoginUnchecked { why: String },
     /// The proxy could not log in to the primary.
@@ -178,6 +183,7 @@ impl Refusal {
             Refusal::NoConsole { sqlstate, why, hint } => (*sqlstate, why.clone(), None, Some(hint.clone())),
             Refusal::NoUser
             | Refusal::WrongPassword { .. }
+            | Refusal::TooManyFailures { .. }
             | Refusal::LoginUnchecked { .. }
             | Refusal::NoLogin { .. }
             | Refusal::TooManyPools
@@ -229,6 +235,9 @@ impl Refusal {
             Refusal::NoUser => ("28000", "no PostgreSQL user name specified in startup packet".into()),
             Refusal::WrongPassword { user } => {
                 ("28P01", format!("password authentication failed for user \"{user}\""))
+            }
+            Refusal::TooManyFailures { source } => {
+                ("28000", format!("too many logins from {source} have failed; try again in some seconds"))
             }
             Refusal::LoginUnchecked { why } => ("57P03", format!("the login cannot be checked now: {why}")),
             Refusal::NoLogin { node, why } => {

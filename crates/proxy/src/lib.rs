@@ -77,6 +77,8 @@ mod stats;
 
 mod once_per_source;
 
+mod guesses;
+
 mod error;
 
 pub use error::ProxyError;

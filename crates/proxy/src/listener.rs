@@ -15,6 +15,7 @@ use crate::tls::{Tls, keep_current};
 use crate::watch::{Newest, Views, follow};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
+use pgwire::scram::KEY_LEN;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -82,7 +83,9 @@ pub async fn run(
     // Workers also stop when this function is dropped, for `stop` goes with it.
     let (stop, stop_seen) = watch::channel(false);
     let (desks, inboxes) = console::desks(workers_count);
-    let shared = Arc::new(Shared::new(settings, Arc::clone(&tls), desks));
+    let mut mock = [0; KEY_LEN];
+    aws_lc_rs::rand::fill(&mut mock).map_err(|_| ProxyError::NoRandom)?;
+    let shared = Arc::new(Shared::new(settings, Arc::clone(&tls), desks, mock));
     let mut tasks = JoinSet::new();
     for agent in &shared.settings.agents {
         tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));

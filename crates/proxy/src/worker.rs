@@ -3,6 +3,7 @@
 use crate::cancel::Cancels;
 use crate::console::{Consoles, Desks};
 use crate::crowd::Crowd;
+use crate::guesses::Guesses;
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::pool::Pool;
@@ -13,6 +14,7 @@ use crate::settings::{Io, Settings};
 use crate::stats::Stats;
 use crate::tls::{Scratch, Tls};
 use crate::watch::Views;
+use pgwire::scram::KEY_LEN;
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -47,11 +49,16 @@ pub struct Shared {
     pub consoles: Consoles,
     /// Somebody could not reach the primary: who looks for it looks again.
     pub doubt: Notify,
+    /// Who has failed to log in.
+    pub guesses: Guesses,
+    /// Makes verifiers for users that have none: the same in every worker, as those of users that exist are.
+    pub mock: [u8; KEY_LEN],
     garbage: Mutex<OncePerSource>,
 }
 
 impl Shared {
-    pub fn new(settings: Settings, tls: Arc<Tls>, desks: Desks) -> Shared {
+    /// `mock` are random bytes.
+    pub fn new(settings: Settings, tls: Arc<Tls>, desks: Desks, mock: [u8; KEY_LEN]) -> Shared {
         let pool = Pool::new(settings.clients_max);
         Shared {
             settings,
@@ -65,6 +72,8 @@ impl Shared {
             desks,
             consoles: Consoles::default(),
             doubt: Notify::new(),
+            guesses: Guesses::default(),
+            mock,
             garbage: Mutex::default(),
         }
     }
@@ -135,10 +144,8 @@ impl Worker {
         stop: watch::Receiver<bool>,
     ) -> Option<Worker> {
         let chunk = RefCell::new(vec![0; CHUNK_LEN].into_boxed_slice());
-        let mut random = [0; 40];
-        aws_lc_rs::rand::fill(&mut random).ok()?;
-        let (secret, names) = random.split_first_chunk::<32>()?;
-        let names = u64::from_be_bytes(*names.first_chunk()?);
+        let mut names = [0; 8];
+        aws_lc_rs::rand::fill(&mut names).ok()?;
         let pools = RefCell::new(Pools::new(&shared.settings));
         let ring = ring(number, &shared.settings);
         Some(Worker {
@@ -149,8 +156,8 @@ impl Worker {
             probes: Semaphore::new(PROBES_MAX),
             chunk,
             pools,
-            texts: RefCell::new(Texts::new(names)),
-            secrets: RefCell::new(Secrets::new(*secret)),
+            texts: RefCell::new(Texts::new(u64::from_be_bytes(names))),
+            secrets: RefCell::default(),
             bell: Bell::default(),
             ring,
             scratch: Rc::default(),

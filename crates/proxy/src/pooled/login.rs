@@ -5,6 +5,7 @@ use super::post::Told;
 use super::secrets::find_verifier;
 use crate::crowd::Place;
 use crate::error::Refusal;
+use crate::guesses::{Standing, until_beat};
 use crate::lend::{ClientId, PoolId, Returned};
 use crate::logical::{Logical, Owner, Reported};
 use crate::roster::Seat;
@@ -17,7 +18,8 @@ use pgwire::scram::{Mechanism, ScramError, Server, ServerChannel, Verifier};
 use pgwire::startup::parse_body;
 use pgwire::{CancelKey, Startup, StartupMessage, WholeMessages};
 use std::rc::Rc;
-use tokio::time::timeout;
+use std::time::Instant;
+use tokio::time::{sleep, timeout};
 
 /// A client that was let in.
 #[derive(Debug)]
@@ -180,7 +182,12 @@ async fn reported(
 /// Checks a client by SCRAM-SHA-256, bound to its TLS connection where both can (src/backend/libpq/auth-scram.c). An unknown
 /// user, one without a password and a wrong password get the same answers.
 async fn check(stream: &mut Stream, user: &[u8], worker: &Rc<Worker>) -> Result<Secret, NotAdmitted> {
+    let (source, since) = (stream.peer_addr()?.ip(), Instant::now());
+    let standing = worker.shared.guesses.standing(source, since);
     let found = find_verifier(user, worker).await?;
+    if standing == Standing::Suspect {
+        sleep(until_beat(since.elapsed())).await;
+    }
     check_with(stream, user, found, worker).await
 }
 
@@ -215,6 +222,11 @@ pub async fn check_with(
     let begun = Server::begin(data, mechanism, &channel, found.clone(), &nonce).map_err(refused)?;
     say(stream, 11, &begun.answer).await?;
     let last = hear(stream, &mut messages).await?;
+    let (source, guesses) = (stream.peer_addr()?.ip(), &worker.shared.guesses);
+    // Here, where nothing comes between this question and its consequence.
+    if guesses.standing(source, Instant::now()) == Standing::Shut {
+        return Err(Refusal::TooManyFailures { source }.into());
+    }
     match begun.server.finish(&last) {
         Ok((client_key, answer)) => {
             say(stream, 12, &answer).await?;
@@ -223,6 +235,10 @@ pub async fn check_with(
         Err(error) => {
             // The password may have been changed: the next attempt looks again.
             worker.secrets.borrow_mut().forget(user);
+            if error == ScramError::WrongProof {
+                let failure = guesses.failed(source, Instant::now());
+                sleep(failure.pause).await;
+            }
             Err(refused(error).into())
         }
     }

@@ -9,7 +9,7 @@ use crate::settings::Lookup;
 use crate::worker::Worker;
 use pgwire::WholeMessages;
 use pgwire::message::put;
-use pgwire::scram::{KEY_LEN, Verifier};
+use pgwire::scram::Verifier;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -29,19 +29,12 @@ const LOOKUP: &[u8] = b"SELECT a.rolpassword FROM pg_catalog.pg_authid a WHERE a
     AND a.rolcanlogin AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())";
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Secrets {
     known: HashMap<Box<[u8]>, (Verifier, Instant)>,
-    /// Makes verifiers for users that have none.
-    mock: [u8; KEY_LEN],
 }
 
 impl Secrets {
-    /// Without any. `mock` are random bytes.
-    pub fn new(mock: [u8; KEY_LEN]) -> Secrets {
-        Secrets { known: HashMap::new(), mock }
-    }
-
     /// The next login of this user looks again.
     pub fn forget(&mut self, user: &[u8]) {
         self.known.remove(user);
@@ -79,7 +72,7 @@ pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier,
     })?;
     let mut secrets = worker.secrets.borrow_mut();
     let verifier = text.as_deref().and_then(|text| Verifier::parse(text).ok());
-    let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &secrets.mock));
+    let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &worker.shared.mock));
     secrets.keep(user, verifier.clone(), Instant::now());
     Ok(verifier)
 }

@@ -33,6 +33,7 @@ mod console;
 mod console_orders;
 
 mod limits;
+mod login_attacks;
 
 mod leaks;
 

@@ -7,15 +7,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
 
-const NONCE: &str = "abcdefghijklmnopqrstuvwx";
+pub const NONCE: &str = "abcdefghijklmnopqrstuvwx";
 
-struct Raw {
+/// A client that logs in by hand.
+pub struct Raw {
     stream: TcpStream,
     messages: WholeMessages,
 }
 
 impl Raw {
-    async fn hear(&mut self) -> WholeMessage {
+    /// Sends a start-up packet for the database `postgres`.
+    pub async fn begin(stream: TcpStream, user: &str) -> Raw {
+        let mut raw = Raw { stream, messages: WholeMessages::default() };
+        raw.say(None, format!("\0\x03\0\0user\0{user}\0database\0postgres\0\0").as_bytes()).await;
+        raw
+    }
+
+    /// Chooses a mechanism, with the first message of it.
+    pub async fn choose(&mut self, mechanism: &str, first: &[u8]) {
+        let length = (first.len() as u32).to_be_bytes();
+        self.say(Some(b'p'), &[mechanism.as_bytes(), b"\0", &length, first].concat()).await;
+    }
+
+    pub async fn hear(&mut self) -> WholeMessage {
         loop {
             if let Some(message) = self.messages.take().unwrap() {
                 return message;
@@ -26,7 +40,12 @@ impl Raw {
         }
     }
 
-    async fn say(&mut self, kind: Option<u8>, body: &[u8]) {
+    /// The beginning of a message that says it is so long.
+    pub async fn say_header(&mut self, kind: u8, len: u32) {
+        self.stream.write_all(&[&[kind], &len.to_be_bytes()[..]].concat()).await.unwrap();
+    }
+
+    pub async fn say(&mut self, kind: Option<u8>, body: &[u8]) {
         let mut message: Vec<u8> = kind.into_iter().collect();
         message.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
         message.extend_from_slice(body);
@@ -37,13 +56,10 @@ impl Raw {
 /// Logs in as `ann`; the last message of the server's.
 async fn log_in(port: u16, secret: Secret) -> WholeMessage {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let mut raw = Raw { stream, messages: WholeMessages::default() };
-    raw.say(None, b"\0\x03\0\0user\0ann\0database\0postgres\0\0").await;
+    let mut raw = Raw::begin(stream, "ann").await;
     assert_eq!(raw.hear().await.body(), b"\0\0\0\x0aSCRAM-SHA-256\0\0");
     let client = Client::new(secret, ClientChannel::Open, NONCE);
-    let first = client.first();
-    let length = (first.len() as u32).to_be_bytes();
-    raw.say(Some(b'p'), &[b"SCRAM-SHA-256\0", &length[..], &first].concat()).await;
+    raw.choose("SCRAM-SHA-256", &client.first()).await;
     let challenge = raw.hear().await;
     assert_eq!(challenge.body()[..4], [0, 0, 0, 11]);
     let (proving, last) = client.prove(&challenge.body()[4..]).unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::block_in_place;
 
 /// A server on which `ann` has to log in, with TLS or without.
-fn postgres_of_ann(tls: Option<&Signed>) -> Postgres {
+pub fn postgres_of_ann(tls: Option<&Signed>) -> Postgres {
     let postgres = Postgres::create();
     if let Some(Signed { cert, key }) = tls {
         postgres.use_tls(cert, key);
@@ -28,12 +28,12 @@ fn postgres_of_ann(tls: Option<&Signed>) -> Postgres {
     postgres
 }
 
-fn scram() -> Settings {
+pub fn scram() -> Settings {
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
     pooled(2, ClientAuth::Scram(lookup))
 }
 
-fn ann(address: SocketAddr, rest: &str) -> String {
+pub fn ann(address: SocketAddr, rest: &str) -> String {
     format!("host=127.0.0.1 port={} user=ann password='pen cil' dbname=postgres {rest}", address.port())
 }
 
