@@ -393,6 +393,7 @@ pub async fn mind(worker: Rc<Worker>) {
     let mut views = worker.views.clone();
     let mut stop = worker.stop.clone();
     let mut known = views.latest();
+    let mut databases_known = worker.shared.rounds.of_databases();
     let mut tick_at = tokio::time::interval(TICK);
     tick_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Each worker says so: with several, servers are asked as much more often.
@@ -411,8 +412,13 @@ pub async fn mind(worker: Rc<Worker>) {
                 known = view;
                 worker.bell.ring();
             }
-            _ = code_at.tick() => worker.shared.rounds.note(Changes { code: true, relations: false }),
+            _ = code_at.tick() => worker.shared.rounds.note(Changes { code: true, ..Changes::default() }),
             _ = tick_at.tick() => {
+                let databases = worker.shared.rounds.of_databases();
+                if databases != std::mem::replace(&mut databases_known, databases) {
+                    worker.pools.borrow_mut().renew();
+                    pools::do_deeds(&worker);
+                }
                 worker.roster.tick(Instant::now(), &worker.shared.settings.patience());
                 tick(&worker);
             }

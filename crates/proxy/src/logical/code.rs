@@ -27,6 +27,9 @@ pub struct Changes {
     /// Relations: who prepares a statement from now on must not get one that was prepared before
     /// (src/backend/utils/cache/plancache.c, RevalidateCachedQuery).
     pub relations: bool,
+    /// Databases: it needs one without sessions. Told when it begins, for it waits until they are gone
+    /// (src/backend/storage/ipc/procarray.c, CountOtherDBBackends: 5 s).
+    pub databases: bool,
 }
 
 /// One row if there is a function, beyond those of extensions, that may leave something in the session: a setting (but for
@@ -70,6 +73,7 @@ impl Logical {
     pub(super) fn heed_code(&mut self, reading: &Reading, holding: &Holding) {
         self.changes.code |= reading.defines_code;
         self.changes.relations |= reading.changes_relations;
+        self.changes.databases |= reading.needs_nobody;
         if reading.pins.has(Pin::Function) {
             self.suspects = false;
         } else if reading.runs_code && holding.code != Code::Harmless && !self.pins.has(Pin::Function) {
@@ -84,6 +88,11 @@ impl Logical {
         if std::mem::take(&mut self.suspects) && !found {
             self.pins.remove(Pin::Function);
         }
+    }
+
+    /// Whether a statement begins that needs a database without sessions.
+    pub fn takes_database(&mut self) -> bool {
+        std::mem::take(&mut self.changes.databases)
     }
 
     /// What the client may have changed in the database since this was asked last.

@@ -2,7 +2,7 @@
 
 use super::pools::Lent;
 use crate::lend::PoolId;
-use crate::logical::{Broken, Logical, Progress};
+use crate::logical::{Broken, Changes, Logical, Progress};
 use crate::relay::{Unsent, poll_chunk};
 use crate::roster::{Order, Seat};
 use crate::stream::Stream;
@@ -213,6 +213,9 @@ impl<'a> Exchange<'a> {
         let taken = self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, to_server);
         let taken = taken.map_err(Stop::Broken)?;
         self.logical.tally().received(taken.0);
+        if self.logical.takes_database() {
+            self.worker.shared.rounds.note(Changes { databases: true, ..Changes::default() });
+        }
         Ok(taken)
     }
 

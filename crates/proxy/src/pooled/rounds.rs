@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Rounds {
     code: AtomicU64,
     relations: AtomicU64,
+    databases: AtomicU64,
 }
 
 impl Rounds {
@@ -21,9 +22,19 @@ impl Rounds {
         self.relations.load(Ordering::Relaxed)
     }
 
+    /// Servers are open within one round: at its end, those that nobody has are closed.
+    pub fn of_databases(&self) -> u64 {
+        self.databases.load(Ordering::Relaxed)
+    }
+
     /// Begins new rounds.
     pub fn note(&self, changes: Changes) {
-        for (changed, round) in [(changes.code, &self.code), (changes.relations, &self.relations)] {
+        let rounds = [
+            (changes.code, &self.code),
+            (changes.relations, &self.relations),
+            (changes.databases, &self.databases),
+        ];
+        for (changed, round) in rounds {
             if changed {
                 round.fetch_add(1, Ordering::Relaxed);
             }

@@ -52,6 +52,8 @@ pub struct Reading {
     pub defines_code: bool,
     /// It may change what a prepared statement of others gives.
     pub changes_relations: bool,
+    /// It wants a database without sessions, as DROP DATABASE does, or changes what sessions on one begin with.
+    pub needs_nobody: bool,
     /// It asks for the last value of a sequence.
     pub asks_sequences: bool,
     /// It may have changed the last value of a sequence.
@@ -215,6 +217,8 @@ fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
     let in_c = statement.windows(2).any(|pair| pair[0].token.is("language") && is_c(pair[1].token));
     reading.moves_sequences = true;
     reading.changes_relations |= matches!(word, b"create" | b"alter" | b"drop");
+    reading.needs_nobody |=
+        reading.changes_relations && statement.get(1).is_some_and(|p| p.token.is("database"));
     reading.defines_code |=
         ["function", "procedure", "routine", "extension", "language"].into_iter().any(begins);
     match word {

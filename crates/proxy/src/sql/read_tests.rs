@@ -30,6 +30,18 @@ fn ordinary_statements_pin_nothing() {
 }
 
 #[test]
+fn what_needs_a_database_without_sessions() {
+    for text in
+        ["DROP DATABASE a", "create database b template a", "select 1; alter /* */ database a rename to b"]
+    {
+        assert!(read(text.as_bytes()).needs_nobody, "{text}");
+    }
+    for text in ["drop table database", "comment on database a is 'b'", "create table t (database int)"] {
+        assert!(!read(text.as_bytes()).needs_nobody, "{text}");
+    }
+}
+
+#[test]
 fn what_stays_in_the_session_pins() {
     for (text, pin) in [
         ("create temp table t (a int)", Pin::Temporary),

@@ -14,6 +14,7 @@ mod relay;
 
 mod hold;
 
+mod databases;
 mod epoch;
 
 mod switchover;

@@ -59,7 +59,7 @@ fn who_defines_code_has_servers_asked_again() {
         "CREATE FUNCTION",
         "I",
     );
-    assert_eq!(stage.logical.take_changes(), Changes { code: true, relations: true });
+    assert_eq!(stage.logical.take_changes(), Changes { code: true, relations: true, databases: false });
     stage.query("alter table t add b int", "ALTER TABLE", "I");
-    assert_eq!(stage.logical.take_changes(), Changes { code: false, relations: true });
+    assert_eq!(stage.logical.take_changes(), Changes { code: false, relations: true, databases: false });
 }
