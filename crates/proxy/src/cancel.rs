@@ -59,11 +59,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cancels {
-    /// A new client's entry; `None` if the system gives no random bytes.
-    pub fn enter(&self) -> Option<Entry<'_>> {
+    /// A new client's entry, with a secret of so many bytes; `None` if the system gives no random bytes.
+    pub fn enter(&self, secret_len: usize) -> Option<Entry<'_>> {
         let mut slots = lock(&self.slots);
         loop {
-            let mut bytes = [0; 8];
+            let mut bytes = vec![0; 4 + secret_len];
             rand::fill(&mut bytes).ok()?;
             // A process id is a positive number.
             bytes[0] &= 0x7f;

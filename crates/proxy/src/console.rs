@@ -42,6 +42,7 @@ use crate::worker::{Worker, stopped};
 use ask::{Told, Wish};
 use let_in::Role;
 use orders::{Quit, Stopped};
+use pgwire::cancel::KEY_LEN_MIN;
 use pgwire::message::put;
 use pgwire::{ErrorFields, Severity, WholeMessage, WholeMessages, encode_notice_response};
 use read::{Show, Statement};
@@ -77,7 +78,7 @@ pub async fn serve(mut stream: Stream, packet: &[u8], worker: &Rc<Worker>) {
     let Some(_counted) = worker.shared.consoles.open() else {
         return farewell(&mut stream, &keys::too_many()).await;
     };
-    let Some(entry) = worker.shared.cancels.enter() else { return };
+    let Some(entry) = worker.shared.cancels.enter(KEY_LEN_MIN) else { return };
     let mut out = Vec::new();
     let_in::greet(entry.key(), &mut out);
     let mut console = Console { stream, role, entry, worker };

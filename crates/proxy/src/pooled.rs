@@ -47,14 +47,19 @@ use crate::worker::Worker;
 use bell::Listener;
 use exchange::{Exchange, Front, Stop};
 use login::Admitted;
+use pgwire::cancel::KEY_LEN_MIN;
 use pgwire::message::put;
-use pgwire::{ErrorFields, Severity, encode_notice_response};
+use pgwire::startup::parse_body;
+use pgwire::{ErrorFields, Severity, Startup, encode_notice_response};
 use pools::{Lent, Waiting, give_back, tick, want};
 use post::{Post, Told};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+
+/// Of a cancel key of protocol 3.2, as PostgreSQL's (src/include/storage/procsignal.h, `MAX_CANCEL_KEY_LENGTH`). Bytes.
+const LONG_SECRET_LEN: usize = 32;
 
 /// How often a worker looks for what time brings: clients that have waited for too long, servers idle for long.
 const TICK: Duration = Duration::from_millis(100);
@@ -89,7 +94,12 @@ pub async fn let_in<'a>(
 ) -> Option<Box<Client<'a>>> {
     let listener = worker.bell.listen().await;
     let seat = sit_down(&stream, &packet, worker).await;
-    let entry = worker.shared.cancels.enter()?;
+    let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else { return None };
+    let entry = worker.shared.cancels.enter(if login::minor(&message) >= 2 {
+        LONG_SECRET_LEN
+    } else {
+        KEY_LEN_MIN
+    })?;
     let admitted = match login::admit(&mut stream, &packet, entry.key(), &seat, worker).await {
         Ok(admitted) => admitted,
         Err(not_admitted) => {

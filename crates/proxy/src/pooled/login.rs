@@ -98,15 +98,24 @@ pub async fn admit<'a>(
     Ok(Admitted { pool, id, logical, _place: place.map(Box::new) })
 }
 
-/// Tells a client that asks for a newer protocol, or for options of it, that there is 3.0 without options
-/// (NegotiateProtocolVersion; src/backend/postmaster/postmaster.c, `SendNegotiateProtocolVersion`).
+/// The newest protocol that is spoken with clients.
+const PROTOCOL_MINOR_MAX: u16 = 2;
+
+/// Which protocol is spoken with a client that asks for this one: 3.2 makes cancel keys longer, and changes nothing else.
+pub fn minor(message: &StartupMessage<'_>) -> u16 {
+    message.minor.min(PROTOCOL_MINOR_MAX)
+}
+
+/// Tells a client that asks for a newer protocol, or for options of it, which one is spoken, and that there are no options
+/// (NegotiateProtocolVersion; src/backend/tcop/backend_startup.c, `SendNegotiateProtocolVersion`, puts the whole version
+/// there, not the minor one alone).
 pub fn negotiate(message: &StartupMessage<'_>, greeting: &mut Vec<u8>) {
     let options: Vec<&[u8]> =
         message.parameters.iter().map(|(name, _)| *name).filter(|name| name.starts_with(b"_pq_.")).collect();
-    if message.minor == 0 && options.is_empty() {
+    if message.minor <= PROTOCOL_MINOR_MAX && options.is_empty() {
         return;
     }
-    let mut body = 0_u32.to_be_bytes().to_vec();
+    let mut body = ((3_u32 << 16) | u32::from(minor(message))).to_be_bytes().to_vec();
     body.extend_from_slice(&u32::try_from(options.len()).unwrap_or(u32::MAX).to_be_bytes());
     for option in options {
         body.extend_from_slice(option);

@@ -15,6 +15,7 @@ mod relay;
 mod hold;
 
 mod databases;
+
 mod epoch;
 
 mod switchover;
@@ -29,11 +30,14 @@ mod scram;
 
 mod pooled;
 
+mod protocol;
+
 mod console;
 
 mod console_orders;
 
 mod limits;
+
 mod login_attacks;
 
 mod leaks;

@@ -18,8 +18,13 @@ pub struct Raw {
 impl Raw {
     /// Sends a start-up packet for the database `postgres`.
     pub async fn begin(stream: TcpStream, user: &str) -> Raw {
+        Raw::begin_with(stream, 0, &format!("user\0{user}\0database\0postgres\0")).await
+    }
+
+    /// The same with another minor version of the protocol, and these parameters.
+    pub async fn begin_with(stream: TcpStream, minor: u8, parameters: &str) -> Raw {
         let mut raw = Raw { stream, messages: WholeMessages::default() };
-        raw.say(None, format!("\0\x03\0\0user\0{user}\0database\0postgres\0\0").as_bytes()).await;
+        raw.say(None, &[&[0, 3, 0, minor], parameters.as_bytes(), b"\0"].concat()).await;
         raw
     }
 
