@@ -121,6 +121,8 @@ pub struct Logical {
     /// Messages of the extended protocol were sent that no Sync has followed yet.
     unsynced: bool,
     copy_in: Option<CopyIn>,
+    /// The process id that the client takes for its own.
+    told_pid: u32,
     /// It has moved a sequence by name: on the same server it can ask for the value.
     likes_server: bool,
     /// The server was asked whether the reasons are gone, and nothing was sent since.
@@ -161,6 +163,7 @@ impl Logical {
             skipping: false,
             unsynced: false,
             copy_in: None,
+            told_pid: 0,
             likes_server: false,
             examined: false,
             transaction: TransactionStatus::Idle,
@@ -174,6 +177,13 @@ impl Logical {
             passing: 0,
             throwing_away: 0,
         }
+    }
+
+    /// Its client was told this process id at the beginning.
+    #[must_use]
+    pub fn told_as(mut self, pid: u32) -> Logical {
+        self.told_pid = pid;
+        self
     }
 
     /// The session is counted there, too, with others.
@@ -246,6 +256,12 @@ impl Logical {
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
         !self.expected.is_empty()
+    }
+
+    /// Whether the server waits for more of the client: data of a COPY, the end of a pipeline.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.copy_in.is_some() || self.unsynced
     }
 
     /// Something happened that cannot be followed: the server stays with this client and is closed after it.

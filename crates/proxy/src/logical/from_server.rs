@@ -30,6 +30,8 @@ enum Fate {
     Swallow,
     /// The client is told ParseComplete.
     ParseComplete,
+    /// A notification of its own: it is to know itself in it.
+    OwnNotification,
     /// The client is told another error instead.
     Instead,
 }
@@ -80,12 +82,13 @@ impl Logical {
                     to_client.extend_from_slice(body);
                     holding.passing = body_len - body.len();
                 }
-                Fate::Swallow | Fate::ParseComplete | Fate::Instead => {
+                Fate::Swallow | Fate::ParseComplete | Fate::OwnNotification | Fate::Instead => {
                     holding.throwing_away = body_len - body.len();
                 }
             }
             match fate {
                 Fate::ParseComplete => put(b'1', &[], to_client),
+                Fate::OwnNotification => put(b'A', &[&self.told_pid.to_be_bytes(), &body[4..]], to_client),
                 Fate::Instead => {
                     to_client.extend(self.untold.take().unwrap_or_default());
                     self.telling = false;
@@ -150,6 +153,7 @@ impl Logical {
                 holding.is_strange = true;
                 Fate::Swallow
             }
+            b'A' if is_whole && body.starts_with(&holding.pid.to_be_bytes()) => Fate::OwnNotification,
             b'A' => Fate::Forward,
             _ => {
                 self.lose_sight();

@@ -34,6 +34,8 @@ pub enum Goodbye {
 /// See the module. It is made when the server has logged in.
 #[derive(Debug)]
 pub struct Holding {
+    /// Of the server's process.
+    pub(super) pid: u32,
     pub(super) in_place: Settings,
     pub(super) reported: Reported,
     /// Numbers of the statements that are prepared there.
@@ -59,6 +61,7 @@ impl Holding {
     #[must_use]
     pub fn new(reported: Reported) -> Holding {
         Holding {
+            pid: 0,
             in_place: Settings::default(),
             reported,
             statements: HashSet::new(),
@@ -72,6 +75,13 @@ impl Holding {
             code: Code::Unknown,
             code_round: None,
         }
+    }
+
+    /// The process id that its own notifications carry.
+    #[must_use]
+    pub fn of_process(mut self, pid: u32) -> Holding {
+        self.pid = pid;
+        self
     }
 
     /// Whether the stream from the server is between two messages, and nothing strange was seen in it.

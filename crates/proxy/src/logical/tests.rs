@@ -429,7 +429,17 @@ fn notifications_for_others_are_not_passed_on() {
     assert!(!stage.may_leave(), "the server is closed");
     let mut stage = Stage::new();
     stage.query("listen a", "LISTEN", "I");
-    assert_ne!(stage.server(&message(b'A', b"\0\0\0\x01a\0\0")), b"");
+    assert_eq!(stage.server(&message(b'A', b"\0\0\0\x01a\0\0")), message(b'A', b"\0\0\0\x01a\0\0"));
+}
+
+#[test]
+fn a_client_knows_itself_in_its_own_notifications() {
+    let mut stage = Stage::new();
+    stage.logical = stage.logical.told_as(7);
+    stage.holding = stage.holding.of_process(1);
+    stage.query("listen a", "LISTEN", "I");
+    assert_eq!(stage.server(&message(b'A', b"\0\0\0\x01a\0b\0")), message(b'A', b"\0\0\0\x07a\0b\0"));
+    assert_eq!(stage.server(&message(b'A', b"\0\0\0\x02a\0b\0")), message(b'A', b"\0\0\0\x02a\0b\0"));
 }
 
 #[test]

@@ -175,7 +175,9 @@ impl<'a> Exchange<'a> {
             return Ok(false);
         }
         if self.front.has_ended {
-            return if self.logical.awaits_answer() { Ok(false) } else { Err(Stop::ClientGone) };
+            // What runs without the client runs to its end, as on a server itself.
+            let runs = self.logical.awaits_answer() && !self.logical.is_waited_for();
+            return if runs { Ok(false) } else { Err(Stop::ClientGone) };
         }
         let mut chunk = self.worker.chunk.borrow_mut();
         let bytes = match poll_chunk(&mut self.front.stream, &mut chunk, cx) {

@@ -88,8 +88,9 @@ pub async fn admit<'a>(
     let reported = reported(stream, pool, id, &login, worker).await?;
     let name = message.get("application_name").unwrap_or_default();
     let (settings, told) = login.greetings.get(name, &reported);
-    let logical =
-        Logical::new(Owner(u64::from(id.0)), settings, told.clone()).counted_in(Rc::clone(&login.tally));
+    let logical = Logical::new(Owner(u64::from(id.0)), settings, told.clone())
+        .counted_in(Rc::clone(&login.tally))
+        .told_as(key.pid());
     put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
     told.tell_all(&mut greeting);
     put(b'K', &[&key.to_bytes()], &mut greeting);

@@ -58,8 +58,9 @@ pub async fn open(worker: Rc<Worker>, pool: PoolId, server: ServerId, login: Rc<
                 known.as_ref().map_or_else(|| reported.clone(), |k| reported.clone().shared_with(k));
             *known = Some(reported.clone());
             drop(known);
+            let holding = Holding::new(reported).of_process(key.pid());
             let running = Arc::new(Running { server: Arc::new(node), key });
-            let lent = Lent { id: server, stream, holding: Holding::new(reported), running, epoch };
+            let lent = Lent { id: server, stream, holding, running, epoch };
             return opened(&worker, Box::new(lent));
         }
         Ok(Err(LoginError::Refused(message))) => {

@@ -38,6 +38,8 @@ mod console_orders;
 
 mod limits;
 
+mod gone;
+
 mod login_attacks;
 
 mod leaks;
