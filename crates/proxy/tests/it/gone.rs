@@ -6,7 +6,7 @@ use crate::raw_client::RawClient;
 use crate::setup::{Proxy, view};
 use proxy::ClientAuth;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -33,6 +33,8 @@ async fn a_client_that_closes_in_the_middle_leaves_nothing_open() {
         let mut client = RawClient::logged_in(proxy.address).await;
         client.stream.write_all(first).await.unwrap();
         sleep(Duration::from_millis(200)).await;
+        // What is unread would make the end a reset, which is noticed otherwise.
+        assert!(client.stream.read(&mut [0; 1_024]).await.unwrap() > 0);
         client.stream.write_all(then).await.unwrap();
         drop(client);
         let rest = "select count(*) from pg_stat_activity where xact_start is not null and pid <> pg_backend_pid() \
