@@ -198,9 +198,9 @@ pub fn free_port() -> u16 {
 }
 
 fn run(program: &str, args: &[&str]) {
-    let output = command(program, args).stdout(Stdio::piped()).output().unwrap();
+    let output = command(program, args).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
     let log = args.iter().find(|arg| arg.ends_with("/log")).and_then(|log| fs::read_to_string(log).ok());
-    let told = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(
         output.status.success(),
         "{program} {args:?}: {}\n{told}{}",
