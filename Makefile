@@ -7,6 +7,9 @@ SKIP ?=
 FROM ?=
 # Each test mostly waits, for what must not happen or for a client that writes once a second.
 LAB_AT_ONCE ?= 2
+
+# Tests of the proxy that `make test` runs a second time, reading by epoll.
+WITHOUT_RING = test(/^(pooled|leaks|loss|gone|servers|console_orders|tls|tls_login)::/)
 # CI has more time than a person.
 SIM_TIME_IN_TEST ?= $(if $(filter true 1,$(CI)),180,20)
 # They need the rules only: built without the servers, with all optimisation.
@@ -29,7 +32,9 @@ build: bootstrap ## build the program for use: target/release/pgkeel
 test: bootstrap ## all tests: units and transcripts, the lab of real servers, a short simulation
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo 'cargo nextest run'; \
-		cargo nextest run --workspace --exclude testkit && cargo nextest run -p testkit --lib --no-tests=pass; \
+		cargo nextest run --workspace --exclude testkit && cargo nextest run -p testkit --lib --no-tests=pass && \
+		echo 'the same without io_uring' && \
+		PGKEEL_TEST_EPOLL=1 cargo nextest run -p proxy --test it -E '$(WITHOUT_RING)'; \
 	else \
 		echo 'cargo test'; \
 		cargo test --quiet --workspace --exclude testkit && cargo test --quiet -p testkit --lib; \

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 /// Idle time after which the kernel asks whether the peer is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
-/// See the module. What was written may still be on its way: [`Socket::poll_flush`].
+/// See the module. What was written may still be on its way; it gets there by itself.
 #[derive(Debug)]
 pub enum Socket {
     Epoll(TcpStream),
@@ -120,14 +120,6 @@ impl Socket {
         match self {
             Socket::Epoll(socket) => socket.try_write(bytes),
             Socket::Ring(socket) => socket.try_write(bytes),
-        }
-    }
-
-    /// Ready when the kernel has all that was taken. Nobody has to wait for that: it gets there by itself.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Epoll(_) => Poll::Ready(Ok(())),
-            Socket::Ring(socket) => socket.poll_flush(cx),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A connection to a client or to a server, plain or with TLS. Every other file reads and writes through it; sockets are
 //! touched here, in [`crate::socket`] and in [`crate::tls`] only.
 //!
-//! What was written may still be on its way: [`Stream::poll_flush`] and [`Stream::write_all`] see to it.
+//! What was written may still be on its way; it gets there by itself. [`Stream::poll_shutdown`] waits for it.
 
 use crate::ring::Ring;
 use crate::socket::Socket;
@@ -129,14 +129,6 @@ impl Stream {
         }
     }
 
-    /// Sends what was taken and is still here; ready when it has left.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Plain(socket) => socket.poll_flush(cx),
-            Stream::Tls(tls) => tls.poll_flush(cx),
-        }
-    }
-
     /// Tells the peer that nothing more will come.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -207,7 +199,8 @@ impl Stream {
         .await
     }
 
-    /// Sends all of `bytes`, and what was still here.
+    /// Sends all of `bytes`, and what was still here. The last of it may be on its way when this returns: who waited for its
+    /// end could not receive the answer meanwhile.
     ///
     /// # Errors
     /// The connection is broken.
@@ -220,7 +213,7 @@ impl Stream {
                     len => sent += len,
                 }
             }
-            self.poll_flush(cx)
+            self.poll_push(cx)
         })
         .await
     }

@@ -81,7 +81,7 @@ impl RingSocket {
         Poll::Pending
     }
 
-    /// Takes as much of `bytes` as can be sent now; how many. They may still be here: see [`RingSocket::poll_flush`].
+    /// Takes as much of `bytes` as can be sent now; how many. They may still be here.
     pub fn poll_write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self.try_write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -132,7 +132,7 @@ impl RingSocket {
     }
 
     /// Ready when all that was taken has left.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.ring.inner.borrow_mut();
         let Some(slot) = inner.slot(self.number) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));

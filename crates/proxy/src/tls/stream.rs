@@ -249,12 +249,6 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// As [`TlsStream::poll_push`]; ready when it has left.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_push(cx))?;
-        self.socket.poll_flush(cx)
-    }
-
     /// Tells the peer that nothing more will come.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.end == End::Open {
