@@ -37,10 +37,8 @@ pub struct Snapshot {
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Snapshot { connections, clients, held, ended_by_epoch } = self;
-        write!(
-            f,
-            "connections {connections}, clients {clients}, held {held}, ended by epoch {ended_by_epoch:?}"
-        )
+        write!(f, "connections {connections}, clients {clients}, held {held}")?;
+        ended_by_epoch.iter().try_for_each(|(epoch, ended)| write!(f, ", ended with epoch {epoch}: {ended}"))
     }
 }
 
@@ -223,6 +221,9 @@ mod tests {
         assert!(one.is_some() && stats.client(1).is_none());
         drop(one);
         assert!(stats.client(1).is_some());
+        assert_eq!(stats.snapshot().to_string(), "connections 0, clients 0, held 0");
+        stats.session_ended(0);
+        assert_eq!(stats.snapshot().to_string(), "connections 0, clients 0, held 0, ended with epoch 0: 1");
         (0..100).for_each(|epoch| stats.session_ended(epoch));
         assert_eq!(stats.snapshot().ended_by_epoch.len(), EPOCHS_MAX);
         assert_eq!((stats.ended_of(99), stats.ended_of(0)), (1, 0));
