@@ -44,7 +44,12 @@ impl Socket {
         Socket::prepare(&socket)?;
         Ok(match ring {
             None => Socket::Epoll(socket),
-            Some(ring) => Socket::Ring(RingSocket::new(socket.into_std()?, Ahead::More, ring)),
+            Some(ring) => {
+                let socket = socket.into_std()?;
+                // As the ring wants it.
+                socket.set_nonblocking(false)?;
+                Socket::Ring(RingSocket::new(socket, Ahead::More, ring))
+            }
         })
     }
 

@@ -101,6 +101,34 @@ async fn much(ring: &Rc<Ring>, ahead: Ahead) {
 }
 
 #[test]
+fn short_messages_wait_for_room_and_all_arrive() {
+    with_ring(async |ring| {
+        let (mut here, mut there) = pair(&ring);
+        let message = noise(1_000);
+        let mut sent = 0;
+        // Until the kernel has no room for more; the peer does not read.
+        loop {
+            let writing = poll_fn(|cx| here.poll_write(&message, cx));
+            match timeout(Duration::from_millis(300), writing).await {
+                Ok(written) => sent += written.expect("an open connection"),
+                Err(_) => break,
+            }
+        }
+        assert!(sent > 10_000, "{sent} bytes");
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            there.read_to_end(&mut all).map(|_| all)
+        });
+        poll_fn(|cx| here.poll_shutdown(cx)).await.expect("an open connection");
+        while !reader.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let all = reader.join().expect("no panic").expect("bytes");
+        assert!(all.len() == sent && all.chunks(1_000).all(|came| *came == message), "{sent} bytes");
+    });
+}
+
+#[test]
 fn who_does_not_read_holds_nobody_up() {
     with_ring(async |ring| {
         let ahead = |number| if number % 2 == 0 { Ahead::One } else { Ahead::More };
