@@ -31,8 +31,8 @@ impl fmt::Debug for RingSocket {
 }
 
 impl RingSocket {
-    /// Takes a connection over, which must block: with O_NONBLOCK the kernel would not wait for bytes
-    /// (io_uring/io_uring.c, `REQ_F_NOWAIT`).
+    /// Takes a connection over, which should block: that requests wait on one that does not is promised nowhere, though
+    /// Linux 6.18 lets them.
     pub fn new(socket: TcpStream, ahead: Ahead, ring: &Rc<Ring>) -> RingSocket {
         let number = ring.inner.borrow_mut().enter(socket, ahead);
         RingSocket { ring: Rc::clone(ring), number }
