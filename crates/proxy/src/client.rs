@@ -87,6 +87,16 @@ async fn serve_session<'a>(
     worker: &'a Rc<Worker>,
 ) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;
+    let way = match shared.way_of(&client, &packet) {
+        Ok(way) => way,
+        Err(refusal) => {
+            if let Refusal::NotAdmitted { .. } = &refusal {
+                shared.log_not_admitted(&client, &refusal);
+            }
+            Box::pin(farewell(&mut client, &refusal)).await;
+            return None;
+        }
+    };
     // Before clients are counted: it is wanted most when there are too many.
     if console::is_meant(&packet) {
         Box::pin(console::serve(client, &packet, worker)).await;
@@ -98,7 +108,7 @@ async fn serve_session<'a>(
         return None;
     };
     if shared.settings.pool.is_some() && purpose(&packet) == Purpose::Sql {
-        return Box::pin(pooled::let_in(client, packet, counted, worker)).await;
+        return Box::pin(pooled::let_in(client, packet, way, counted, worker)).await;
     }
     // Kept as long as the session: it may have to log in again.
     let packet = packet.into_boxed_slice();

@@ -1,5 +1,6 @@
 //! Errors: those that end the proxy ([`ProxyError`]) and those that a client is told ([`Refusal`]).
 
+use crate::hba::NoAdmission;
 use crate::roster::Order;
 use crate::route::GiveUp;
 use crate::session::AtStake;
@@ -43,6 +44,9 @@ pub enum ProxyError {
     /// There can be no TLS as configured.
     #[error("{0}")]
     Tls(#[from] crate::tls::Problem),
+    /// Who may come cannot be told.
+    #[error("{0}")]
+    Hba(#[from] crate::hba::HbaProblem),
     /// A worker thread could not be started, or ended by itself.
     #[error("proxy worker {worker} failed: {source}")]
     Worker {
@@ -96,6 +100,8 @@ pub enum Refusal {
     NoConsole { sqlstate: &'static str, why: String, hint: String },
     /// The session cannot be continued on the server that it was lent; why.
     NotContinued { why: String },
+    /// The rules do not admit this client; `who` it is, in words.
+    NotAdmitted { why: NoAdmission, who: String, user: String },
     /// Clients must use TLS.
     NoEncryption,
     /// Clients must show a certificate.
@@ -180,6 +186,7 @@ impl Refusal {
             | Refusal::NoClientCertificate
             | Refusal::UnencryptedData
             | Refusal::OtherChannel => self.texts_of_tls(),
+            Refusal::NotAdmitted { why, who, user } => text_of_no_admission(*why, who, user),
             Refusal::NoConsole { sqlstate, why, hint } => (*sqlstate, why.clone(), None, Some(hint.clone())),
             Refusal::NoUser
             | Refusal::WrongPassword { .. }
@@ -261,6 +268,19 @@ impl Refusal {
             _ => ("XX000", "the connection ends".into()),
         }
     }
+}
+
+fn text_of_no_admission(
+    why: NoAdmission,
+    who: &str,
+    user: &str,
+) -> (&'static str, String, Option<String>, Option<String>) {
+    let message = match why {
+        NoAdmission::NoRule => format!("the proxy's hba_file has no entry for {who}"),
+        NoAdmission::Rejected => format!("the proxy's hba_file rejects connections for {who}"),
+        NoAdmission::OtherName => format!("certificate authentication failed for user \"{user}\""),
+    };
+    ("28000", message, None, None)
 }
 
 fn text_of_change(node: &str, epoch: u64, now: &Successor) -> String {

@@ -7,7 +7,7 @@
 //! the registry of open server connections ([`pool`]) and the counters ([`stats`]).
 //!
 //! In the pooled mode a client is lent a server for a transaction ([`pooled`]): [`lend`], [`logical`] and [`sql`], all pure, say
-//! which, how and for how long; [`guesses`] slows down who guesses passwords. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
+//! which, how and for how long; [`hba`] says who may come and how, [`guesses`] slows down who guesses passwords. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
 //! pause it.
 //!
 //! Connections are plain or have TLS ([`stream`], [`tls`]), and are read by epoll or by io_uring ([`ring`]); nothing else
@@ -42,6 +42,12 @@ mod socket;
 mod ring;
 
 mod tls;
+
+mod file_changes;
+
+mod hba;
+
+mod check;
 
 mod session;
 
@@ -81,10 +87,12 @@ mod guesses;
 
 mod error;
 
+pub use check::check_files;
 pub use error::ProxyError;
+pub use hba::HbaProblem;
 pub use listener::run;
 pub use settings::{
-    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
-    Settings,
+    ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, RuleFiles,
+    ServerTls, Settings,
 };
-pub use tls::{Problem as TlsProblem, check_files};
+pub use tls::Problem as TlsProblem;

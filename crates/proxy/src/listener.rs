@@ -4,10 +4,11 @@ use crate::client;
 use crate::console::{self, Inbox};
 use crate::error::ProxyError;
 use crate::finder::find;
+use crate::hba::{self, Hba};
 use crate::pool::Pool;
 use crate::pooled;
 use crate::ring::{self, Acceptor, Ahead, Ring, RingSocket};
-use crate::settings::Settings;
+use crate::settings::{ClientAuth, Settings};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::stream::Stream;
@@ -62,6 +63,10 @@ pub async fn run(
     for doubt in tls.doubts() {
         tracing::error!("{doubt}");
     }
+    let hba = match settings.pool.as_ref().map(|pool| &pool.auth) {
+        Some(ClientAuth::Rules(files, _)) => Some(Hba::load(files)?),
+        Some(ClientAuth::Scram(_) | ClientAuth::Trust) | None => None,
+    };
     let workers_count = settings.workers.max(1);
     let mut sockets = Vec::new();
     for _ in 0..workers_count {
@@ -85,12 +90,13 @@ pub async fn run(
     let (desks, inboxes) = console::desks(workers_count);
     let mut mock = [0; KEY_LEN];
     aws_lc_rs::rand::fill(&mut mock).map_err(|_| ProxyError::NoRandom)?;
-    let shared = Arc::new(Shared::new(settings, Arc::clone(&tls), desks, mock));
+    let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
     let mut tasks = JoinSet::new();
     for agent in &shared.settings.agents {
         tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
     }
     tasks.spawn(keep_current(tls));
+    tasks.spawn(hba::keep_current(Arc::clone(&shared)));
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));
 
     let mut workers = JoinSet::new();

@@ -36,6 +36,7 @@ pub use secrets::{Secrets, find_verifier};
 use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
 use crate::error::{Refusal, Successor};
+use crate::hba::Way;
 use crate::lend::{Returned, ServerId};
 use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
@@ -89,6 +90,7 @@ pub fn nonce() -> Option<String> {
 pub async fn let_in<'a>(
     mut stream: Stream,
     packet: Vec<u8>,
+    way: Way,
     counted: Counted<'a>,
     worker: &'a Rc<Worker>,
 ) -> Option<Box<Client<'a>>> {
@@ -100,7 +102,7 @@ pub async fn let_in<'a>(
     } else {
         KEY_LEN_MIN
     })?;
-    let admitted = match login::admit(&mut stream, &packet, entry.key(), &seat, worker).await {
+    let admitted = match login::admit(&mut stream, (&packet, way), entry.key(), &seat, worker).await {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
             match not_admitted {

@@ -59,7 +59,8 @@ pub struct ClientTls {
     pub cert: PathBuf,
     /// Its private key (PEM).
     pub key: PathBuf,
-    /// With [`ClientTlsMode::Verify`]: the authorities that sign clients' certificates (PEM).
+    /// The authorities that sign clients' certificates (PEM). With [`ClientTlsMode::Verify`] all clients need one, otherwise
+    /// those of whom [`ClientAuth::Rules`] ask for it.
     pub ca: Option<PathBuf>,
 }
 
@@ -160,7 +161,7 @@ impl Settings {
     /// The role that looks up verifiers.
     pub(crate) fn lookup(&self) -> Option<&Lookup> {
         match self.pool.as_ref().map(|pool| &pool.auth) {
-            Some(ClientAuth::Scram(lookup)) => Some(lookup),
+            Some(ClientAuth::Scram(lookup) | ClientAuth::Rules(_, lookup)) => Some(lookup),
             Some(ClientAuth::Trust) => None,
             None => self.console.lookup.as_ref(),
         }
@@ -209,6 +210,17 @@ pub enum ClientAuth {
     Trust,
     /// By SCRAM-SHA-256, with the verifiers that this role reads from pg_authid on the server.
     Scram(Lookup),
+    /// As the rules of these files say; this role looks up verifiers.
+    Rules(RuleFiles, Lookup),
+}
+
+/// Files in the form of PostgreSQL's own. They are looked at again while the proxy runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleFiles {
+    /// Who may come from where, and how they prove who they are: as `pg_hba.conf`.
+    pub hba: PathBuf,
+    /// The names that certificates stand for: as `pg_ident.conf`.
+    pub ident: Option<PathBuf>,
 }
 
 /// The role that looks up verifiers: it may log in, and read the catalog pg_authid.

@@ -56,20 +56,6 @@ impl Tls {
     }
 }
 
-/// Everything about the settings' files that stands in the way, one sentence each; empty when nothing does.
-#[must_use]
-pub fn check_files(settings: &Settings) -> Vec<String> {
-    let clients = settings.tls.as_ref().map(Clients::load).transpose();
-    let servers = Servers::load(&settings.server_tls);
-    let mut problems = Vec::new();
-    match &clients {
-        Ok(clients) => problems.extend(clients.iter().flat_map(Clients::doubts)),
-        Err(problem) => problems.push(problem.clone()),
-    }
-    problems.extend(servers.err());
-    problems.iter().map(ToString::to_string).collect()
-}
-
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

@@ -3,15 +3,18 @@
 use crate::cancel::Cancels;
 use crate::console::{Consoles, Desks};
 use crate::crowd::Crowd;
+use crate::error::Refusal;
 use crate::guesses::Guesses;
+use crate::hba::{Hba, Way};
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
 use crate::ring::Ring;
 use crate::roster::Roster;
-use crate::settings::{Io, Settings};
+use crate::settings::{ClientAuth, Io, Settings};
 use crate::stats::Stats;
+use crate::stream::Stream;
 use crate::tls::{Scratch, Tls};
 use crate::watch::Views;
 use pgwire::scram::KEY_LEN;
@@ -42,6 +45,8 @@ pub struct Shared {
     pub cancels: Cancels,
     pub rounds: Rounds,
     pub tls: Arc<Tls>,
+    /// Who may come; `None`: everybody, as [`Settings`] say.
+    pub hba: Option<Hba>,
     tls_trouble: Mutex<Option<(String, Instant)>>,
     pub crowd: Crowd,
     /// Where each worker can be asked from the console.
@@ -58,7 +63,12 @@ pub struct Shared {
 
 impl Shared {
     /// `mock` are random bytes.
-    pub fn new(settings: Settings, tls: Arc<Tls>, desks: Desks, mock: [u8; KEY_LEN]) -> Shared {
+    pub fn new(
+        settings: Settings,
+        (tls, hba): (Arc<Tls>, Option<Hba>),
+        desks: Desks,
+        mock: [u8; KEY_LEN],
+    ) -> Shared {
         let pool = Pool::new(settings.clients_max);
         Shared {
             settings,
@@ -67,6 +77,7 @@ impl Shared {
             cancels: Cancels::default(),
             rounds: Rounds::default(),
             tls,
+            hba,
             tls_trouble: Mutex::default(),
             crowd: Crowd::default(),
             desks,
@@ -86,6 +97,25 @@ impl Shared {
         if !last.as_ref().is_some_and(is_known) {
             tracing::error!("{text}; trying again");
             *last = Some((text, Instant::now()));
+        }
+    }
+
+    /// Whether a client may log in that has sent this start-up packet, and how it has to prove who it is.
+    ///
+    /// # Errors
+    /// What it is told.
+    pub fn way_of(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+        match (&self.hba, self.settings.pool.as_ref().map(|pool| &pool.auth)) {
+            (Some(hba), _) => hba.admit(client, packet),
+            (None, Some(ClientAuth::Trust) | None) => Ok(Way::Trust),
+            (None, Some(ClientAuth::Scram(_) | ClientAuth::Rules(..))) => Ok(Way::Scram),
+        }
+    }
+
+    /// Logs that the rules do not admit a client, once a minute for each source address.
+    pub fn log_not_admitted(&self, client: &Stream, refusal: &Refusal) {
+        if let (Refusal::NotAdmitted { why, who, .. }, Ok(peer)) = (refusal, client.peer_addr()) {
+            self.log_bad_client(peer, &format_args!("the rules do not admit it ({why:?}): {who}"));
         }
     }
 

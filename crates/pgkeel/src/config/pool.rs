@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings};
+use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, RuleFiles};
 
 use super::console;
+use super::members::absolute_path;
 use super::report::Report;
 use super::section::Section;
 use super::units;
 
 /// The keys that are read here.
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 17] = [
     "pool_mode",
     "pool_size",
     "pool_min",
@@ -18,6 +19,8 @@ pub(super) const KEYS: [&str; 15] = [
     "pool_reserve_after",
     "query_wait",
     "auth",
+    "hba_file",
+    "ident_file",
     "lookup_user",
     "lookup_password",
     "lookup_database",
@@ -55,6 +58,7 @@ enum Mode {
 enum Auth {
     Scram,
     Trust,
+    Rules,
 }
 
 /// The outer `None` goes with a reported error, the inner one is the session mode.
@@ -82,9 +86,11 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
         refuse_alone(section, report);
         return Some(None);
     }
-    let auth = match auth {
-        Auth::Trust => ClientAuth::Trust,
-        Auth::Scram => ClientAuth::Scram(read_lookup(section, report, "a role that may read pg_authid")?),
+    let files = read_rule_files(section, report, auth)?;
+    let auth = match (auth, files) {
+        (Auth::Trust, _) => ClientAuth::Trust,
+        (Auth::Scram, _) | (Auth::Rules, None) => ClientAuth::Scram(read_verifying_role(section, report)?),
+        (Auth::Rules, Some(files)) => ClientAuth::Rules(files, read_verifying_role(section, report)?),
     };
     Some(Some(PoolSettings {
         servers_max: size,
@@ -100,6 +106,31 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
         limits,
         io,
     }))
+}
+
+/// Files of rules, which go with `auth = "hba"` alone; the outer `None` goes with a reported error.
+fn read_rule_files(section: &Section<'_>, report: &mut Report<'_>, auth: Auth) -> Option<Option<RuleFiles>> {
+    let mut file = |key| section.parsed_or(report, key, None, |text| absolute_path(text).map(Some));
+    let (hba, ident) = (file("hba_file"), file("ident_file"));
+    let (hba, ident) = (hba?, ident?);
+    match (auth, hba) {
+        (Auth::Rules, Some(hba)) => Some(Some(RuleFiles { hba, ident })),
+        (Auth::Rules, None) => {
+            section.require(report, "hba_file", "\"/etc/pgkeel/pg_hba.conf\", who may come and how");
+            None
+        }
+        (Auth::Scram | Auth::Trust, _) => {
+            for key in ["hba_file", "ident_file"].into_iter().filter(|key| section.has(key)) {
+                let problem = "needs auth = \"hba\"".to_owned();
+                report.error(section.line_of(report, key), &section.path(key), problem);
+            }
+            Some(None)
+        }
+    }
+}
+
+fn read_verifying_role(section: &Section<'_>, report: &mut Report<'_>) -> Option<Lookup> {
+    read_lookup(section, report, "a role that may read pg_authid")
 }
 
 /// The role that looks up verifiers, which must be given; `why` is said if it is not.
@@ -122,7 +153,7 @@ pub(super) fn asking_role(
     pool: Option<&PoolSettings>,
 ) -> Option<Lookup> {
     match pool.map(|pool| &pool.auth) {
-        Some(ClientAuth::Scram(lookup)) => Some(lookup.clone()),
+        Some(ClientAuth::Scram(lookup) | ClientAuth::Rules(_, lookup)) => Some(lookup.clone()),
         Some(ClientAuth::Trust) | None => {
             read_lookup(section, report, "a role that asks the servers which of them is the primary")
         }
@@ -177,7 +208,8 @@ fn auth(text: &str) -> Result<Auth, String> {
     match text {
         "scram" => Ok(Auth::Scram),
         "trust" => Ok(Auth::Trust),
-        _ => Err(format!("{text:?} is not a way to let clients in; write \"scram\" or \"trust\"")),
+        "hba" => Ok(Auth::Rules),
+        _ => Err(format!("{text:?} is not a way to let clients in; write \"scram\", \"hba\" or \"trust\"")),
     }
 }
 

@@ -20,7 +20,11 @@ pub(super) struct Tls {
 /// `None` goes with a reported error. `section` is `[proxy]`.
 pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Tls> {
     let clients = match section.has("tls") {
-        true => read_clients(&section.open(report, "tls")?, report),
+        true => {
+            // Rules ask some clients for a certificate, and others not.
+            let has_rules = section.has("hba_file");
+            read_clients(&section.open(report, "tls")?, has_rules, report)
+        }
         false => Some(None),
     };
     let servers = read_servers(section, report);
@@ -45,7 +49,11 @@ enum Mode {
 }
 
 /// The inner `None` is `mode = "disable"`.
-fn read_clients(section: &Section<'_>, report: &mut Report<'_>) -> Option<Option<ClientTls>> {
+fn read_clients(
+    section: &Section<'_>,
+    has_rules: bool,
+    report: &mut Report<'_>,
+) -> Option<Option<ClientTls>> {
     section.refuse_unknown(report, &["mode", "cert", "key", "ca"]);
     let mode = section.parsed_or(report, "mode", Mode::Offered(ClientTlsMode::Allow), mode);
     let cert = section.parsed_or(report, "cert", None, file);
@@ -64,11 +72,12 @@ fn read_clients(section: &Section<'_>, report: &mut Report<'_>) -> Option<Option
             );
             return None;
         }
-        (ClientTlsMode::Allow | ClientTlsMode::Require, Some(_)) => {
-            let problem = "needs mode = \"verify\"; with another mode no client's certificate is looked at";
+        (ClientTlsMode::Allow | ClientTlsMode::Require, Some(_)) if !has_rules => {
+            let problem =
+                "needs mode = \"verify\", or auth = \"hba\"; otherwise no client's certificate is looked at";
             report.error(section.line_of(report, "ca"), &section.path("ca"), problem.to_owned());
         }
-        (ClientTlsMode::Verify, Some(_)) | (ClientTlsMode::Allow | ClientTlsMode::Require, None) => {}
+        _ => {}
     }
     Some(Some(ClientTls { mode, cert: cert?, key: key?, ca }))
 }

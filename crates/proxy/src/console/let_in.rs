@@ -71,7 +71,7 @@ fn proof(console: &ConsoleSettings, auth: Option<&ClientAuth>, peer: IpAddr) -> 
         return Err(refused("3D000", why, hint));
     }
     match auth {
-        Some(ClientAuth::Scram(_)) => Ok(Proof::Scram),
+        Some(ClientAuth::Scram(_) | ClientAuth::Rules(..)) => Ok(Proof::Scram),
         Some(ClientAuth::Trust) if peer.to_canonical().is_loopback() => Ok(Proof::Nothing),
         Some(ClientAuth::Trust) => {
             let why = "with auth = \"trust\" the console takes clients of the proxy's own host only";

@@ -115,7 +115,11 @@ pub fn config(settings: &Settings) -> Table {
         return table;
     };
     add("io", Some(if pool.io == Io::Epoll { "epoll" } else { "auto" }.to_owned()));
-    let auth = if matches!(pool.auth, ClientAuth::Trust) { "trust" } else { "scram" };
+    let auth = match pool.auth {
+        ClientAuth::Trust => "trust",
+        ClientAuth::Scram(_) => "scram",
+        ClientAuth::Rules(..) => "hba",
+    };
     let count = |count: Option<usize>| count.map(|count| count.to_string());
     add("pool_mode", Some("pooled".to_owned()));
     add("pool_size", Some(pool.servers_max.to_string()));
@@ -127,6 +131,11 @@ pub fn config(settings: &Settings) -> Table {
     add("server_idle_max", time(pool.idle_max));
     add("server_age_max", time(pool.age_max));
     add("auth", Some(auth.to_owned()));
+    if let ClientAuth::Rules(files, _) = &pool.auth {
+        let path = |path: &std::path::PathBuf| path.display().to_string();
+        add("hba_file", Some(path(&files.hba)));
+        add("ident_file", files.ident.as_ref().map(path));
+    }
     add("clients_max_per_user", count(pool.limits.per_user_max));
     add("clients_max_per_database", count(pool.limits.per_database_max));
     add("idle_in_transaction_max", pool.limits.idle_in_transaction_max.and_then(time));

@@ -6,10 +6,10 @@ use super::secrets::find_verifier;
 use crate::crowd::Place;
 use crate::error::Refusal;
 use crate::guesses::{Standing, until_beat};
+use crate::hba::Way;
 use crate::lend::{ClientId, PoolId, Returned};
 use crate::logical::{Logical, Owner, Reported};
 use crate::roster::Seat;
-use crate::settings::ClientAuth;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::worker::Worker;
@@ -53,10 +53,10 @@ impl From<std::io::Error> for NotAdmitted {
     }
 }
 
-/// Lets a client in whose start-up packet is `packet`.
+/// Lets a client in whose start-up packet is `packet`, in that way.
 pub async fn admit<'a>(
     stream: &mut Stream,
-    packet: &[u8],
+    (packet, way): (&[u8], Way),
     key: &CancelKey,
     seat: &Seat,
     worker: &'a Rc<Worker>,
@@ -68,13 +68,13 @@ pub async fn admit<'a>(
     let mut greeting = Vec::new();
     negotiate(&message, &mut greeting);
     let of_pool = packet_of_pool(user, &message);
-    let secret = match worker.shared.settings.pool.as_ref().map(|pool| &pool.auth) {
-        Some(ClientAuth::Scram(_)) => {
+    let secret = match way {
+        Way::Scram => {
             stream.write_all(&std::mem::take(&mut greeting)).await?;
             let limit = worker.shared.settings.startup_timeout;
             timeout(limit, check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
         }
-        Some(ClientAuth::Trust) | None => Secret::None,
+        Way::Trust => Secret::None,
     };
     let place = match &worker.shared.settings.pool {
         Some(pool) => worker.shared.crowd.enter(user, &seat.who.database, &pool.limits)?,

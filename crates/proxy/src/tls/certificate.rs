@@ -4,9 +4,13 @@ use aws_lc_rs::digest::{self, Algorithm, SHA224, SHA256, SHA384, SHA512};
 use std::time::Duration;
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ContextSpecific;
-use x509_cert::der::{Decode, SliceReader, TagNumber};
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::{Decode, SliceReader, Tag, TagNumber, Tagged};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 use x509_cert::time::Time;
+
+/// `id-at-commonName` (X.520).
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// When a certificate is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,19 @@ pub fn end_point(der: &[u8]) -> Option<Vec<u8>> {
     let certificate = Certificate::from_der(der).ok()?;
     let hash = hash_of_signature(&certificate.signature_algorithm)?;
     Some(digest::digest(hash, der).as_ref().to_vec())
+}
+
+/// The only common name of its subject. A name with a zero byte in it is none: somebody else could be meant by its beginning.
+#[must_use]
+pub fn common_name(der: &[u8]) -> Option<String> {
+    let subject = Certificate::from_der(der).ok()?.tbs_certificate.subject;
+    let mut names = subject.0.iter().flat_map(|part| part.0.iter()).filter(|part| part.oid == COMMON_NAME);
+    let (name, None) = (names.next()?, names.next()) else { return None };
+    let text = match name.value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => str::from_utf8(name.value.value()).ok()?,
+        _ => return None,
+    };
+    (!text.contains('\0')).then(|| text.to_owned())
 }
 
 /// The hash that a signature uses, except that MD5 and SHA-1 give SHA-256.

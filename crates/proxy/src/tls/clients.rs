@@ -3,7 +3,7 @@
 use super::certificate::{Validity, end_point, validity};
 use super::files::{Problem, Trouble, authorities, certificates, private_key};
 use super::provider;
-use super::renew::Stamp;
+use crate::file_changes::Stamp;
 use crate::settings::{ClientTls, ClientTlsMode};
 use pgwire::startup::ALPN_PROTOCOL;
 use rustls::ServerConfig;
@@ -85,7 +85,7 @@ const KEY: &str = "proxy.tls.key";
 const CA: &str = "proxy.tls.ca";
 
 fn read(settings: &ClientTls) -> Result<Identity, Problem> {
-    let ClientTls { mode, cert, key, ca } = settings;
+    let ClientTls { mode: _, cert, key, ca } = settings;
     let chain = certificates(CERT, cert)?;
     let secret = private_key(KEY, key)?;
     let unusable = |error: rustls::Error| Problem::new(CERT, cert, Trouble::Unusable(error.to_string()));
@@ -93,16 +93,16 @@ fn read(settings: &ClientTls) -> Result<Identity, Problem> {
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
     let builder = match ca {
-        Some(ca) if *mode == ClientTlsMode::Verify => {
+        Some(ca) => {
             let trusted = Arc::new(authorities(CA, ca)?);
-            // Who shows none is let through here and is told in PostgreSQL's words, which its user can read.
+            // Who shows none is let through here: it may not need one, or is told in PostgreSQL's words.
             let verifier = WebPkiClientVerifier::builder_with_provider(trusted, provider())
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| Problem::new(CA, ca, Trouble::Unusable(error.to_string())))?;
             builder.with_client_cert_verifier(verifier)
         }
-        Some(_) | None => builder.with_no_client_auth(),
+        None => builder.with_no_client_auth(),
     };
     let first = chain.first().map(|certificate| certificate.to_vec()).unwrap_or_default();
     let mut config = builder.with_single_cert(chain, secret).map_err(|error| match error {

@@ -2,7 +2,7 @@
 
 use super::files::{Problem, authorities};
 use super::provider;
-use super::renew::Stamp;
+use crate::file_changes::Stamp;
 use crate::settings::ServerTls;
 use pgwire::startup::ALPN_PROTOCOL;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

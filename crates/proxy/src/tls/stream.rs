@@ -4,7 +4,7 @@
 //! only what does not fit: plaintext that its reader has no room for, ciphertext that the peer does not take. Both are
 //! bounded, because nothing more is read or sealed before they are gone.
 
-use super::certificate::end_point;
+use super::certificate::{common_name, end_point};
 use super::channel::{Channel, Say, Sinks};
 use super::{Identity, Servers};
 use crate::socket::Socket;
@@ -127,6 +127,11 @@ impl TlsStream {
     /// Whether the peer has shown a certificate; it was checked then.
     pub fn peer_has_certificate(&self) -> bool {
         self.channel.facts().peer_certificates().is_some_and(|chain| !chain.is_empty())
+    }
+
+    /// The common name of the client's certificate, which was checked; `None` without one, empty if it has no name or several.
+    pub fn peer_common_name(&self) -> Option<String> {
+        self.channel.facts().peer_certificates()?.first().map(|own| common_name(own).unwrap_or_default())
     }
 
     /// Whether the client has asked for PostgreSQL by name.

@@ -32,9 +32,14 @@ impl Authority {
 
     /// Signs a certificate for these names.
     pub fn sign(&self, names: &[&str]) -> Signed {
+        self.sign_for("somebody", names)
+    }
+
+    /// Signs a certificate of this common name.
+    pub fn sign_for(&self, common_name: &str, names: &[&str]) -> Signed {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name = named("somebody");
+        params.distinguished_name = named(common_name);
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
         Signed { cert, key: key.serialize_pem() }

@@ -39,6 +39,7 @@ mod console_orders;
 mod limits;
 
 mod gone;
+mod hba;
 
 mod login_attacks;
 

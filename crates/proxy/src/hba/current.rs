@@ -1,0 +1,152 @@
+//! The rules that hold now: read at the start, and again when a file has changed.
+
+use super::{Caller, File, Rules, Way};
+use crate::error::Refusal;
+use crate::file_changes::{FileChanges, LOOK_EVERY, Stamp};
+use crate::settings::RuleFiles;
+use crate::stream::Stream;
+use crate::tls::TlsStream;
+use crate::worker::Shared;
+use pgwire::startup::parse_body;
+use pgwire::{Startup, StartupMessage};
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use thiserror::Error;
+
+/// Longer files are refused. Bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Most wrong lines that are told at once.
+const WRONG_MAX: usize = 20;
+
+/// What is wrong with a file of rules.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct HbaProblem {
+    key: &'static str,
+    path: PathBuf,
+    /// With the number of its line; 0 is the whole file.
+    lines: Vec<(usize, String)>,
+}
+
+impl fmt::Display for HbaProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {:?}: ", self.key, self.path)?;
+        for (at, (line, why)) in self.lines.iter().take(WRONG_MAX).enumerate() {
+            f.write_str(if at > 0 { "; " } else { "" })?;
+            match line {
+                0 => f.write_str(why)?,
+                line => write!(f, "line {line} {why}")?,
+            }
+        }
+        match self.lines.len().saturating_sub(WRONG_MAX) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Hba {
+    files: RuleFiles,
+    current: RwLock<Arc<Rules>>,
+    stamp: Stamp,
+}
+
+impl Hba {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`HbaProblem`]
+    pub fn load(files: &RuleFiles) -> Result<Hba, HbaProblem> {
+        let stamp = Stamp::of(&paths(files));
+        Ok(Hba { files: files.clone(), current: RwLock::new(Arc::new(read(files)?)), stamp })
+    }
+
+    /// Whether a client may log in that has sent this start-up packet, and how.
+    ///
+    /// # Errors
+    /// What it is told.
+    pub fn admit(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+        let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
+            return Err(Refusal::NoUser);
+        };
+        let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
+        let source = client.peer_addr().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
+        let common_name = client.tls().and_then(TlsStream::peer_common_name);
+        // It is replaced as a whole, so a panic elsewhere spoils nothing.
+        let rules = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        rules.decide(&Caller {
+            source: source.ip().to_canonical(),
+            tls: client.tls().is_some(),
+            user,
+            database: message.get("database").filter(|name| !name.is_empty()).unwrap_or(user),
+            replicates: replicates(&message),
+            common_name: common_name.as_deref(),
+        })
+    }
+
+    fn renew(&self) -> Result<(), HbaProblem> {
+        let rules = read(&self.files)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        Ok(())
+    }
+}
+
+/// Whether it asks for the whole WAL; with `database` it asks for one database, like any client
+/// (src/backend/postmaster/postmaster.c, `ProcessStartupPacket`).
+fn replicates(message: &StartupMessage<'_>) -> bool {
+    let asked = message.get("replication").unwrap_or_default().to_ascii_lowercase();
+    !matches!(asked.as_slice(), b"" | b"database" | b"false" | b"f" | b"no" | b"n" | b"off" | b"0")
+}
+
+/// Keeps the rules as their files say. Never returns if there are some.
+pub async fn keep_current(shared: Arc<Shared>) {
+    let Some(hba) = &shared.hba else { return };
+    let paths = paths(&hba.files);
+    let mut changes = FileChanges::since(&hba.stamp);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if changes.are_due(Stamp::of(&paths)) {
+            match hba.renew() {
+                Ok(()) => {
+                    tracing::info!("the new rules of {:?} hold for clients that come from now on", paths)
+                }
+                Err(problem) => {
+                    tracing::error!("the old rules stay in use, because of the new ones: {problem}")
+                }
+            }
+        }
+    }
+}
+
+fn paths(files: &RuleFiles) -> Vec<PathBuf> {
+    [&files.hba].into_iter().chain(&files.ident).cloned().collect()
+}
+
+fn read(files: &RuleFiles) -> Result<Rules, HbaProblem> {
+    let problem = |file, lines| {
+        let (key, path) = match (file, &files.ident) {
+            (File::Ident, Some(ident)) => ("proxy.ident_file", ident),
+            _ => ("proxy.hba_file", &files.hba),
+        };
+        HbaProblem { key, path: path.clone(), lines }
+    };
+    let text = |file, path: &Path| read_text(path).map_err(|why| problem(file, vec![(0, why)]));
+    let ident = files.ident.as_ref().map(|path| text(File::Ident, path)).transpose()?;
+    let rules = Rules::parse(&text(File::Hba, &files.hba)?, &ident.unwrap_or_default());
+    rules.map_err(|(file, wrong)| problem(file, wrong))
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("is longer than 1 MiB".to_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| format!("is not UTF-8: {error}"))
+}
