@@ -4,6 +4,7 @@ use crate::console;
 use crate::error::{Refusal, Successor};
 use crate::hold::{NoServer, Wanted, find_server};
 use crate::park::{self, Move, Parked};
+use crate::peers;
 use crate::pooled;
 use crate::relay::{End, Relay, Stop, Unsent};
 use crate::roster::{Seat, sit_down};
@@ -68,12 +69,16 @@ pub async fn serve<'a>(
 }
 
 async fn cancel(key: &CancelKey, worker: &Worker) {
-    if worker.shared.cancels.forward(key, worker).await {
+    let (key, was_passed_on) = peers::read(key);
+    if worker.shared.cancels.forward(&key, worker).await {
         return;
     }
     // An unknown key is not answered and not logged as trouble: the session may just have ended.
-    let Some((server, key)) = worker.shared.pool.cancels(key) else {
+    let Some((server, key)) = worker.shared.pool.cancels(&key) else {
         tracing::debug!("cancel request for process {}, which has no session here", key.pid());
+        if !was_passed_on {
+            peers::ask(&key, worker).await;
+        }
         return;
     };
     if let Err(error) = forward_cancel(&server, &key, worker).await {

@@ -65,6 +65,8 @@ mod logical;
 
 mod cancel;
 
+mod peers;
+
 mod pooled;
 
 mod roster;

@@ -20,6 +20,8 @@ pub struct Settings {
     pub servers: Vec<Server>,
     /// With several of them: the role that asks them which one it is.
     pub ask_as: Option<Lookup>,
+    /// All proxies that a client's cancel request may reach, as `host:port`; this one may be among them.
+    pub peers: Vec<String>,
     /// How long a new connection, or a session that moves to another server, waits while there is no primary. Usually 30 s.
     pub hold: Duration,
     /// How long one attempt to reach a server may take before the next one.

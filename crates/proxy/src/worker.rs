@@ -8,6 +8,7 @@ use crate::guesses::Guesses;
 use crate::hba::{Hba, Way};
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
+use crate::peers;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
 use crate::ring::Ring;
@@ -141,6 +142,8 @@ pub struct Worker {
     pub views: Views,
     pub stop: watch::Receiver<bool>,
     pub probes: Semaphore,
+    /// Cancel requests that are passed on to other proxies.
+    pub passing_on: Semaphore,
     /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
     pub chunk: RefCell<Box<[u8]>>,
     /// Of the pooled mode; see there.
@@ -184,6 +187,7 @@ impl Worker {
             views,
             stop,
             probes: Semaphore::new(PROBES_MAX),
+            passing_on: Semaphore::new(peers::AT_ONCE_MAX),
             chunk,
             pools,
             texts: RefCell::new(Texts::new(u64::from_be_bytes(names))),

@@ -24,6 +24,9 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds memory and file descriptors.
 const CLIENTS_MAX: usize = 10_000;
 
+/// Each is asked for every cancel request that is not for a client of here.
+const PEERS_MAX: usize = 32;
+
 /// `None` when there is no `[proxy]`, or when a reported error leaves nothing to build from.
 pub(super) fn read(
     root: &Section<'_>,
@@ -32,7 +35,7 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    let known: Vec<&str> = ["listen", "agents", "servers", "hold"]
+    let known: Vec<&str> = ["listen", "agents", "servers", "peers", "hold"]
         .into_iter()
         .chain(pool::KEYS)
         .chain(console::KEYS)
@@ -45,6 +48,7 @@ pub(super) fn read(
         true => Some(Vec::new()),
         false => read_agents(&section, report, root.has("members"), members),
     };
+    let peers = read_peers(&section, report);
     let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
     let pool = pool::read(&section, report);
     let console = console::read(&section, report, matches!(pool, Some(None)));
@@ -59,7 +63,8 @@ pub(super) fn read(
         servers => (servers, None),
     };
     let (tls, server_tls) = (tls.clients, tls.servers);
-    let settings = proxy::Settings { pool, console, tls, server_tls, servers, ask_as, ..built };
+    let settings =
+        proxy::Settings { pool, console, tls, server_tls, servers, ask_as, peers: peers?, ..built };
     tls_section::refuse_two_channels(&section, report, &settings);
     Some(settings)
 }
@@ -134,6 +139,19 @@ fn read_agents(
     members.map(Members::agents)
 }
 
+/// All proxies of the cluster; none if there is no such list.
+fn read_peers(section: &Section<'_>, report: &mut Report<'_>) -> Option<Vec<String>> {
+    if !section.has("peers") {
+        return Some(Vec::new());
+    }
+    let listed = section.list(report, "peers", OneAlone::Allowed, units::address)?;
+    if listed.len() > PEERS_MAX {
+        let problem = format!("names {}; at most {PEERS_MAX}", listed.len());
+        report.error(section.line_of(report, "peers"), "proxy.peers", problem);
+    }
+    Some(listed.into_iter().flatten().map(|found| found.value.text()).collect())
+}
+
 /// Servers that something else manages; none if there is no such list.
 fn read_servers(
     root: &Section<'_>,
@@ -183,6 +201,7 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         console: proxy::ConsoleSettings::default(),
         servers: Vec::new(),
         ask_as: None,
+        peers: Vec::new(),
     }
 }
 

@@ -20,6 +20,7 @@ mod epoch;
 
 mod switchover;
 
+mod peers;
 mod pgbench;
 
 mod views;

@@ -43,6 +43,7 @@ pub fn settings() -> Settings {
         console: ConsoleSettings::default(),
         servers: Vec::new(),
         ask_as: None,
+        peers: Vec::new(),
     }
 }
 
