@@ -202,7 +202,8 @@ impl Session {
                 // The call could be one of `set_config`.
                 self.may_have_set |= kind == b'F';
             }
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' => {
+            // Not Flush, which begins nothing that a Sync would have to end.
+            b'P' | b'B' | b'D' | b'E' | b'C' => {
                 self.unsynced = true;
                 self.parsed = match (kind, self.parsed) {
                     (b'P', _) => Parsed::Fresh,
@@ -319,6 +320,8 @@ mod tests {
         session.server_sent(b"\0\0\x04").unwrap();
         assert!(session.is_quiet());
         session.client_sent(b"H\0\0\0\x04");
+        assert!(session.is_quiet(), "a Flush begins nothing");
+        session.client_sent(b"P\0\0\0\x04H\0\0\0\x04");
         assert!(!session.is_quiet(), "not synced");
     }
 

@@ -133,10 +133,8 @@ impl Logical {
                 self.expected.push_back(Expected::FunctionCall);
                 Ok(Some(self.forward(message, desk.to_server)))
             }
-            b'H' => {
-                self.unsynced = true;
-                Ok(Some(self.forward(message, desk.to_server)))
-            }
+            // It begins nothing: drivers send one behind a Sync, too, and none after that.
+            b'H' => Ok(Some(self.forward(message, desk.to_server))),
             _ => self.extended(message, desk),
         }
     }

@@ -328,6 +328,22 @@ fn a_copy_holds_the_server_and_what_comes_after_it_is_thrown_away() {
 }
 
 #[test]
+fn a_flush_behind_a_sync_keeps_no_server() {
+    let mut stage = Stage::new();
+    let flush = message(b'H', b"");
+    let sent = [parse("", "select 1"), bind(""), execute(), sync(), flush.clone()].concat();
+    assert_eq!(stage.client(&sent), sent);
+    assert!(!stage.may_leave());
+    let answer = [message(b'1', b""), message(b'2', b""), done("SELECT 1"), ready("I")].concat();
+    assert_eq!(stage.server(&answer), answer);
+    assert!(stage.may_leave());
+    assert_eq!(stage.client(&flush), flush);
+    assert!(stage.may_leave(), "nor one alone");
+    stage.client(&[parse("", "select 1"), flush].concat());
+    assert!(!stage.may_leave(), "a Sync is still to come");
+}
+
+#[test]
 fn a_copy_by_execute_ignores_the_sync_before_it() {
     let mut stage = Stage::new();
     stage.client(&[parse("", "copy t from stdin"), bind(""), execute(), sync()].concat());
