@@ -29,6 +29,8 @@ mod holding;
 
 mod lost;
 
+mod named;
+
 mod outcome;
 
 mod prepared;

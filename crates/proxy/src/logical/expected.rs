@@ -17,7 +17,7 @@ pub(super) enum Expected {
     /// ParseComplete.
     Parse { by: By, name: Option<Box<[u8]>>, prepared: Option<Rc<Prepared>> },
     /// CloseComplete, of which the client is told as of ParseComplete: the server has its statement already.
-    ParseKnown,
+    ParseKnown { name: Box<[u8]> },
     /// BindComplete.
     Bind,
     /// ParameterDescription, then RowDescription or NoData; of a portal without the former.
@@ -57,7 +57,7 @@ impl Expected {
             | Expected::Examination { .. }
             | Expected::FunctionCall => true,
             Expected::Parse { .. }
-            | Expected::ParseKnown
+            | Expected::ParseKnown { .. }
             | Expected::Bind
             | Expected::Describe
             | Expected::Execute { .. }
@@ -76,7 +76,7 @@ impl Expected {
             | Expected::Failing
             | Expected::Code { .. }
             | Expected::Examination { .. } => true,
-            Expected::ParseKnown
+            Expected::ParseKnown { .. }
             | Expected::Bind
             | Expected::Describe
             | Expected::Execute { .. }

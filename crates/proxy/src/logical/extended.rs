@@ -12,6 +12,9 @@ use std::rc::Rc;
 /// Longest name of a portal or a statement that is read; far longer than PostgreSQL tells apart. Bytes.
 const NAMES_LEN_MAX: usize = 2_048;
 
+/// Most portals of one transaction that are followed; with more the server is closed after the client.
+const PORTALS_MAX: usize = 100;
+
 impl Logical {
     /// Parse, Bind, Describe, Execute or Close; bytes of the body that were taken.
     pub(super) fn extended(
@@ -103,7 +106,7 @@ impl Logical {
             self.expected.push_back(expected(name, &prepared));
         } else {
             put(b'C', &[b"Spgkeel: nothing\0"], desk.to_server);
-            self.expected.push_back(Expected::ParseKnown);
+            self.expected.push_back(Expected::ParseKnown { name: name.into() });
         }
         self.statements.insert(name.into(), prepared);
         Ok(message.body.len())
@@ -111,8 +114,10 @@ impl Logical {
 
     fn bind(&mut self, message: &Message<'_>, portal: &[u8], statement: &[u8], desk: &mut Desk<'_>) -> usize {
         self.portals.retain(|(known, _)| **known != *portal);
-        let prepared = self.on_server(statement, desk);
+        let mut prepared = self.on_server(statement, desk);
+        let named = prepared.as_ref().and_then(|prepared| self.name_on_server(prepared, desk));
         let on_server = match &prepared {
+            _ if named.is_some() => b"\0",
             Some(prepared) if !statement.is_empty() => &*prepared.server_name,
             _ => &message.body[portal.len() + 1..portal.len() + statement.len() + 2],
         };
@@ -121,13 +126,19 @@ impl Logical {
         for part in [portal, b"\0", on_server, rest] {
             desk.to_server.extend_from_slice(part);
         }
-        if let Some(prepared) = prepared {
+        if let Some(prepared) = &prepared {
             self.heed(&prepared.reading, desk.holding);
-            if prepared.reading.names_prepared.is_some() {
+            if prepared.reading.names_prepared.is_some() && named.is_none() {
                 self.pins.add(Pin::Prepared);
             }
+        }
+        if named.is_some() {
+            prepared = named;
+        }
+        if let Some(prepared) = prepared {
+            self.heed(&prepared.reading, desk.holding);
             if prepared.reading.effect.is_some() || prepared.reading.ends != Ends::Nothing {
-                self.portals.push((portal.into(), prepared));
+                self.note_portal(portal, prepared);
             }
         } else {
             // Of a statement that was prepared by SQL, or too long to be read, or none.
@@ -138,8 +149,21 @@ impl Logical {
         message.body.len()
     }
 
+    /// It matters when it is executed, which may be after other Syncs of the same transaction.
+    fn note_portal(&mut self, portal: &[u8], prepared: Rc<Prepared>) {
+        if self.portals.len() < PORTALS_MAX {
+            self.portals.push((portal.into(), prepared));
+        } else {
+            self.lose_sight();
+        }
+    }
+
     fn describe(&mut self, message: &Message<'_>, name: &[u8], desk: &mut Desk<'_>) -> usize {
-        match self.on_server(name, desk) {
+        let prepared = self.on_server(name, desk);
+        let is_named =
+            prepared.as_ref().is_some_and(|prepared| self.name_on_server(prepared, desk).is_some());
+        match prepared {
+            _ if is_named => put(b'D', &[b"S\0"], desk.to_server),
             Some(prepared) if !name.is_empty() => put(b'D', &[b"S", &prepared.server_name], desk.to_server),
             _ => put(b'D', &[message.body], desk.to_server),
         }
@@ -197,7 +221,7 @@ impl Logical {
         }
     }
 
-    fn prepare_again(&mut self, name: &[u8], prepared: &Rc<Prepared>, desk: &mut Desk<'_>) {
+    pub(super) fn prepare_again(&mut self, name: &[u8], prepared: &Rc<Prepared>, desk: &mut Desk<'_>) {
         put(b'P', &[name, &prepared.body], desk.to_server);
         let name = (name == b"\0").then(|| Box::from(&b""[..]));
         self.expected.push_back(Expected::Parse { by: By::Proxy, name, prepared: Some(Rc::clone(prepared)) });

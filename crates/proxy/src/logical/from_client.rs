@@ -2,8 +2,9 @@
 
 use super::expected::{By, CopyIn, Expected};
 use super::holding::Unnamed;
+use super::named::renamed;
 use super::{Broken, EXPECTED_MAX, Holding, Logical, Progress, Texts};
-use crate::sql::{Effect, Ends, Pin, Reading, read};
+use crate::sql::{Ends, Pin, Reading, read};
 use pgwire::message::{put, put_header};
 use pgwire::{FrameHeader, HEADER_LEN, TransactionStatus};
 
@@ -186,14 +187,21 @@ impl Logical {
         if reading.pins.has(Pin::Prepared) {
             self.drop_others_statements(desk);
         }
-        let (effect, ends) = (reading.effect.take(), reading.ends);
-        if let Some(name) = reading.names_prepared.clone()
-            && self.exchange_name(message.body, name, effect.as_ref(), desk)
-        {
+        if let Some(named) = self.named_by(message.body, &reading) {
+            self.heed(&named.reading, desk.holding);
+            if !self.unsynced && desk.holding.statements.insert(named.number) {
+                self.prepare_again(&named.server_name, &named, desk);
+                put(b'S', &[], desk.to_server);
+                self.expected.push_back(Expected::Sync { by: By::Proxy });
+            }
+            put(b'Q', &[&renamed(message.body, &reading, &named)], desk.to_server);
+            // What EXECUTE leaves is what the statement leaves.
+            let effect = reading.effect.take().or_else(|| named.reading.effect.clone());
             self.expected.push_back(Expected::Query { effect: effect.map(Box::new), ends: Ends::Unclear });
             return message.body.len();
         }
-        self.expected.push_back(Expected::Query { effect: effect.map(Box::new), ends });
+        let effect = reading.effect.take().map(Box::new);
+        self.expected.push_back(Expected::Query { effect, ends: reading.ends });
         self.forward(message, desk.to_server)
     }
 
@@ -221,42 +229,5 @@ impl Logical {
             put(b'Q', &[b"DEALLOCATE ALL\0"], desk.to_server);
             self.expected.push_back(Expected::Aside);
         }
-    }
-
-    /// SQL names a statement that was prepared by the protocol: the server knows it by another name. Whether it is one.
-    fn exchange_name(
-        &mut self,
-        text: &[u8],
-        name: std::ops::Range<usize>,
-        effect: Option<&Effect>,
-        desk: &mut Desk<'_>,
-    ) -> bool {
-        let folded: Box<[u8]> = match effect {
-            Some(Effect::Deallocate { name }) => name.clone(),
-            _ => fold(&text[name.clone()]),
-        };
-        let Some(prepared) = self.statements.get(&folded).cloned() else { return false };
-        self.heed(&prepared.reading, desk.holding);
-        if !self.unsynced && desk.holding.statements.insert(prepared.number) {
-            put(b'P', &[&prepared.server_name, &prepared.body], desk.to_server);
-            put(b'S', &[], desk.to_server);
-            self.expected.push_back(Expected::Parse {
-                by: By::Proxy,
-                name: None,
-                prepared: Some(prepared.clone()),
-            });
-            self.expected.push_back(Expected::Sync { by: By::Proxy });
-        }
-        let on_server = &prepared.server_name[..prepared.server_name.len() - 1];
-        put(b'Q', &[&text[..name.start], b"\"", on_server, b"\"", &text[name.end..]], desk.to_server);
-        true
-    }
-}
-
-/// As the server folds an identifier.
-fn fold(name: &[u8]) -> Box<[u8]> {
-    match name {
-        [b'"', inner @ .., b'"'] => inner.into(),
-        plain => plain.to_ascii_lowercase().into(),
     }
 }

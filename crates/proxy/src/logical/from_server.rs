@@ -128,7 +128,7 @@ impl Logical {
             }
             b'1' => self.complete(own, |expected| matches!(expected, Expected::Parse { .. })),
             b'2' => self.complete(own, |expected| matches!(expected, Expected::Bind)),
-            b'3' if self.pop_if(|expected| matches!(expected, Expected::ParseKnown)).is_some() => {
+            b'3' if self.pop_if(|expected| matches!(expected, Expected::ParseKnown { .. })).is_some() => {
                 Fate::ParseComplete
             }
             b'3' => self.complete(own, |expected| matches!(expected, Expected::Close { .. })),
@@ -311,8 +311,9 @@ impl Logical {
                 }
                 Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
                 Expected::Failing | Expected::Code { .. } | Expected::Examination { .. } => {}
+                // The server keeps it; the client must not take it for its own.
+                Expected::ParseKnown { name } => drop(self.forget(&name)),
                 Expected::Close { .. }
-                | Expected::ParseKnown
                 | Expected::Bind
                 | Expected::Describe
                 | Expected::Execute { .. }

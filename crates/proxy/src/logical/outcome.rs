@@ -115,7 +115,8 @@ impl Logical {
                 (self.outcome.ended, self.outcome.told_error) = (false, false);
             }
         }
-        if self.expected.is_empty() {
+        // They live as long as their transaction.
+        if self.expected.is_empty() && status == TransactionStatus::Idle {
             self.portals.clear();
         }
     }

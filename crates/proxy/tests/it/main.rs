@@ -20,6 +20,7 @@ mod epoch;
 
 mod switchover;
 
+mod named;
 mod peers;
 mod pgbench;
 
