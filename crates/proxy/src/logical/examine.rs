@@ -26,8 +26,11 @@ impl Logical {
 
     /// Asks. The answer takes the reasons away, or not.
     pub fn examine(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>) {
-        let names: Vec<String> =
-            holding.in_place.names().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
+        // What is known of a setting may be older than how it was changed in passing: the server would be given back with
+        // that, and the client's next one with what is known.
+        let is_certain = |name: &&str| !self.pins.has(Pin::Setting) || *name == "application_name";
+        let names = holding.in_place.names().filter(is_certain);
+        let names: Vec<String> = names.map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
         let exempt = match names.is_empty() {
             true => "false".to_owned(),
             false => format!(

@@ -42,13 +42,15 @@ pub struct Calls {
     pub asks_sequences: bool,
     /// It may have changed the last value of a sequence.
     pub moves_sequences: bool,
+    /// It may set what changes the meaning of other statements, be it for its transaction.
+    pub sets: bool,
 }
 
 /// Reads one statement's tokens for what is stateful wherever it is named: in a definition as well, because nobody can
 /// say when that is evaluated.
 #[must_use]
 pub fn mentions(tokens: &[Placed<'_>]) -> Calls {
-    let mut calls = Calls::default();
+    let (mut calls, mut names_settings) = (Calls::default(), false);
     for (at, placed) in tokens.iter().enumerate() {
         let name = match placed.token {
             Token::Word(name) | Token::Quoted(name) => name,
@@ -62,11 +64,16 @@ pub fn mentions(tokens: &[Placed<'_>]) -> Calls {
             continue;
         }
         let name = Keyword::of(name);
-        if name.as_slice() == b"set_config" {
-            set_config(&tokens[at + 1..], &mut calls);
-        } else {
-            stateful(name.as_slice(), &mut calls);
+        match name.as_slice() {
+            b"set_config" => set_config(&tokens[at + 1..], &mut calls),
+            b"pg_settings" => names_settings = true,
+            name => stateful(name, &mut calls),
         }
+    }
+    // A rule makes a call of set_config of it, for settings that it shows (src/backend/catalog/system_views.sql).
+    if names_settings && tokens.iter().any(|placed| placed.token.is("update")) {
+        calls.pins.add(Pin::Setting);
+        calls.sets = true;
     }
     calls
 }
@@ -86,20 +93,36 @@ fn set_config(rest: &[Placed<'_>], calls: &mut Calls) {
             _ => {}
         }
     }
+    let name = literal_argument(rest);
+    calls.sets |= name.is_none_or(|name| !name.contains(&b'.'));
     let last = end.and_then(|end| rest.get(end.checked_sub(2)?..end));
     if matches!(last, Some([comma, word]) if comma.token.is_symbol(b',') && word.token.is("true")) {
         return;
     }
-    match rest.get(1).map(|placed| placed.token) {
-        Some(Token::Text(name)) if !name.contains(&b'.') => calls.pins.add(Pin::Setting),
+    match name {
+        Some(name) if name.eq_ignore_ascii_case(b"seed") => calls.pins.add(Pin::Seed),
+        Some(name) if !name.contains(&b'.') => calls.pins.add(Pin::Setting),
         _ => calls.pins.add(Pin::UnseenSetting),
+    }
+}
+
+/// The first argument of a call, if it is nothing but a string in which no character is escaped. `rest` is behind the
+/// function's name.
+fn literal_argument<'a>(rest: &[Placed<'a>]) -> Option<&'a [u8]> {
+    match rest {
+        [open, argument, behind, ..] if open.token.is_symbol(b'(') && behind.token.is_symbol(b',') => {
+            let Token::Text(text) = argument.token else { return None };
+            // `E'..'` and `U&'..'` are longer than their text and two quotes.
+            (argument.end - argument.start == text.len() + 2).then_some(text)
+        }
+        _ => None,
     }
 }
 
 /// Names that leave something in the session or ask for it.
 fn stateful(name: &[u8], calls: &mut Calls) {
     match name {
-        b"setseed" => calls.pins.add(Pin::Function),
+        b"setseed" => calls.pins.add(Pin::Seed),
         b"currval" | b"lastval" => calls.asks_sequences = true,
         b"nextval" | b"setval" => calls.moves_sequences = true,
         b"temp" | b"temporary" => calls.pins.add(Pin::Temporary),
@@ -149,7 +172,7 @@ fn is_unknown(name: &[u8], at: usize, tokens: &[Placed<'_>], written: Written) -
 
 /// They are dealt with by [`mentions`].
 fn is_dealt_with(name: &[u8]) -> bool {
-    matches!(name, b"set_config" | b"currval" | b"lastval" | b"nextval" | b"setval")
+    matches!(name, b"set_config" | b"setseed" | b"currval" | b"lastval" | b"nextval" | b"setval")
 }
 
 struct Tables {
@@ -214,6 +237,21 @@ mod tests {
         assert!(seen("select pg_catalog.set_config('a.b', lower('c'), x)").pins.has(Pin::UnseenSetting));
         assert!(seen("select set_config('a', 'b', true and false)").pins.has(Pin::Setting));
         assert!(seen("select set_config('a.b', lower('c'), true), 1").pins.is_empty());
+        for text in [
+            "select set_config('app'||'.user', 'b', false)",
+            "select set_config('app' '.user', 'b', false)",
+            "select set_config(E'app\\x2euser', 'b', false)",
+            "select set_config(U&'app\\002euser', 'b', false)",
+        ] {
+            assert!(seen(text).pins.has(Pin::UnseenSetting), "{text}");
+        }
+        assert!(seen("select set_config('Seed', '0.5', false)").pins.has(Pin::Seed));
+        assert!(seen("select setseed(0.5)").pins.has(Pin::Seed));
+        assert!(seen("update pg_catalog.pg_settings set setting = 1").pins.has(Pin::Setting));
+        assert!(seen("with x as (update \"pg_settings\" set setting = 1) select 1").pins.has(Pin::Setting));
+        assert!(seen("select * from pg_settings").pins.is_empty());
+        assert!(seen("select set_config('timezone', 'x', true)").sets);
+        assert!(!seen("select set_config('a.b', 'x', true)").sets);
         assert!(seen("create local TEMPORARY table t ()").pins.has(Pin::Temporary));
         assert!(seen("select * from pg_temp_3.t").pins.has(Pin::Temporary));
         assert!(seen("select pg_try_advisory_lock_shared(1)").pins.has(Pin::Lock));

@@ -30,10 +30,12 @@ pub enum Pin {
     Sequence = 1 << 10,
     /// A setting may have been changed that no catalog shows: one whose name has a dot.
     UnseenSetting = 1 << 11,
+    /// The seed of random numbers was set; nothing takes that back.
+    Seed = 1 << 12,
 }
 
 /// Every reason, in the order in which they are told.
-const ALL: [Pin; 12] = [
+const ALL: [Pin; 13] = [
     Pin::Temporary,
     Pin::Cursor,
     Pin::Lock,
@@ -46,6 +48,7 @@ const ALL: [Pin; 12] = [
     Pin::Astray,
     Pin::Sequence,
     Pin::UnseenSetting,
+    Pin::Seed,
 ];
 
 impl fmt::Display for Pin {
@@ -62,6 +65,7 @@ impl fmt::Display for Pin {
             Pin::Unreadable => "it sent a statement that cannot be read for sure",
             Pin::Astray => "what its server is doing is not known for sure",
             Pin::UnseenSetting => "it may have settings that no catalog shows",
+            Pin::Seed => "it has set the seed of random numbers",
             Pin::Sequence => "it uses the last values of sequences",
         })
     }
@@ -102,10 +106,12 @@ impl Pins {
         self.0 |= others.0;
     }
 
-    /// What `DISCARD ALL` leaves of them: it unloads no library, and does not find what was lost sight of.
+    /// What `DISCARD ALL` leaves of them: it unloads no library, leaves the seed of random numbers, and does
+    /// not find what was lost sight of.
     #[must_use]
     pub fn after_discard_all(self) -> Pins {
-        Pins(self.0 & (Pin::Library as u16 | Pin::Astray as u16 | Pin::Unreadable as u16))
+        let left = Pin::Library as u16 | Pin::Seed as u16 | Pin::Astray as u16 | Pin::Unreadable as u16;
+        Pins(self.0 & left)
     }
 
     /// Whether the server itself can say if the reasons are gone.
@@ -155,7 +161,7 @@ mod tests {
         assert!(pins.is_empty());
         ALL.into_iter().chain([Pin::Lock]).for_each(|pin| pins.add(pin));
         assert_eq!(pins.iter().collect::<Vec<_>>(), ALL);
-        assert_eq!(pins.after_discard_all().iter().count(), 3);
+        assert_eq!(pins.after_discard_all().iter().count(), 4);
         let mut two = Pins::from(Pin::Lock);
         two.add_all(Pin::Cursor.into());
         assert_eq!(two.to_string(), "it may have a cursor WITH HOLD; it may have advisory locks");

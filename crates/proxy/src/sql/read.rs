@@ -5,7 +5,7 @@ use super::ends::{Ends, and, ends};
 use super::keyword::Keyword;
 use super::lex::{Placed, Token, tokens};
 use super::pin::{Pin, Pins};
-use super::setting::{Left, reset, set};
+use super::setting::{Left, changes_meaning, reset, set};
 use std::ops::Range;
 
 /// Room for the tokens of most statements.
@@ -58,6 +58,12 @@ pub struct Reading {
     pub asks_sequences: bool,
     /// It may have changed the last value of a sequence.
     pub moves_sequences: bool,
+    /// It may set what changes the meaning of other statements, be it for its transaction.
+    pub sets: bool,
+    /// It may make a table or a view, in the first schema of the search_path.
+    pub creates: bool,
+    /// It drops all prepared statements, or all last values of sequences.
+    pub drops_all: bool,
     /// It does so by name, so that it may ask for it later.
     pub names_sequences: bool,
 }
@@ -109,6 +115,7 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
     reading.asks_sequences |= named.asks_sequences;
     reading.moves_sequences |= named.moves_sequences;
     reading.names_sequences |= named.moves_sequences;
+    reading.sets |= named.sets;
     let word = match first.token {
         Token::Word(word) => Keyword::of(word),
         Token::Symbol(b'(') => Keyword::of(b"select"),
@@ -118,20 +125,37 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
     reading.runs_code |= !is_plain(word);
     match word {
         b"select" | b"values" | b"table" | b"explain" | b"declare" => {
-            let is = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
-            if word == b"declare" && is("hold") && !is("without") {
+            let is_held = |pair: &[Placed<'_>]| pair[0].token.is("with") && pair[1].token.is("hold");
+            if word == b"declare" && statement.windows(2).any(is_held) {
                 reading.pins.add(Pin::Cursor);
             }
+            let is = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
+            // EXPLAIN may run what it explains; behind a parenthesis there may be a WITH.
+            let may_write = word == b"explain" || first.token.is_symbol(b'(');
+            reading.moves_sequences |=
+                may_write && ["insert", "update", "delete", "merge", "create"].into_iter().any(is);
+            reading.creates |= is("into") || is("create");
             query(statement, reading);
         }
         b"with" | b"insert" | b"update" | b"delete" | b"merge" | b"copy" => {
             reading.moves_sequences = true;
+            reading.creates |= word == b"with" && statement.iter().any(|p| p.token.is("into"));
             query(statement, reading);
         }
         b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release"
-        | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"unlisten" | b"checkpoint" | b"discard" => {}
-        b"set" => left(set(statement, text), reading),
-        b"reset" => left(reset(statement), reading),
+        | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"unlisten" | b"checkpoint" => {}
+        b"discard" => {
+            reading.drops_all |=
+                statement.get(1).is_some_and(|p| p.token.is("all") || p.token.is("sequences"));
+        }
+        b"set" => {
+            reading.sets |= changes_meaning(statement);
+            left(set(statement, text), reading);
+        }
+        b"reset" => {
+            reading.sets = true;
+            left(reset(statement), reading);
+        }
         b"listen" => reading.pins.add(Pin::Listening),
         b"load" => reading.pins.add(Pin::Library),
         b"do" | b"call" => {
@@ -195,7 +219,11 @@ fn left(left: Left, reading: &mut Reading) {
 fn of_prepared(statement: &[Placed<'_>], word: &[u8], reading: &mut Reading) {
     let at =
         1 + usize::from(word == b"deallocate" && statement.get(1).is_some_and(|p| p.token.is("prepare")));
-    let Some(name) = statement.get(at).filter(|p| !p.token.is("all")) else { return };
+    let Some(name) = statement.get(at) else { return };
+    if word == b"deallocate" && name.token.is("all") {
+        reading.drops_all = true;
+        return;
+    }
     let folded = match name.token {
         Token::Word(name) => name.to_ascii_lowercase(),
         Token::Quoted(quoted) if !quoted.contains(&b'"') => quoted.to_vec(),
@@ -216,6 +244,7 @@ fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
     let begins = |keyword: &str| statement.iter().take(5).any(|p| p.token.is(keyword));
     let in_c = statement.windows(2).any(|pair| pair[0].token.is("language") && is_c(pair[1].token));
     reading.moves_sequences = true;
+    reading.creates |= word == b"create";
     reading.changes_relations |= matches!(word, b"create" | b"alter" | b"drop");
     reading.needs_nobody |=
         reading.changes_relations && statement.get(1).is_some_and(|p| p.token.is("database"));

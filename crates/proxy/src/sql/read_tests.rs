@@ -20,7 +20,7 @@ fn ordinary_statements_pin_nothing() {
         "copy t (a, b) from stdin with (format csv)",
         "explain (analyze, costs off) select count(*) from t",
         "declare c cursor without hold for select 1; fetch all from c",
-        "set local search_path = a; set transaction read only; set constraints all deferred",
+        "set local local.a = 'b'; set local search_path = a; set transaction read only; set constraints all deferred",
         "prepare transaction 'x'; commit prepared 'x'",
         "vacuum (analyze) t; notify a, 'b'; show all; discard plans",
         "deallocate all",
@@ -48,6 +48,7 @@ fn what_stays_in_the_session_pins() {
         ("select 1 into temporary t", Pin::Temporary),
         ("create view pg_temp.v as select 1", Pin::Temporary),
         ("declare c cursor with hold for select 1", Pin::Cursor),
+        ("declare c cursor with hold for select at::timestamp without time zone from t", Pin::Cursor),
         ("select pg_advisory_lock(1)", Pin::Lock),
         ("LISTEN a", Pin::Listening),
         ("load 'auto_explain'", Pin::Library),
@@ -56,6 +57,23 @@ fn what_stays_in_the_session_pins() {
         ("set session authorization joe", Pin::Setting),
         ("set session characteristics as transaction read only", Pin::Setting),
         ("set a.b = 'c'", Pin::UnseenSetting),
+        ("set local.b = 'c'", Pin::UnseenSetting),
+        ("set session local.b = 'c'", Pin::UnseenSetting),
+        ("set session.b = 'c'", Pin::UnseenSetting),
+        ("set transaction.b = 'c'", Pin::UnseenSetting),
+        ("set session constraints /* x */ . b to 'c'", Pin::UnseenSetting),
+        ("set names.b = 'c'", Pin::UnseenSetting),
+        ("set seed.b = 'c'", Pin::UnseenSetting),
+        ("set schema.tenant = 'a'", Pin::UnseenSetting),
+        ("set time.zone = 'a'", Pin::UnseenSetting),
+        ("reset transaction.b", Pin::UnseenSetting),
+        ("reset session.b", Pin::UnseenSetting),
+        ("set search_path = public, \"pg_temp\"", Pin::UnseenSetting),
+        ("set search_path = 'public, PG_TEMP'", Pin::UnseenSetting),
+        ("set schema 'pg_temp'", Pin::UnseenSetting),
+        ("set seed = 0.5", Pin::Seed),
+        ("set seed to default", Pin::Seed),
+        ("update pg_settings set setting = 'b' where name = 'a'", Pin::Setting),
         ("set search_path = a, pg_catalog", Pin::Setting),
         ("set search_path = 'a, PG_catalog'", Pin::Setting),
         ("do $$ begin set a.b = 'c'; end $$", Pin::UnseenSetting),
@@ -110,7 +128,11 @@ fn statements_prepared_elsewhere_are_found_by_name() {
     assert!(read(b"execute p (f(1))").pins.has(Pin::Function));
     let reading = read(b"deallocate prepare Q");
     assert_eq!(reading.effect, Some(Effect::Deallocate { name: b"q".as_slice().into() }));
-    assert_eq!(read(b"deallocate all"), Reading::default());
+    let all = Reading { drops_all: true, ..Reading::default() };
+    for text in ["deallocate all", "DEALLOCATE prepare ALL", "discard all", "discard sequences"] {
+        assert_eq!(read(text.as_bytes()), all, "{text}");
+    }
+    assert_eq!(read(b"discard plans"), Reading::default());
 }
 
 #[test]
@@ -118,5 +140,42 @@ fn sequences() {
     assert!(read(b"select currval('s')").asks_sequences);
     assert!(read(b"insert into t values (1)").moves_sequences);
     assert!(read(b"select nextval('s')").moves_sequences);
+    assert!(read(b"explain analyze insert into t values (1)").moves_sequences);
+    assert!(read(b"(with i as (insert into t values (1) returning a) select a from i)").moves_sequences);
     assert!(!read(b"select 1").moves_sequences);
+    assert!(!read(b"explain select 1").moves_sequences);
+}
+
+#[test]
+fn what_changes_the_meaning_of_others() {
+    for text in [
+        "set timezone = 'UTC'",
+        "SET LOCAL timezone = 'UTC'",
+        "set session time zone 'UTC'",
+        "reset all",
+        "select set_config('timezone', $1, true)",
+        "update pg_settings set setting = 'x' where name = 'timezone'",
+    ] {
+        assert!(read(text.as_bytes()).sets, "{text}");
+    }
+    for text in [
+        "select 1",
+        "set transaction isolation level serializable",
+        "set session characteristics as transaction read only",
+        "set constraints all deferred",
+        "set local application_name = 'x'",
+        "set local app.tenant = '1'",
+        "set local.tenant = '1'",
+        "select set_config('app.tenant', $1, true)",
+    ] {
+        assert!(!read(text.as_bytes()).sets, "{text}");
+    }
+}
+
+#[test]
+fn what_makes_tables() {
+    for text in ["create table t ()", "select 1 into t", "with a as (select 1) select * into t from a"] {
+        assert!(read(text.as_bytes()).creates, "{text}");
+    }
+    assert!(!read(b"insert into t values (1)").creates);
 }

@@ -24,6 +24,9 @@ const PLAIN_ENCODINGS: [&str; 6] = ["utf8", "unicode", "utf-8", "sql_ascii", "la
 pub fn set(statement: &[Placed<'_>], text: &[u8]) -> Left {
     let mut rest = &statement[1..];
     let is = |rest: &[Placed<'_>], at: usize, word: &str| rest.get(at).is_some_and(|p| p.token.is(word));
+    if has_dot(rest) {
+        return Left::Pinned(Pin::UnseenSetting);
+    }
     if is(rest, 0, "local") {
         return Left::Nothing;
     }
@@ -32,6 +35,9 @@ pub fn set(statement: &[Placed<'_>], text: &[u8]) -> Left {
             return Left::Pinned(Pin::Setting);
         }
         rest = &rest[1..];
+        if has_dot(rest) {
+            return Left::Pinned(Pin::UnseenSetting);
+        }
     }
     if is(rest, 0, "transaction") || is(rest, 0, "constraints") {
         return Left::Nothing;
@@ -46,13 +52,16 @@ pub fn set(statement: &[Placed<'_>], text: &[u8]) -> Left {
         "standard_conforming_strings" => {
             matches!(value, [one] if is_one_of(one.token, &["on", "true", "yes", "1"]))
         }
-        // The first two depend on each other; the last has an effect of its own.
-        "session_authorization" | "seed" => false,
+        // It depends on the role.
+        "session_authorization" => false,
+        "seed" => return Left::Pinned(Pin::Seed),
         name if name.contains('.') => return Left::Pinned(Pin::UnseenSetting),
-        // Functions of PostgreSQL's own would no longer be those that come first.
-        "search_path" => {
-            !value.iter().any(|part| is_one_of(part.token, &["pg_catalog"]) || is_list(part.token))
+        // Each CREATE TABLE makes a temporary table then, without saying so.
+        "search_path" if value.iter().any(|part| mentions(part.token, b"pg_temp")) => {
+            return Left::Pinned(Pin::UnseenSetting);
         }
+        // Functions of PostgreSQL's own would no longer be those that come first.
+        "search_path" => !value.iter().any(|part| mentions(part.token, b"pg_catalog")),
         _ => !value.is_empty(),
     };
     let (Some(first), Some(last)) = (statement.first(), statement.last()) else { return Left::Nothing };
@@ -66,6 +75,7 @@ pub fn set(statement: &[Placed<'_>], text: &[u8]) -> Left {
 #[must_use]
 pub fn reset(statement: &[Placed<'_>]) -> Left {
     match &statement[1..] {
+        rest if has_dot(rest) => Left::Pinned(Pin::UnseenSetting),
         [all] if all.token.is("all") => Left::Effect(Effect::ResetAll),
         [time, zone] if time.token.is("time") && zone.token.is("zone") => reset_of("timezone"),
         [session, ..] if session.token.is("session") => Left::Pinned(Pin::Setting),
@@ -79,8 +89,26 @@ fn reset_of(name: &str) -> Left {
     match name {
         "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => Left::Nothing,
         "session_authorization" => Left::Pinned(Pin::Setting),
+        "seed" => Left::Pinned(Pin::Seed),
         name => Left::Effect(Effect::Reset { name: name.into() }),
     }
+}
+
+/// Whether the setting's name has a dot. Its first part may be any word that means something of its own elsewhere:
+/// `local.a`, `session.a`, `transaction.a` (src/backend/parser/gram.y, `var_name`).
+fn has_dot(rest: &[Placed<'_>]) -> bool {
+    rest.get(1).is_some_and(|placed| placed.token.is_symbol(b'.'))
+}
+
+/// Whether a SET, whose tokens are `statement`, may change what other statements mean, be it for its transaction.
+#[must_use]
+pub fn changes_meaning(statement: &[Placed<'_>]) -> bool {
+    let is = |at: usize, words: &[&str]| {
+        statement.get(at).is_some_and(|placed| words.iter().any(|word| placed.token.is(word)))
+    };
+    let at = 1 + usize::from(is(1, &["local", "session"]) && !has_dot(&statement[1..]));
+    let of_extension = statement.get(at..).is_some_and(has_dot);
+    !of_extension && !is(at, &["transaction", "constraints", "characteristics", "application_name"])
 }
 
 /// The setting's name in lower case, and the tokens of its value.
@@ -126,7 +154,12 @@ fn is_one_of(token: Token<'_>, values: &[&str]) -> bool {
     }
 }
 
-/// A string that may hold several names.
-fn is_list(token: Token<'_>) -> bool {
-    matches!(token, Token::Text(text) if text.windows(10).any(|part| part.eq_ignore_ascii_case(b"pg_catalog")))
+/// Whether a name, or a string that may hold several, has this in it.
+fn mentions(token: Token<'_>, name: &[u8]) -> bool {
+    match token {
+        Token::Word(text) | Token::Quoted(text) | Token::Text(text) => {
+            text.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name))
+        }
+        Token::Number | Token::Parameter | Token::Symbol(_) | Token::Strange => false,
+    }
 }

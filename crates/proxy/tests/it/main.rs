@@ -20,7 +20,10 @@ mod epoch;
 
 mod switchover;
 
+mod isolation;
+
 mod named;
+
 mod peers;
 mod pgbench;
 

@@ -9,7 +9,7 @@ use proxy::ClientAuth;
 use tokio::io::AsyncWriteExt;
 
 /// One server, so that whatever is left behind meets the next client.
-async fn proxy_of(postgres: &Postgres) -> Proxy {
+pub async fn proxy_of(postgres: &Postgres) -> Proxy {
     Proxy::start_with(pooled(1, ClientAuth::Trust), view(1, 1, Some(postgres.as_node("n1")))).await
 }
 
@@ -35,7 +35,7 @@ fn messages(words: &[&str]) -> Vec<u8> {
 }
 
 /// What is answered up to the last ReadyForQuery, by kind, and its text.
-async fn say(client: &mut RawClient, words: &[&str]) -> (String, String) {
+pub async fn say(client: &mut RawClient, words: &[&str]) -> (String, String) {
     client.stream.write_all(&messages(words)).await.unwrap();
     let (mut kinds, mut text) = (String::new(), String::new());
     for _ in words.iter().filter(|word| **word == "S") {
@@ -54,7 +54,7 @@ async fn hear(client: &mut RawClient, kinds: &mut String, text: &mut String) {
     text.push_str(&heard.text());
 }
 
-async fn ask(client: &mut RawClient, sql: &str) -> String {
+pub async fn ask(client: &mut RawClient, sql: &str) -> String {
     client.query(sql).await;
     let (mut kinds, mut text) = (String::new(), String::new());
     hear(client, &mut kinds, &mut text).await;
