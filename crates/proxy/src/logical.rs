@@ -17,6 +17,8 @@ mod examine;
 
 mod code;
 
+mod drain;
+
 mod expected;
 
 mod from_client;
@@ -39,6 +41,8 @@ mod reported;
 
 mod settings;
 
+mod shared;
+
 mod tally;
 
 #[cfg(test)]
@@ -53,6 +57,7 @@ pub use settings::Settings;
 pub use tally::{Counts, Tally};
 
 use crate::sql::{Pin, Pins};
+use drain::Rehearsed;
 use expected::{CopyIn, Expected};
 use outcome::Outcome;
 use pgwire::{FrameError, TransactionStatus};
@@ -115,7 +120,7 @@ pub struct Logical {
     /// Of all of them.
     statements_bytes: usize,
     unnamed: Option<Rc<Prepared>>,
-    /// Portals whose statements leave an effect, or begin or end a transaction; nearly always empty.
+    /// Portals whose statements leave an effect, drop something, or begin or end a transaction; nearly always empty.
     portals: Vec<(Box<[u8]>, Rc<Prepared>)>,
     expected: VecDeque<Expected>,
     /// The server ignores everything up to the next Sync.
@@ -123,6 +128,11 @@ pub struct Logical {
     /// Messages of the extended protocol were sent that no Sync has followed yet.
     unsynced: bool,
     copy_in: Option<CopyIn>,
+    /// What the client says next has to wait until all is answered.
+    drains: bool,
+    rehearsed: Rehearsed,
+    /// The transaction has set something, so that a text may mean something else in it.
+    unshared: bool,
     /// The process id that the client takes for its own.
     told_pid: u32,
     /// It has moved a sequence by name: on the same server it can ask for the value.
@@ -165,6 +175,9 @@ impl Logical {
             skipping: false,
             unsynced: false,
             copy_in: None,
+            drains: false,
+            rehearsed: Rehearsed::Nothing,
+            unshared: false,
             told_pid: 0,
             likes_server: false,
             examined: false,

@@ -14,8 +14,8 @@ pub(super) enum By {
 /// One answer.
 #[derive(Clone, Debug)]
 pub(super) enum Expected {
-    /// ParseComplete.
-    Parse { by: By, name: Option<Box<[u8]>>, prepared: Option<Rc<Prepared>> },
+    /// ParseComplete; with the client's unnamed statement that was there before, if this is one.
+    Parse { by: By, name: Option<Box<[u8]>>, prepared: Option<Rc<Prepared>>, before: Option<Rc<Prepared>> },
     /// CloseComplete, of which the client is told as of ParseComplete: the server has its statement already.
     ParseKnown { name: Box<[u8]> },
     /// BindComplete.
@@ -24,8 +24,9 @@ pub(super) enum Expected {
     Describe,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute { prepared: Option<Rc<Prepared>> },
-    /// CloseComplete; of a client's statement, so that it can be had back if the server does not come to it.
-    Close { by: By, statement: Option<(Box<[u8]>, Rc<Prepared>)> },
+    /// CloseComplete; of a client's statement, so that it can be had back if the server does not come to it, and whether
+    /// the server drops it.
+    Close { by: By, statement: Option<(Box<[u8]>, Rc<Prepared>)>, drops: bool },
     /// ReadyForQuery.
     Sync { by: By },
     /// Anything, then ReadyForQuery.
@@ -45,6 +46,11 @@ pub(super) enum Expected {
 }
 
 impl Expected {
+    /// ParseComplete for a statement of which nothing is to be undone.
+    pub(super) fn parse_of_nothing(by: By) -> Expected {
+        Expected::Parse { by, name: None, prepared: None, before: None }
+    }
+
     /// Whether ReadyForQuery is the end of it.
     pub(super) fn ends_with_ready(&self) -> bool {
         match self {

@@ -1,5 +1,6 @@
 //! The extended protocol's messages: statements have another name on servers, and are prepared there when they are used.
 
+use super::drain::Rehearsed;
 use super::expected::{By, Expected};
 use super::from_client::{Desk, Message, TEXT_LEN_MAX};
 use super::holding::Unnamed;
@@ -23,8 +24,15 @@ impl Logical {
         desk: &mut Desk<'_>,
     ) -> Result<Option<usize>, Broken> {
         let broken = Broken::ClientMessage(char::from(message.kind));
+        if self.names_what_may_be_skipped(message.kind, message.body) {
+            self.drain(desk.to_server);
+            return Ok(None);
+        }
         let taken = match message.kind {
-            b'P' => self.parse(message, desk)?,
+            b'P' => match self.parse(message, desk)? {
+                Some(taken) => taken,
+                None => return Ok(None),
+            },
             b'B' => match split_string(message.body)
                 .and_then(|(portal, rest)| Some((portal, split_string(rest)?)))
             {
@@ -44,7 +52,8 @@ impl Logical {
                     }
                     _ => {
                         self.portals.retain(|(portal, _)| **portal != *name);
-                        self.expected.push_back(Expected::Close { by: By::Client, statement: None });
+                        let close = Expected::Close { by: By::Client, statement: None, drops: false };
+                        self.expected.push_back(close);
                         self.forward(message, desk.to_server)
                     }
                 }
@@ -53,15 +62,21 @@ impl Logical {
                 let (portal, _) = split_string(message.body).ok_or(broken)?;
                 let prepared =
                     self.portals.iter().find(|(known, _)| **known == *portal).map(|(_, p)| Rc::clone(p));
-                self.expected.push_back(Expected::Execute { prepared });
-                self.forward(message, desk.to_server)
+                self.expected.push_back(Expected::Execute { prepared: prepared.clone() });
+                let taken = self.forward(message, desk.to_server);
+                if prepared.is_some_and(|prepared| prepared.reading.drops_all) {
+                    // What is sent behind it must not be taken for dropped when the server says that it has.
+                    self.drain(desk.to_server);
+                }
+                taken
             }
         };
         self.unsynced = true;
         Ok(Some(taken))
     }
 
-    fn parse(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Result<usize, Broken> {
+    /// `None` if it has to wait.
+    fn parse(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Result<Option<usize>, Broken> {
         let Some((name, body)) = split_string(message.body) else {
             return Err(Broken::ClientMessage('P'));
         };
@@ -73,29 +88,35 @@ impl Logical {
             if name.is_empty() {
                 desk.holding.unnamed = Unnamed::Of(self.owner);
             }
-            self.expected.push_back(Expected::Parse { by: By::Client, name: None, prepared: None });
-            return Ok(self.forward(message, desk.to_server));
+            self.expected.push_back(Expected::parse_of_nothing(By::Client));
+            return Ok(Some(self.forward(message, desk.to_server)));
         }
-        let is_shared = self.settings.are_plain() && self.is_settled();
-        let prepared = if is_shared { desk.texts.intern(body) } else { desk.texts.of_one_client(body) };
-        let expected = |name: &[u8], prepared: &Rc<Prepared>| Expected::Parse {
+        if self.statements.contains_key(name) {
+            // Whether it exists, the server may not have said yet.
+            if !self.expected.is_empty() && !self.pins.has(Pin::Astray) {
+                self.drain(desk.to_server);
+                return Ok(None);
+            }
+            // It is to say so now: it exists under this name for the moment.
+            self.lose_sight();
+            put(b'P', &[message.body], desk.to_server);
+            self.expected.push_back(Expected::parse_of_nothing(By::Proxy));
+            self.expected.push_back(Expected::parse_of_nothing(By::Client));
+            return Ok(Some(self.forward(message, desk.to_server)));
+        }
+        let prepared =
+            if self.is_shareable() { desk.texts.intern(body) } else { desk.texts.of_one_client(body) };
+        let expected = |before: Option<Rc<Prepared>>| Expected::Parse {
             by: By::Client,
             name: Some(name.into()),
-            prepared: Some(Rc::clone(prepared)),
+            prepared: Some(Rc::clone(&prepared)),
+            before,
         };
         if name.is_empty() {
             desk.holding.unnamed = Unnamed::Is(Rc::clone(&prepared));
-            self.expected.push_back(expected(name, &prepared));
+            self.expected.push_back(expected(self.unnamed.take()));
             self.unnamed = Some(prepared);
-            return Ok(self.forward(message, desk.to_server));
-        }
-        if self.statements.contains_key(name) {
-            // The server is to say that it exists: it exists under this name for the moment.
-            self.lose_sight();
-            put(b'P', &[message.body], desk.to_server);
-            self.expected.push_back(Expected::Parse { by: By::Proxy, name: None, prepared: None });
-            self.expected.push_back(Expected::Parse { by: By::Client, name: None, prepared: None });
-            return Ok(self.forward(message, desk.to_server));
+            return Ok(Some(self.forward(message, desk.to_server)));
         }
         self.statements_bytes += name.len() + prepared.body.len();
         if self.statements_bytes > STATEMENTS_BYTES_MAX {
@@ -103,13 +124,13 @@ impl Logical {
         }
         if desk.holding.statements.insert(prepared.number) {
             put(b'P', &[&prepared.server_name, body], desk.to_server);
-            self.expected.push_back(expected(name, &prepared));
+            self.expected.push_back(expected(None));
         } else {
             put(b'C', &[b"Spgkeel: nothing\0"], desk.to_server);
             self.expected.push_back(Expected::ParseKnown { name: name.into() });
         }
         self.statements.insert(name.into(), prepared);
-        Ok(message.body.len())
+        Ok(Some(message.body.len()))
     }
 
     fn bind(&mut self, message: &Message<'_>, portal: &[u8], statement: &[u8], desk: &mut Desk<'_>) -> usize {
@@ -137,7 +158,8 @@ impl Logical {
         }
         if let Some(prepared) = prepared {
             self.heed(&prepared.reading, desk.holding);
-            if prepared.reading.effect.is_some() || prepared.reading.ends != Ends::Nothing {
+            let reading = &prepared.reading;
+            if reading.effect.is_some() || reading.ends != Ends::Nothing || reading.drops_all {
                 self.note_portal(portal, prepared);
             }
         } else {
@@ -171,20 +193,36 @@ impl Logical {
         message.body.len()
     }
 
-    /// Other clients may use the same statement, so the server keeps it; it does not know it by the client's name.
+    /// Other clients may use the same statement, so the server keeps it; it does not know it by the client's name. One that
+    /// nobody else uses is dropped.
     fn close(&mut self, message: &Message<'_>, name: &[u8], desk: &mut Desk<'_>) -> usize {
         if name.is_empty() {
             desk.holding.unnamed = Unnamed::Nothing;
+            let statement = self.unnamed.take().map(|prepared| (Box::default(), prepared));
+            self.expected.push_back(Expected::Close { by: By::Client, statement, drops: false });
+            return self.forward(message, desk.to_server);
         }
-        let statement = self.forget(name).map(|prepared| (name.into(), prepared));
-        self.expected.push_back(Expected::Close { by: By::Client, statement });
-        self.forward(message, desk.to_server)
+        let gone = self.forget(name).filter(|_| message.body.len() == message.body_len);
+        match gone {
+            Some(prepared) if !prepared.is_shared && desk.holding.statements.remove(&prepared.number) => {
+                put(b'C', &[b"S", &prepared.server_name], desk.to_server);
+                let statement = Some((name.into(), prepared));
+                self.expected.push_back(Expected::Close { by: By::Client, statement, drops: true });
+                message.body.len()
+            }
+            gone => {
+                let statement = gone.map(|prepared| (name.into(), prepared));
+                self.expected.push_back(Expected::Close { by: By::Client, statement, drops: false });
+                self.forward(message, desk.to_server)
+            }
+        }
     }
 
     /// Takes a statement off the client; its memory is counted out.
     pub(super) fn forget(&mut self, name: &[u8]) -> Option<Rc<Prepared>> {
         if name.is_empty() {
-            return self.unnamed.take().filter(|_| false);
+            self.unnamed = None;
+            return None;
         }
         let prepared = self.statements.remove(name)?;
         self.statements_bytes = self.statements_bytes.saturating_sub(name.len() + prepared.body.len());
@@ -199,32 +237,47 @@ impl Logical {
                 Some(prepared)
             }
             (Some(prepared), _) if name.is_empty() => {
+                let prepared = self.owned(name, prepared, desk);
                 desk.holding.unnamed = Unnamed::Is(Rc::clone(&prepared));
                 self.prepare_again(b"\0", &prepared, desk);
                 Some(prepared)
             }
-            (Some(prepared), _) => {
-                if desk.holding.statements.insert(prepared.number) {
-                    self.prepare_again(&prepared.server_name, &prepared, desk);
-                }
-                Some(prepared)
-            }
+            (Some(prepared), _) => Some(self.have_on_server(name, prepared, desk)),
             (None, Unnamed::Of(owner)) if *owner == self.owner => None,
             // What is there may be of another client.
             (None, Unnamed::Is(_) | Unnamed::Of(_) | Unnamed::Unknown) if name.is_empty() => {
                 desk.holding.unnamed = Unnamed::Nothing;
                 put(b'C', &[b"S\0"], desk.to_server);
-                self.expected.push_back(Expected::Close { by: By::Proxy, statement: None });
+                let close = Expected::Close { by: By::Proxy, statement: None, drops: false };
+                self.expected.push_back(close);
                 None
             }
             (None, _) => None,
         }
     }
 
-    pub(super) fn prepare_again(&mut self, name: &[u8], prepared: &Rc<Prepared>, desk: &mut Desk<'_>) {
+    /// The client's statement of this name; the server has it when it comes to what is sent next.
+    pub(super) fn have_on_server(
+        &mut self,
+        name: &[u8],
+        prepared: Rc<Prepared>,
+        desk: &mut Desk<'_>,
+    ) -> Rc<Prepared> {
+        if desk.holding.statements.contains(&prepared.number) {
+            return prepared;
+        }
+        let prepared = self.owned(name, prepared, desk);
+        desk.holding.statements.insert(prepared.number);
+        self.prepare_again(&prepared.server_name, &prepared, desk);
+        prepared
+    }
+
+    fn prepare_again(&mut self, name: &[u8], prepared: &Rc<Prepared>, desk: &mut Desk<'_>) {
         put(b'P', &[name, &prepared.body], desk.to_server);
         let name = (name == b"\0").then(|| Box::from(&b""[..]));
-        self.expected.push_back(Expected::Parse { by: By::Proxy, name, prepared: Some(Rc::clone(prepared)) });
+        let prepared = Some(Rc::clone(prepared));
+        self.expected.push_back(Expected::Parse { by: By::Proxy, name, prepared, before: None });
+        self.rehearsed = Rehearsed::InPipeline;
     }
 }
 

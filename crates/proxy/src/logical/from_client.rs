@@ -17,6 +17,10 @@ const SMALL_LEN_MAX: usize = 10_000;
 /// More is not made ready for the server at once. Bytes.
 const READY_LEN_MAX: usize = 128 * 1024;
 
+/// src/include/catalog/pg_proc.dat
+const SET_CONFIG: u32 = 2078;
+const SETSEED: u32 = 1599;
+
 /// One message, of which the end may not have come.
 pub(super) struct Message<'a> {
     pub(super) kind: u8,
@@ -59,6 +63,7 @@ impl Logical {
         let mut desk = Desk { holding, texts, to_server };
         loop {
             if self.is_placing()
+                || (at < bytes.len() && self.is_draining())
                 || self.expected.len() >= EXPECTED_MAX
                 || desk.to_server.len() > READY_LEN_MAX
             {
@@ -78,6 +83,7 @@ impl Logical {
             }
             match self.message(&Message { kind, body_len, body }, &mut desk)? {
                 Some(taken) => at += HEADER_LEN + taken,
+                None if self.is_draining() => return Ok((at, Progress::Waits)),
                 None => return Ok((at, Progress::All)),
             }
         }
@@ -128,10 +134,15 @@ impl Logical {
             return Ok(Some(taken));
         }
         match kind {
-            b'Q' => Ok(Some(self.query(message, desk))),
+            b'Q' => {
+                let taken = self.query(message, desk);
+                // The server is ready behind it, without a Sync; unless it skips it, which `skipping` tells.
+                self.unsynced = false;
+                Ok(Some(taken))
+            }
             b'F' => {
-                self.pins.add(Pin::Function);
-                self.expected.push_back(Expected::FunctionCall);
+                self.call(message);
+                self.unsynced = false;
                 Ok(Some(self.forward(message, desk.to_server)))
             }
             // It begins nothing: drivers send one behind a Sync, too, and none after that.
@@ -166,11 +177,26 @@ impl Logical {
             Some(CopyIn::Simple) => self.lose_sight(),
             None => {
                 self.expected.push_back(Expected::Sync { by: By::Client });
+                self.end_rehearsal();
                 self.unsynced = false;
                 self.skipping = false;
             }
         }
         self.forward(message, desk.to_server)
+    }
+
+    /// A function is called by its number.
+    fn call(&mut self, message: &Message<'_>) {
+        // What is known of the database's code says nothing of it.
+        self.suspects = false;
+        self.pins.add(Pin::Function);
+        match message.body.first_chunk().map(|number| u32::from_be_bytes(*number)) {
+            None | Some(SET_CONFIG) => self.pins.add(Pin::UnseenSetting),
+            Some(SETSEED) => self.pins.add(Pin::Seed),
+            Some(_) => {}
+        }
+        self.unshared = true;
+        self.expected.push_back(Expected::FunctionCall);
     }
 
     fn query(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> usize {
@@ -183,25 +209,31 @@ impl Logical {
             return self.forward(message, desk.to_server);
         }
         let mut reading = read(message.body);
+        // With statements of its own by SQL there it has done so, and would drop those as well.
+        let has_list = self.pins.has(Pin::Prepared);
         self.heed(&reading, desk.holding);
-        if reading.pins.has(Pin::Prepared) {
+        if reading.pins.has(Pin::Prepared) && !has_list {
             self.drop_others_statements(desk);
         }
-        if let Some(named) = self.named_by(message.body, &reading) {
-            self.heed(&named.reading, desk.holding);
-            if !self.unsynced && desk.holding.statements.insert(named.number) {
-                self.prepare_again(&named.server_name, &named, desk);
+        if let Some((name, mut named)) = self.named_by(message.body, &reading) {
+            if !self.unsynced && !desk.holding.statements.contains(&named.number) {
+                named = self.have_on_server(&name, named, desk);
                 put(b'S', &[], desk.to_server);
                 self.expected.push_back(Expected::Sync { by: By::Proxy });
+                self.end_rehearsal();
             }
+            self.heed(&named.reading, desk.holding);
             put(b'Q', &[&renamed(message.body, &reading, &named)], desk.to_server);
             // What EXECUTE leaves is what the statement leaves.
             let effect = reading.effect.take().or_else(|| named.reading.effect.clone());
             self.expected.push_back(Expected::Query { effect: effect.map(Box::new), ends: Ends::Unclear });
+            self.drains |= named.reading.drops_all;
             return message.body.len();
         }
         let effect = reading.effect.take().map(Box::new);
         self.expected.push_back(Expected::Query { effect, ends: reading.ends });
+        // What is sent behind it must not be taken for dropped when the server says that it has.
+        self.drains |= reading.drops_all;
         self.forward(message, desk.to_server)
     }
 
@@ -209,6 +241,11 @@ impl Logical {
     pub(super) fn heed(&mut self, reading: &Reading, holding: &mut Holding) {
         self.heed_code(reading, holding);
         self.pins.add_all(reading.pins);
+        self.unshared |= reading.sets;
+        if reading.creates && self.unshared {
+            // With pg_temp first in the search_path it is a temporary one.
+            self.pins.add(Pin::Temporary);
+        }
         if reading.moves_sequences || reading.asks_sequences {
             holding.sequences_of = Some(self.owner);
         }

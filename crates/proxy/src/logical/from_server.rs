@@ -12,6 +12,9 @@ const HELD_LEN_MAX: usize = 64 * 1024;
 /// src/backend/utils/cache/plancache.c, `RevalidateCachedQuery`.
 const CHANGED_RESULT: &[u8] = b"cached plan must not change result type";
 
+/// How the names of clients' statements on servers begin.
+const SERVER_NAMES: &[u8] = b"pgkeel:";
+
 /// Type byte and body of a message.
 pub(super) type Whole<'a> = (u8, &'a [u8]);
 
@@ -244,7 +247,8 @@ impl Logical {
         is_own: bool,
         holding: &mut Holding,
     ) -> Result<Fate, Broken> {
-        if ErrorSummary::parse(body).fatal {
+        let summary = ErrorSummary::parse(body);
+        if summary.fatal {
             holding.is_strange = true;
             holding.goodbye = if is_whole { Goodbye::Kept(body.into()) } else { Goodbye::Told };
             return Ok(if is_whole { Fate::Swallow } else { Fate::Forward });
@@ -257,7 +261,11 @@ impl Logical {
             // A table was changed since somebody prepared the statement there. Who prepares it anew gets a new one.
             holding.is_strange = true;
         }
-        if !matches!(self.expected.front(), Some(Expected::Failing | Expected::Code { .. })) {
+        holding.is_strange |= self.has_other_statements(&summary, body);
+        if !matches!(
+            self.expected.front(),
+            Some(Expected::Failing | Expected::Code { .. } | Expected::Examination { .. })
+        ) {
             self.statement_failed();
         }
         let told = if self.untold.is_some() { Fate::Instead } else { Fate::Forward };
@@ -273,8 +281,9 @@ impl Logical {
                 holding.is_strange = true;
                 Ok(Fate::Swallow)
             }
+            // Cancelled, or out of time: the reasons stay.
             Some(Expected::Examination { .. }) => {
-                self.lose_sight();
+                self.expected[0] = Expected::Examination { found: true };
                 Ok(Fate::Swallow)
             }
             Some(expected) if expected.ends_with_ready() => Ok(told),
@@ -286,38 +295,25 @@ impl Logical {
         }
     }
 
+    /// Whether the server says that it has a statement which it is not known to have, or the other way round.
+    fn has_other_statements(&self, summary: &ErrorSummary, body: &[u8]) -> bool {
+        match summary.sqlstate.as_ref() {
+            Some(b"42P05") => {
+                matches!(self.expected.front(), Some(Expected::Parse { prepared: Some(_), .. }))
+            }
+            Some(b"26000") => body.windows(SERVER_NAMES.len()).any(|part| part == SERVER_NAMES),
+            _ => false,
+        }
+    }
+
     /// The server ignores everything up to the next Sync; whether that one is the proxy's own.
     pub(super) fn skip_to_sync(&mut self, holding: &mut Holding) -> bool {
         let is_sync = |expected: &Expected| matches!(expected, Expected::Sync { .. });
-        while let Some(skipped) = self.expected.pop_front_if(|expected| !is_sync(expected)) {
-            match skipped {
-                Expected::Parse { by, name, prepared } => {
-                    let Some(prepared) = prepared else { continue };
-                    match name.as_deref() {
-                        Some(b"") => {
-                            holding.unnamed = Unnamed::Unknown;
-                            self.unnamed = if by == By::Client { None } else { self.unnamed.take() };
-                        }
-                        Some(name) => {
-                            holding.statements.remove(&prepared.number);
-                            self.forget(name);
-                        }
-                        None => drop(holding.statements.remove(&prepared.number)),
-                    }
-                }
-                Expected::Close { statement: Some((name, prepared)), .. } => {
-                    self.statements_bytes += name.len() + prepared.body.len();
-                    self.statements.insert(name, prepared);
-                }
-                Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
-                Expected::Failing | Expected::Code { .. } | Expected::Examination { .. } => {}
-                // The server keeps it; the client must not take it for its own.
-                Expected::ParseKnown { name } => drop(self.forget(&name)),
-                Expected::Close { .. }
-                | Expected::Bind
-                | Expected::Describe
-                | Expected::Execute { .. }
-                | Expected::Sync { .. } => {}
+        let count = self.expected.iter().position(is_sync).unwrap_or(self.expected.len());
+        // The last one first: a statement may have been closed, and its name given to another.
+        for at in (0..count).rev() {
+            if let Some(skipped) = self.expected.remove(at) {
+                self.undo(skipped, at == 0, holding);
             }
         }
         match self.expected.front() {
@@ -326,6 +322,47 @@ impl Logical {
                 self.skipping = true;
                 false
             }
+        }
+    }
+
+    /// The server does not come to it, or it is the one that has failed.
+    fn undo(&mut self, skipped: Expected, has_failed: bool, holding: &mut Holding) {
+        match skipped {
+            Expected::Parse { prepared: None, .. } => {}
+            Expected::Parse { by, name, prepared: Some(prepared), before } => match name.as_deref() {
+                Some(b"") => {
+                    holding.unnamed = Unnamed::Unknown;
+                    if by == By::Client {
+                        // One that fails has dropped the statement before it.
+                        self.unnamed = before.filter(|_| !has_failed);
+                    }
+                }
+                Some(name) => {
+                    holding.statements.remove(&prepared.number);
+                    self.forget(name);
+                }
+                None => drop(holding.statements.remove(&prepared.number)),
+            },
+            Expected::Close { statement: Some((name, prepared)), .. } if name.is_empty() => {
+                holding.unnamed = Unnamed::Unknown;
+                self.unnamed = Some(prepared);
+            }
+            Expected::Close { statement: Some((name, prepared)), drops, .. } => {
+                if drops {
+                    holding.statements.insert(prepared.number);
+                }
+                self.statements_bytes += name.len() + prepared.body.len();
+                self.statements.insert(name, prepared);
+            }
+            // The server keeps it; the client must not take it for its own.
+            Expected::ParseKnown { name } => drop(self.forget(&name)),
+            Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
+            Expected::Failing | Expected::Code { .. } | Expected::Examination { .. } => {}
+            Expected::Close { .. }
+            | Expected::Bind
+            | Expected::Describe
+            | Expected::Execute { .. }
+            | Expected::Sync { .. } => {}
         }
     }
 

@@ -128,6 +128,7 @@ impl Logical {
         self.expected.clear();
         self.portals.clear();
         (self.skipping, self.unsynced, self.examined) = (false, false, false);
+        (self.drains, self.unshared) = (false, false);
         self.outcome = Outcome::default();
         self.transaction = left;
     }
@@ -163,7 +164,7 @@ impl Logical {
                 // What follows is ignored up to the next Sync.
                 desk.holding.unnamed = Unnamed::Unknown;
                 put(b'P', &[b"\0", REFUSED, b"\0\0"], desk.to_server);
-                self.expected.push_back(Expected::Parse { by: By::Client, name: None, prepared: None });
+                self.expected.push_back(Expected::parse_of_nothing(By::Client));
                 None
             }
         }

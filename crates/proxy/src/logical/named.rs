@@ -10,14 +10,16 @@ use pgwire::message::put;
 use std::rc::Rc;
 
 impl Logical {
-    /// The statement that a text with this reading names, if it is one that the client has prepared by the protocol.
-    pub(super) fn named_by(&self, text: &[u8], reading: &Reading) -> Option<Rc<Prepared>> {
+    /// The statement that a text with this reading names, if it is one that the client has prepared by the protocol, with
+    /// its name for the client.
+    pub(super) fn named_by(&self, text: &[u8], reading: &Reading) -> Option<(Box<[u8]>, Rc<Prepared>)> {
         let name = reading.names_prepared.clone()?;
         let folded = match &reading.effect {
             Some(Effect::Deallocate { name }) => name.clone(),
             _ => fold(&text[name]),
         };
-        self.statements.get(&folded).cloned()
+        let named = self.statements.get(&folded).cloned()?;
+        Some((folded, named))
     }
 
     /// As [`Logical::named_by`] for a prepared text: the server has it, with the name that it knows, as its unnamed statement
@@ -27,12 +29,10 @@ impl Logical {
         prepared: &Rc<Prepared>,
         desk: &mut Desk<'_>,
     ) -> Option<Rc<Prepared>> {
-        let named = self.named_by(&prepared.body, &prepared.reading)?;
-        if desk.holding.statements.insert(named.number) {
-            self.prepare_again(&named.server_name, &named, desk);
-        }
+        let (name, named) = self.named_by(&prepared.body, &prepared.reading)?;
+        let named = self.have_on_server(&name, named, desk);
         put(b'P', &[b"\0", &renamed(&prepared.body, &prepared.reading, &named)], desk.to_server);
-        self.expected.push_back(Expected::Parse { by: By::Proxy, name: None, prepared: None });
+        self.expected.push_back(Expected::parse_of_nothing(By::Proxy));
         desk.holding.unnamed = Unnamed::Unknown;
         let is_deallocate = matches!(prepared.reading.effect, Some(Effect::Deallocate { .. }));
         Some(if is_deallocate { Rc::clone(prepared) } else { named })

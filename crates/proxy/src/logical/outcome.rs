@@ -54,12 +54,14 @@ impl Logical {
                 self.settle(holding);
             }
             b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
-            b"ROLLBACK" if self.outcome.begun || self.in_transaction() => {
-                self.outcome.ended = true;
+            b"ROLLBACK" => {
+                self.outcome.ended |= self.outcome.begun || self.in_transaction();
                 // To a savepoint, or to the end: both are possible.
                 if self.outcome.in_savepoint && !self.outcome.pending.is_empty() {
                     self.pins.add(Pin::Setting);
                 }
+                // Without a BEGIN it undoes what the same pipeline has done (src/backend/access/transam/xact.c,
+                // UserAbortTransactionBlock).
                 self.outcome.pending.clear();
             }
             b"SAVEPOINT" => self.outcome.in_savepoint = true,
@@ -78,6 +80,10 @@ impl Logical {
     }
 
     fn deallocated_all(&mut self, holding: &mut Holding) {
+        // Nothing is sent behind a statement that is known to do so. Whether these came before it, nobody can say.
+        if self.has_statements_behind() {
+            self.lose_sight();
+        }
         self.statements.clear();
         self.statements_bytes = 0;
         holding.statements.clear();
@@ -108,6 +114,7 @@ impl Logical {
                     self.restate_date_style(holding);
                 }
                 self.outcome = Outcome::default();
+                self.unshared &= !self.expected.is_empty();
             }
             TransactionStatus::InTransaction | TransactionStatus::Failed => {
                 // ROLLBACK TO a savepoint undoes an error.

@@ -16,6 +16,8 @@ pub(super) struct Prepared {
     /// The body of its Parse after the name: text, zero byte, parameter types.
     pub(super) body: Box<[u8]>,
     pub(super) reading: Reading,
+    /// Other clients may be given it.
+    pub(super) is_shared: bool,
 }
 
 /// See the module.
@@ -62,16 +64,25 @@ impl Texts {
                 self.known.clear();
             }
         }
-        let prepared = self.of_one_client(body);
+        let prepared = self.make(body, read(body), true);
         self.known.insert(body.into(), Rc::clone(&prepared));
         prepared
     }
 
     /// The statement of one client, whose settings may give it a meaning that it does not have for others.
     pub(super) fn of_one_client(&mut self, body: &[u8]) -> Rc<Prepared> {
+        self.make(body, read(body), false)
+    }
+
+    /// The same text for one client.
+    pub(super) fn copy_for_one_client(&mut self, prepared: &Prepared) -> Rc<Prepared> {
+        self.make(&prepared.body, prepared.reading.clone(), false)
+    }
+
+    fn make(&mut self, body: &[u8], reading: Reading, is_shared: bool) -> Rc<Prepared> {
         self.next += 1;
         let server_name = format!("{}{}\0", self.prefix, self.next).into_bytes().into();
-        Rc::new(Prepared { number: self.next, server_name, body: body.into(), reading: read(body) })
+        Rc::new(Prepared { number: self.next, server_name, body: body.into(), reading, is_shared })
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod lost;
 
+mod pipelines;
+
 mod random;
 
 mod unnamed;

@@ -4,7 +4,7 @@ use crate::pooled::pooled;
 use crate::postgres::Postgres;
 use crate::raw_client::RawClient;
 use crate::setup::{Proxy, view};
-use pgwire::message::put;
+use pgwire::message::{put, put_query};
 use proxy::ClientAuth;
 use tokio::io::AsyncWriteExt;
 
@@ -13,16 +13,22 @@ pub async fn proxy_of(postgres: &Postgres) -> Proxy {
     Proxy::start_with(pooled(1, ClientAuth::Trust), view(1, 1, Some(postgres.as_node("n1")))).await
 }
 
-/// Messages of the extended protocol, in words: `P name=text`, `B portal=statement`, `DS name`, `DP name`, `E portal`, `S`, `H`.
+/// Messages of the extended protocol, in words: `P name=text`, `B portal=statement`, `CS name`, `DS name`, `DP name`,
+/// `E portal`, `S`, `H`; and `Q text`.
 fn messages(words: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for word in words {
+        if let Some(text) = word.strip_prefix("Q ") {
+            put_query(text.as_bytes(), &mut out);
+            continue;
+        }
         let (kind, rest) = word.split_once(' ').unwrap_or((word, ""));
         let (name, value) = rest.split_once('=').unwrap_or((rest, ""));
         let (name, value) = (name.as_bytes(), value.as_bytes());
         match kind {
             "P" => put(b'P', &[name, b"\0", value, b"\0\0\0"], &mut out),
             "B" => put(b'B', &[name, b"\0", value, b"\0\0\0\0\0\0\0"], &mut out),
+            "CS" => put(b'C', &[b"S", name, b"\0"], &mut out),
             "DS" => put(b'D', &[b"S", name, b"\0"], &mut out),
             "DP" => put(b'D', &[b"P", name, b"\0"], &mut out),
             "E" => put(b'E', &[name, b"\0\0\0\0\0"], &mut out),
@@ -38,7 +44,7 @@ fn messages(words: &[&str]) -> Vec<u8> {
 pub async fn say(client: &mut RawClient, words: &[&str]) -> (String, String) {
     client.stream.write_all(&messages(words)).await.unwrap();
     let (mut kinds, mut text) = (String::new(), String::new());
-    for _ in words.iter().filter(|word| **word == "S") {
+    for _ in words.iter().filter(|word| **word == "S" || word.starts_with("Q ")) {
         hear(client, &mut kinds, &mut text).await;
     }
     (kinds, text)

@@ -63,3 +63,17 @@ fn who_defines_code_has_servers_asked_again() {
     stage.query("alter table t add b int", "ALTER TABLE", "I");
     assert_eq!(stage.logical.take_changes(), Changes { code: false, relations: true, databases: false });
 }
+
+#[test]
+fn a_function_that_is_called_by_its_number_keeps_the_server_all_the_same() {
+    for (number, pin) in [(952_u32, Pin::Function), (2078, Pin::UnseenSetting), (1599, Pin::Seed)] {
+        let mut stage = Stage::new();
+        lend_unasked(&mut stage);
+        stage.client(&query("select a from t"));
+        stage.client(&message(b'F', &[&number.to_be_bytes()[..], b"\0\0\0\0\0\0"].concat()));
+        stage.server(&[done("SELECT 0"), ready("I"), done("SELECT 1"), ready("I")].concat());
+        stage.server(&[message(b'V', b"\0\0\0\0"), ready("I")].concat());
+        assert!(!stage.may_leave());
+        assert!(stage.logical.pins().has(Pin::Function) && stage.logical.pins().has(pin));
+    }
+}
