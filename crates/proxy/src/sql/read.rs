@@ -200,7 +200,17 @@ fn query(statement: &[Placed<'_>], reading: &mut Reading) {
     if calls_unknown(statement) {
         reading.moves_sequences = true;
         reading.pins.add(Pin::Function);
+        // The function may run what it is given (query_to_xml does); no catalog shows settings whose name has a dot.
+        if statement.iter().any(|p| matches!(p.token, Token::Text(text) if is_set(text))) {
+            reading.pins.add(Pin::UnseenSetting);
+        }
     }
+}
+
+/// Whether a string reads as a statement that sets something.
+fn is_set(text: &[u8]) -> bool {
+    let begins = tokens(text).next().is_some_and(|first| first.token.is("set") && text.len() > first.end);
+    begins || text.windows(10).any(|part| part.eq_ignore_ascii_case(b"set_config"))
 }
 
 fn left(left: Left, reading: &mut Reading) {

@@ -86,6 +86,11 @@ fn what_stays_in_the_session_pins() {
         ("do $$ begin end $$", Pin::Function),
         ("call p()", Pin::Function),
         ("select f()", Pin::Function),
+        (
+            "select query_to_xml('select set_config(''a.b'', ''c'', false)', true, true, '')",
+            Pin::UnseenSetting,
+        ),
+        ("select f(' SET a.b = 1')", Pin::UnseenSetting),
         ("select 1; select 'a", Pin::Unreadable),
         ("create function f() returns int begin atomic select 1; end", Pin::Unreadable),
         ("frobnicate", Pin::Unreadable),
@@ -170,6 +175,14 @@ fn what_changes_the_meaning_of_others() {
     ] {
         assert!(!read(text.as_bytes()).sets, "{text}");
     }
+}
+
+#[test]
+fn strings_that_are_no_statements() {
+    for text in ["select f('all set. a.b')", "select f('set')", "select f('settle a.b')"] {
+        assert_eq!(pins(text), [Pin::Function], "{text}");
+    }
+    assert_eq!(pins("insert into t values ('set a.b = 1')"), []);
 }
 
 #[test]

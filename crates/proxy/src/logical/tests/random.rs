@@ -5,7 +5,7 @@ use crate::logical::expected::Expected;
 use pgwire::random::{Random, rounds};
 
 /// What statements are made of.
-const TEXTS: [&str; 24] = [
+const TEXTS: [&str; 28] = [
     "select 1",
     "begin",
     "commit",
@@ -19,6 +19,10 @@ const TEXTS: [&str; 24] = [
     "listen a",
     "discard all",
     "deallocate s1",
+    "deallocate all",
+    "discard sequences",
+    "set local timezone = 'UTC'",
+    "update pg_settings set setting = '1MB' where name = 'work_mem'",
     "execute s1(1)",
     "prepare s1 as select 1",
     "select set_config('a.b', 'c', false)",
@@ -37,8 +41,19 @@ const NAMES: [&str; 4] = ["", "s1", "s2", "S \"x"];
 /// Messages of servers that have a meaning here.
 const SERVER_KINDS: &[u8] = b"123CCCCDEEGHINSTTZZZZZZAVWKcdntsv";
 
-const TAGS: [&str; 9] =
-    ["SELECT 1", "BEGIN", "COMMIT", "ROLLBACK", "SET", "RESET", "DISCARD ALL", "DEALLOCATE", "SAVEPOINT"];
+const TAGS: [&str; 11] = [
+    "DEALLOCATE ALL",
+    "DISCARD SEQUENCES",
+    "SELECT 1",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SET",
+    "RESET",
+    "DISCARD ALL",
+    "DEALLOCATE",
+    "SAVEPOINT",
+];
 
 fn text(random: &mut Random) -> String {
     let mut all = String::new();
