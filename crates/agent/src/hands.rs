@@ -20,6 +20,7 @@ use cluster::observe::{RejoinWay, Seal, Server, Standby};
 use cluster::state::{State, SyncSet};
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName, Timeline};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -70,7 +71,14 @@ pub struct Hands {
     progress: Mutex<Option<CopyProgress>>,
     /// The sync set that the server has been told with its seal, while it was told nothing else since.
     sealed_with: Mutex<Option<SyncSet>>,
+    /// The number of the next word to the guard, and of the last one that it was told.
+    words: AtomicU64,
+    last_word: tokio::sync::Mutex<u64>,
 }
+
+/// The place of a word to the guard among all others: the later one is the one that holds, whichever task is faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn(u64);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,6 +107,8 @@ impl Hands {
             segment_bytes: Mutex::new(16 * 1024 * 1024),
             progress: Mutex::new(None),
             sealed_with: Mutex::new(None),
+            words: AtomicU64::new(1),
+            last_word: tokio::sync::Mutex::new(0),
         }
     }
 
@@ -153,12 +163,27 @@ impl Hands {
         });
     }
 
+    /// Takes the next turn, at the moment at which what the guard is to be told is decided.
+    pub fn turn(&self) -> Turn {
+        Turn(self.words.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Tells the fence, if there is one, and the guard until when the server may run; `None`: without an end. When this
     /// returns `Ok`, both are in force.
     ///
     /// # Errors
-    /// When one of them refuses.
-    pub async fn hold_to(&self, guard: &GuardHandle, deadline_ms: Option<u64>) -> Result<(), PgError> {
+    /// When one of them refuses, or has been told a later word already.
+    pub async fn hold_to(
+        &self,
+        guard: &GuardHandle,
+        Turn(number): Turn,
+        deadline_ms: Option<u64>,
+    ) -> Result<(), PgError> {
+        let mut last = self.last_word.lock().await;
+        if number < *last {
+            return Err(PgError::Unexpected("a later word has overtaken this one".to_owned()));
+        }
+        *last = number;
         self.fence_until(deadline_ms).await?;
         Ok(guard.set_deadline(deadline_ms).await?)
     }

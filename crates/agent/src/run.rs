@@ -58,6 +58,8 @@ pub enum Event {
     },
     /// The guard holds a new deadline.
     LeaseHeld {
+        /// The server that it was held for.
+        generation: u64,
         /// For which epoch, and its end on this host's clock; `None`: the guard did not take it.
         lease: Option<(Epoch, Moment)>,
     },
@@ -229,6 +231,7 @@ impl Run {
         }
         let attached = parts.hands.as_ref().is_some_and(|h| h.guard().is_some());
         local.server = if attached { Server::Unknown } else { Server::Stopped };
+        local.told_to_promote = parts.hands.as_ref().and_then(|hands| server::pending_promotion(hands));
         let mut run = Run {
             state: parts.store.state(),
             standing: parts.store.standing().borrow().clone(),
@@ -268,7 +271,7 @@ impl Run {
         match event {
             Event::Heartbeat { observation, reply } => self.on_heartbeat(*observation, reply),
             Event::Answered { sent_at_ms, answer } => self.on_answer(sent_at_ms, &answer),
-            Event::LeaseHeld { lease } => self.on_lease_held(lease),
+            Event::LeaseHeld { generation, lease } => self.on_lease_held(generation, lease),
             Event::LeaseOff(taken) => self.leash.on_off(taken),
             Event::Probed { generation, found } => self.on_probed(generation, *found),
             Event::Looked(found) => self.on_looked(found),

@@ -6,8 +6,8 @@
 
 use crate::basics::{Millis, Moment};
 use crate::mutant::{self, Mutant};
-use crate::observe::{Observation, Observations};
-use crate::state::State;
+use crate::observe::{Observation, Observations, Server};
+use crate::state::{Phase, State};
 
 /// What `node` may be given now; `None`: no lease. `quorum_age` is the age of the last confirmed round of the store.
 #[must_use]
@@ -16,8 +16,25 @@ pub fn grant(state: &State, observation: &Observation, quorum_age: Option<Millis
     if state.lease_holder() != Some(&observation.node) || observation.epoch != state.epoch {
         return None;
     }
+    // By this word the lease is returned: the next epoch counts on it that there is none.
+    let begins = matches!(state.phase, Phase::Initialising { .. });
+    if observation.server == Server::Stopped && !begins {
+        return None;
+    }
     let quorum_age = if mutant::is(Mutant::IsolatedLeaderRenews) { Some(0) } else { quorum_age };
     settings.lease_ms().checked_sub(quorum_age?).filter(|left| *left > 0)
+}
+
+/// Whether a node may take the lease that answers its heartbeat of the moment `sent`: only a server whose guard holds the end
+/// of the lease runs under it, and what was answered before that server's predecessor ended (`ended`) was returned with it.
+/// The server of a node that makes the database is not started yet; it will be, with a deadline of its own.
+#[must_use]
+pub fn may_take(state: &State, guarded: bool, sent: Moment, ended: Option<Moment>) -> bool {
+    if mutant::is(Mutant::LeaseWithoutGuard) {
+        return true;
+    }
+    let begins = matches!(state.phase, Phase::Initialising { .. });
+    (guarded || begins) && ended.is_none_or(|ended| sent > ended)
 }
 
 /// Remembers a lease that was just given.

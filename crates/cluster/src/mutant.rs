@@ -83,6 +83,9 @@ mutants! {
     LeasePromiseForgotten: "an agent takes its lease off again for a pause that has ended",
     CopiedCounts: "quorum: a seal of data that was copied and has not caught up since counts",
     PromotedTwice: "a node promotes once more for an appointment for which it was promoted",
+    StartTakenForStopped: "a node says that its server has ended while it starts it",
+    LeaseWithoutGuard: "a node takes a lease, and promotes, while no guard holds the lease's end",
+    PromotionForgotten: "a server that was told to promote counts as a standby like others in a later epoch",
     SealBeforeReplayed: "a seal is read while a server that just started still replays its WAL",
 }
 

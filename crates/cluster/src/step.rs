@@ -49,6 +49,8 @@ pub struct Local {
     pub promised: Epoch,
     /// The latest epoch for which it was told to promote.
     pub promoted_for: Epoch,
+    /// The epoch for which the server that runs was told to promote: until it ends, it may leave recovery at any moment.
+    pub told_to_promote: Option<Epoch>,
     /// Work that was cut short.
     pub unfinished: Option<Unfinished>,
     /// Its data was rewound or copied and has not been seen consistent since.
@@ -284,6 +286,9 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     {
         return Step::Wait(Wait::ForeignData { mine, cluster: state.system_identifier });
     }
+    if promotes_too_late(state, me, local) {
+        return Step::Fence { epoch: state.epoch };
+    }
     match &state.phase {
         Phase::Empty | Phase::Initialising { .. } => Step::Wait(Wait::NoDatabase),
         Phase::Sealing { .. } => sealing(state, local),
@@ -295,6 +300,14 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
             other_is_primary(state, local, appointment)
         }
     }
+}
+
+/// Whether its server, still in recovery, was told to promote for an appointment that does not hold any more. That cannot be
+/// taken back: it would become a primary of an epoch that is over, whatever it has sealed for meanwhile.
+fn promotes_too_late(state: &State, me: &NodeName, local: &Local) -> bool {
+    let (Some(epoch), Server::Standby(_)) = (local.told_to_promote, &local.server) else { return false };
+    let appointed = matches!(&state.phase, Phase::Promoting { appointment } if appointment.node == *me && state.epoch == epoch);
+    !appointed && !mutant::is(Mutant::PromotionForgotten)
 }
 
 fn has_lease(state: &State, local: &Local, now: Moment) -> bool {

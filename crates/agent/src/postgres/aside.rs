@@ -68,25 +68,40 @@ fn is_going(path: &Path) -> bool {
     path.to_string_lossy().ends_with(GOING)
 }
 
-/// The server that took the place of what was set aside streams: what was set aside may go from now on, and all but the
-/// newest goes at once.
+/// The server that took the place of what was set aside streams: what was set aside may go from now on, and all that earlier
+/// ones had replaced goes at once. What one rejoin has set aside stays together: if a copy was cut short, the newest is that
+/// copy, and the node's own data is what was set aside before it.
 ///
 /// # Errors
 /// When something cannot be marked or removed.
 pub fn note_replaced(place: &Place) -> Result<(), PgError> {
     let (going, kept): (Vec<PathBuf>, Vec<PathBuf>) =
         place.those_beside("aside-").into_iter().partition(|path| is_going(path));
+    let newest = kept.last().map(|dir| own_name(dir)).unwrap_or_default();
     for dir in &kept {
         let mark = dir.join(MARK);
         if !mark.exists() {
-            files::replace(&mark, "", place.owner())?;
+            files::replace(&mark, &newest, place.owner())?;
         }
     }
-    let old = kept.len().saturating_sub(1);
-    let renamed = kept.iter().take(old).map(|dir| retire(dir)).collect::<Result<Vec<_>, _>>()?;
+    let together = kept.last().map(|dir| set_aside_with(dir));
+    let old = kept.iter().filter(|dir| Some(set_aside_with(dir)) != together);
+    let renamed = old.map(|dir| retire(dir)).collect::<Result<Vec<_>, _>>()?;
     let going =
         going.into_iter().chain(place.those_beside("lost-").into_iter().filter(|path| is_going(path)));
     going.chain(renamed).try_for_each(|dir| files::remove_dir(&dir))
+}
+
+fn own_name(dir: &Path) -> String {
+    dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The newest directory that was set aside for the same rejoin: what its mark says.
+fn set_aside_with(dir: &Path) -> String {
+    match fs::read_to_string(dir.join(MARK)) {
+        Ok(newest) if !newest.is_empty() => newest,
+        _ => own_name(dir),
+    }
 }
 
 /// Gives a directory the name under which it is removed, however often that is interrupted.
@@ -181,13 +196,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_stays_by_itself() {
+    fn only_what_the_last_rejoin_set_aside_stays() {
         let (root, place) = place("newest");
-        let (_old, new) = (set_aside(&place, 100), set_aside(&place, 200));
+        let names = || list(&place).into_iter().map(|kept| kept.name).collect::<Vec<_>>();
+        // The node's own data, and a copy that was cut short.
+        let (own, copy) = (set_aside(&place, 100), set_aside(&place, 200));
+        for _ in 0..2 {
+            note_replaced(&place).unwrap();
+            assert_eq!(names(), [own.clone(), copy.clone()]);
+        }
+        let next = set_aside(&place, 300);
         note_replaced(&place).unwrap();
         let left = list(&place);
-        assert_eq!(left.iter().map(|kept| kept.name.as_str()).collect::<Vec<_>>(), [new.as_str()]);
-        assert_eq!((left[0].since, left[0].bytes), (200_000, 3));
+        assert_eq!(names(), [next]);
+        assert_eq!(left[0].since, 300_000);
         assert!(prune(&place, &["../etc".to_owned()]).is_err());
         fs::remove_dir_all(root).unwrap();
     }

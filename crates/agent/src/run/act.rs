@@ -68,9 +68,10 @@ impl Acting {
         self.holding = true;
     }
 
-    /// Its server is about to run as a primary: that it does not run yet is no word to rely on.
-    pub(super) fn starts_primary(&self) -> bool {
-        matches!(self.running, Some((Step::StartPrimary, _)))
+    /// Its server is about to run: that it does not run yet is no word to rely on. A leader that heard it would take the lease
+    /// for returned, and the server could be promoted meanwhile.
+    pub(super) fn starts_server(&self) -> bool {
+        matches!(self.running, Some((Step::StartPrimary | Step::StartSealed, _)))
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -166,10 +167,24 @@ impl Run {
             let before = if promotes { Sessions::Wait } else { self.sessions() };
             self.server.sync.configured(sync.clone(), setting, before);
         }
+        // From here on the promotion cannot be taken back.
+        if let Step::Promote { epoch, .. } = &wanted {
+            self.local.told_to_promote = Some(*epoch);
+        }
+        let leased = self.local.lease.filter(|_| matches!(wanted, Step::Promote { .. }));
+        let held = leased.zip(hands.guard()).map(|((_, until), guard)| (guard, self.deadline_of(until)));
         let events = self.events.clone();
         let step = wanted.clone();
         let task = tokio::spawn(async move {
-            let outcome = hands.carry_out(&step).await.map_err(|e| e.to_string());
+            let held = match held {
+                // It was told so when the lease came; a primary begins only under a deadline that is surely in force.
+                Some((guard, deadline)) => hands.hold_to(&guard, hands.turn(), Some(deadline)).await,
+                None => Ok(()),
+            };
+            let outcome = match held {
+                Ok(()) => hands.carry_out(&step).await.map_err(|e| e.to_string()),
+                Err(e) => Err(format!("the guard does not hold the lease: {e}")),
+            };
             let _ = events.send(Event::StepDone(Box::new(outcome))).await;
         });
         self.acting.running = Some((wanted, task));
@@ -224,6 +239,7 @@ impl Run {
             Done::Checkpointed(id) => self.local.checkpointed = Some(id),
             Done::Promoted(server, sync) => {
                 self.local.server = server;
+                self.local.told_to_promote = None;
                 self.local.sync_configured = Some(sync);
                 // The standbys need their slots here before they can stream.
                 self.acting.slots_kept_at = None;

@@ -42,9 +42,11 @@ impl Leash {
 }
 
 impl Run {
-    pub(super) fn on_lease_held(&mut self, lease: Option<(Epoch, Moment)>) {
+    pub(super) fn on_lease_held(&mut self, generation: u64, lease: Option<(Epoch, Moment)>) {
         self.leash.telling = self.leash.telling.saturating_sub(1);
-        if lease.is_some() {
+        // The guard that took it may be gone, and its server with it.
+        let same = self.server.guarded && self.server.generation == generation;
+        if lease.is_some() && same {
             self.local.lease = lease;
             self.leash.held = true;
         }
@@ -88,9 +90,9 @@ impl Run {
                 self.leash.held = false;
                 self.local.lease = None;
                 self.observed.guard_told = Some(None);
-                let events = self.events.clone();
+                let (events, turn) = (self.events.clone(), hands.turn());
                 tokio::spawn(async move {
-                    let told = hands.hold_to(&guard, None).await;
+                    let told = hands.hold_to(&guard, turn, None).await;
                     if let Err(e) = &told {
                         tracing::warn!("the guard did not take the lease off: {e}");
                     }

@@ -7,6 +7,7 @@ use crate::reach;
 use cluster::brake;
 use cluster::command::first_promotion_id;
 use cluster::exposure::Exposure;
+use cluster::lease;
 use cluster::observe::{Observation, Promoted, Seen, Server};
 use cluster::reason::Reason;
 use cluster::state::{Fork, Phase};
@@ -60,7 +61,7 @@ impl Run {
             member: Some(self.parts.member.clone()),
             data: self.local.data.clone(),
             server: match self.local.server.clone() {
-                Server::Stopped if self.acting.starts_primary() => Server::Starting,
+                Server::Stopped if self.acting.starts_server() => Server::Starting,
                 server => server,
             },
             seal: self.local.seal.clone().filter(|s| s.epoch == self.state.epoch),
@@ -198,37 +199,48 @@ impl Run {
         if self.local.lease.is_some_and(|(e, u)| e == epoch && u >= until) {
             return;
         }
-        let hands = self.parts.hands.clone();
-        let Some((hands, guard)) = hands.and_then(|h| h.guard().map(|guard| (h, guard))) else {
-            self.local.lease = Some((epoch, until)); // no server yet: it is started with a deadline of its own
+        let guard = self.parts.hands.as_ref().and_then(|h| h.guard());
+        if !lease::may_take(&self.state, guard.is_some(), Moment(sent_at_ms), self.server.ended_at) {
+            return;
+        }
+        let Some((hands, guard)) = self.parts.hands.clone().zip(guard) else {
+            self.local.lease = Some((epoch, until));
             return;
         };
-        let deadline = until.0.saturating_sub(self.settings().lease_ms() / GUARD_SHARE);
+        let deadline = self.deadline_of(until);
         self.observed.guard_told = Some(Some(deadline));
         self.leash.telling();
-        let events = self.events.clone();
+        let (events, generation, turn) = (self.events.clone(), self.server.generation, hands.turn());
         tokio::spawn(async move {
-            let told = hands.hold_to(&guard, Some(deadline)).await;
+            let told = hands.hold_to(&guard, turn, Some(deadline)).await;
             let lease = told.is_ok().then_some((epoch, until));
             if let Err(e) = told {
                 tracing::warn!("the guard did not take the lease: {e}");
             }
-            let _ = events.send(Event::LeaseHeld { lease }).await;
+            let _ = events.send(Event::LeaseHeld { generation, lease }).await;
         });
+    }
+
+    /// When the guard is to end the server whose lease lasts until then.
+    pub(super) fn deadline_of(&self, until: Moment) -> u64 {
+        until.0.saturating_sub(self.settings().lease_ms() / GUARD_SHARE)
     }
 
     /// A standby needs no lease: its guard must not end it when an old one runs out.
     fn free_standby_from_deadline(&mut self) {
         let is_standby = matches!(self.local.server, Server::Standby(_));
-        let may_promote = self.state.lease_holder() == Some(self.me());
+        // One that was told to promote may be a primary any moment.
+        let may_promote =
+            self.state.lease_holder() == Some(self.me()) || self.local.told_to_promote.is_some();
         if !is_standby || may_promote || self.observed.guard_told == Some(None) {
             return;
         }
         let Some(hands) = self.parts.hands.clone() else { return };
         let Some(guard) = hands.guard() else { return };
         self.observed.guard_told = Some(None);
+        let turn = hands.turn();
         tokio::spawn(async move {
-            if let Err(e) = hands.hold_to(&guard, None).await {
+            if let Err(e) = hands.hold_to(&guard, turn, None).await {
                 tracing::warn!("the guard did not forget the old lease: {e}");
             }
         });

@@ -30,6 +30,8 @@ pub(super) struct ServerSight {
     pub generation: u64,
     /// Whether a guard is attached.
     pub guarded: bool,
+    /// When the last server was known to have ended.
+    pub ended_at: Option<Moment>,
     /// Whether it answered since it started: not answering afterwards is no starting.
     was_up: bool,
     /// When it last answered (or was found).
@@ -61,6 +63,7 @@ impl ServerSight {
         ServerSight {
             generation: 0,
             guarded: attached,
+            ended_at: None,
             was_up: attached,
             answered_at: now,
             since: now,
@@ -147,6 +150,7 @@ impl Run {
         self.local.told = false;
         self.local.seal = None;
         self.local.sync_configured = None;
+        self.local.told_to_promote = self.parts.hands.as_ref().and_then(|hands| pending_promotion(hands));
         self.aim_probe();
     }
 
@@ -185,6 +189,8 @@ impl Run {
         self.local.server = Server::Stopped;
         self.local.seal = None;
         self.local.lease = None;
+        self.local.told_to_promote = None;
+        self.server.ended_at = Some(now());
         self.aim_probe();
     }
 
@@ -277,6 +283,7 @@ impl Run {
         self.server.hindrances = probe.hindrances;
         self.drain.see(self.state.handover.as_ref(), probe.clients, now());
         if let Server::Primary { lsn, .. } = &probe.server {
+            self.local.told_to_promote = None;
             self.server.sync.see(&probe.sync_names, &probe.senders, *lsn);
             self.make_commits_wait();
         }
@@ -315,6 +322,14 @@ impl Run {
             Err(e) => tracing::error!("{e}"),
         }
     }
+}
+
+/// The epoch for which a running server that was found may have been told to promote: it was under a lease when it was found,
+/// and what the node did last was to promote it. Nobody takes the deadline off a server that was told to.
+pub(super) fn pending_promotion(hands: &crate::hands::Hands) -> Option<cluster::Epoch> {
+    let facts = hands.facts();
+    let leased = hands.guard()?.deadline_at_attach_ms().is_some();
+    (leased && facts.promoted_for == facts.promised && facts.promoted_for > 0).then_some(facts.promoted_for)
 }
 
 /// The guard was killed: attach again if it lives after all, else make sure that its server is gone.

@@ -14,7 +14,7 @@ use cluster::observe::{
 };
 use cluster::state::{Member, PgAddress, Phase, SyncSet};
 use cluster::step::{Local, Step, step};
-use cluster::{Epoch, Lsn, Millis, Moment, NodeName, copy, leash};
+use cluster::{Epoch, Lsn, Millis, Moment, NodeName, copy, lease, leash};
 use std::collections::BTreeMap;
 
 /// What an agent has in memory.
@@ -26,6 +26,10 @@ pub struct Agent {
     pub busy: Option<Step>,
     /// Its lease.
     pub lease: Option<(Epoch, Moment)>,
+    /// When its last server ended.
+    pub ended_at: Option<Moment>,
+    /// The epoch for which its server was told to promote, and which start of the server that is.
+    pub told_to_promote: Option<(Epoch, u64)>,
     /// The primary whose agent it asks, of which epoch, and when that last answered (or when it began to ask).
     pub asks: Option<(NodeName, Epoch, Moment)>,
     /// When the primary was asked for what it answered last, if that told how far it is.
@@ -81,10 +85,16 @@ impl World {
         let elects_at = self.now + self.random.ms(150, 500);
         let looks_at = self.now + Random::of_fault(self.seed, FIRST_LOOK + life).ms(0, 150);
         let server_since = self.clock(node);
+        let leader = self.hears_leader.take_if(|n| *n == node).and_then(|_| self.leader());
         let host = &mut self.nodes[node];
         host.agent_process = Running::Yes;
         host.notes.seal = None;
-        host.agent = Some(Agent { life, elects_at, looks_at, server_since, ..Agent::default() });
+        let (promoted_for, promised) = (host.notes.promoted_for, host.notes.promised);
+        let told = host.deadline.is_some() && promoted_for == promised && promoted_for > 0;
+        let told_to_promote = told.then_some((promoted_for, host.postgres.life));
+        let agent =
+            Agent { life, elects_at, looks_at, server_since, told_to_promote, leader, ..Agent::default() };
+        host.agent = Some(agent);
         let name = host.name.clone();
         self.say(|_| format!("{name}: agent starts"));
         self.tick(node, life);
@@ -111,14 +121,21 @@ impl World {
         self.watch_sync(node);
         self.mind_leash(node);
         self.watch_copy(node);
+        // Out of recovery: nothing is pending any more.
+        if matches!(self.server(node), Server::Primary { .. })
+            && let Some(agent) = &mut self.nodes[node].agent
+        {
+            agent.told_to_promote = None;
+        }
         let local = self.local(node);
         let now = self.clock(node);
         let host = &self.nodes[node];
-        let idle = host.postgres.process != Process::Promoting;
-        if idle && host.agent.as_ref().is_some_and(|a| a.busy.is_none()) {
+        if host.agent.as_ref().is_some_and(|a| a.busy.is_none()) {
             let next = step(&host.replica.state, &host.name, &local, now);
+            // Only a fence interrupts a promotion.
+            let promotes = host.postgres.process == Process::Promoting && !matches!(next, Step::Fence { .. });
             super::rules::count_step(&mut self.report.rules, &next);
-            if !matches!(next, Step::Wait(_)) {
+            if !promotes && !matches!(next, Step::Wait(_)) {
                 self.begin_step(node, next);
             }
         }
@@ -140,6 +157,10 @@ impl World {
             lease: agent.and_then(|a| a.lease),
             promised: notes.promised,
             promoted_for: notes.promoted_for,
+            told_to_promote: agent
+                .and_then(|a| a.told_to_promote)
+                .filter(|(_, life)| *life == host.postgres.life && !mutant::is(Mutant::PromotionForgotten))
+                .map(|(epoch, _)| epoch),
             unfinished: notes.unfinished,
             must_clone: None,
             inconsistent: notes.inconsistent,
@@ -164,6 +185,10 @@ impl World {
     fn server(&self, node: NodeId) -> Server {
         if self.nodes[node].agent.as_ref().is_some_and(|a| self.now < a.looks_at) {
             return Server::Unknown;
+        }
+        // Until the step has ended, its agent knows nothing of a server that it starts.
+        if self.nodes[node].agent.as_ref().is_some_and(|a| a.busy == Some(Step::StartSealed)) {
+            return Server::Stopped;
         }
         let postgres = &self.nodes[node].postgres;
         let timeline = postgres.data.as_ref().map_or(1, |d| d.timeline);
@@ -306,7 +331,7 @@ impl World {
         observation.seen = Seen::of(state);
         observation.data = local.data;
         observation.server = match local.server {
-            Server::Stopped if agent.busy == Some(Step::StartPrimary) => Server::Starting,
+            Server::Stopped if starts_server(agent) => Server::Starting,
             server => server,
         };
         observation.seal = local.seal.filter(|s| s.epoch == state.epoch);
@@ -401,21 +426,50 @@ impl World {
     }
 
     fn hear_answer(&mut self, node: NodeId, sent: Moment, lease: Option<(Epoch, Millis)>) {
-        let Some((epoch, left)) = lease else { return };
+        let present = self.nodes[node].replica.state.epoch;
+        let Some((epoch, left)) = lease.filter(|(epoch, _)| *epoch == present) else {
+            return self.free_standby_from_deadline(node);
+        };
         let until = sent.plus(left);
+        let server = self.server(node);
         let host = &mut self.nodes[node];
         let Some(agent) = &mut host.agent else { return };
+        let guarded = server != Server::Stopped;
+        if !lease::may_take(&host.replica.state, guarded, sent, agent.ended_at) {
+            return;
+        }
         if leash::off(&host.replica.state, &host.name, host.notes.promises()) {
             return;
         }
         let later = agent.lease.is_none_or(|(e, u)| (epoch, until) > (e, u));
-        if host.replica.state.epoch == epoch && later {
+        if later {
             agent.lease = Some((epoch, until));
             if matches!(host.postgres.process, Process::Primary | Process::Promoting) {
                 self.set_deadline(node, until);
             }
             self.look(node);
         }
+    }
+
+    /// A standby needs no lease: its guard must not end it when an old one runs out.
+    fn free_standby_from_deadline(&mut self, node: NodeId) {
+        let local = self.local(node);
+        let host = &mut self.nodes[node];
+        let may_promote =
+            host.replica.state.lease_holder() == Some(&host.name) || local.told_to_promote.is_some();
+        if matches!(local.server, Server::Standby(_)) && !may_promote {
+            host.deadline = None;
+        }
+    }
+}
+
+/// Whether it is starting its server: that it does not run yet is no word to rely on.
+fn starts_server(agent: &Agent) -> bool {
+    let sealed = !mutant::is(Mutant::StartTakenForStopped);
+    match agent.busy {
+        Some(Step::StartPrimary) => true,
+        Some(Step::StartSealed) => sealed,
+        _ => false,
     }
 }
 

@@ -15,6 +15,8 @@ use cluster::state::{Replication, SyncSet};
 pub(super) const AIMED: u64 = 1000;
 /// Faults from this number on too, counted by themselves: they shift no number of the others.
 const APART: u64 = 1 << 20;
+/// Faults from this number on likewise.
+const BESIDE: u64 = 1 << 21;
 
 /// What is to happen at such a moment.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,12 @@ pub enum Aim {
     CopyBehind(NodeId),
     /// It loses its data.
     LoseData(NodeId),
+    /// A primary that was just published is made a standby by hand, and its agent forgets that it was published.
+    MakeStandby(NodeId),
+    /// Its agent stands still for about as long as it takes to be given up, and is back before its lease ends.
+    Doze(NodeId),
+    /// Its server ends just when it is appointed, and conclusions from that are late.
+    Relapse(NodeId),
     /// A newcomer of the sync set is barred at once, while the primary's server is slow to hear of the set.
     ThereAndBack(NodeId, NodeId),
 }
@@ -112,12 +120,14 @@ impl World {
                     self.network.unmute(standby);
                     self.aim_apart(90, Aim::KillServer(primary));
                 }
+                self.aim_beside(5, 0, Aim::Relapse(primary));
                 if std::mem::take(&mut self.leaves_behind) {
                     self.aim(80, &[Aim::PowerOff(primary)]);
                 }
                 self.aim(25, &[&[Aim::Any, kill, mute], new.as_slice()].concat());
             }
             Change::Publish { .. } => {
+                self.aim_beside(3, 200_000, Aim::MakeStandby(primary));
                 self.aim(
                     20,
                     &[Aim::Any, Aim::Isolate(primary), Aim::KillServer(primary), Aim::Mute(anybody)],
@@ -236,6 +246,28 @@ impl World {
         }
     }
 
+    /// As [`World::aim_apart`], after `wait`.
+    pub(super) fn aim_beside(&mut self, percent: u64, wait: u64, aim: Aim) {
+        let index = BESIDE + self.aimed_beside;
+        self.aimed_beside += 1;
+        let mut own = Random::of_fault(self.seed, !index);
+        if self.now > FAULTS_FROM && self.now < FAULTS_UNTIL && own.chance(percent) {
+            self.after(wait, Event::Fault { index, aim });
+        }
+    }
+
+    /// The server of a node that was chosen just now ends; whoever leads may be slow to draw a conclusion, or not reach it.
+    fn relapse(&mut self, node: NodeId) -> &'static str {
+        let mut own = Random::of_fault(self.seed, !(BESIDE + self.aimed_beside + (1 << 40)));
+        let (soon, later) = (own.ms(0, 10), own.ms(20, 500));
+        if own.chance(50) {
+            self.aim_beside(100, soon, Aim::LoseLeader);
+        } else {
+            self.aim_beside(100, later, Aim::Isolate(node));
+        }
+        self.kill_postmaster(node)
+    }
+
     /// Plans one of `aims` for the first moments of some clusters.
     fn aim_early(&mut self, aims: &[Aim]) {
         let index = APART + self.aimed_apart;
@@ -272,6 +304,19 @@ impl World {
             Aim::LeaveOut(node) => (self.leave_out(node), node),
             Aim::CopyBehind(primary) => (self.copy_behind(primary), primary),
             Aim::LoseData(node) => (self.lose_data(node), node),
+            Aim::Relapse(node) => (self.relapse(node), node),
+            Aim::MakeStandby(node) => {
+                let mut own = Random::of_fault(self.seed, !(BESIDE + self.aimed_beside + (1 << 42)));
+                self.make_standby_by_hand(0, &mut own);
+                self.start_without_publication(node, &mut own);
+                self.hears_leader = Some(node);
+                ("made a standby by hand after its publication", node)
+            }
+            Aim::Doze(node) => {
+                let ms =
+                    Random::of_fault(self.seed, !(BESIDE + self.aimed_beside + (1 << 41))).ms(1500, 2200);
+                (self.freeze_agent_for(node, ms), node)
+            }
             Aim::ThereAndBack(primary, newcomer) => (self.there_and_back(primary, newcomer), newcomer),
         }
     }
@@ -483,6 +528,10 @@ impl World {
 
     pub(super) fn freeze_agent(&mut self, node: NodeId) -> &'static str {
         let wait = self.random.ms(300, 7000);
+        self.freeze_agent_for(node, wait)
+    }
+
+    fn freeze_agent_for(&mut self, node: NodeId, wait: u64) -> &'static str {
         let host = &mut self.nodes[node];
         if let Some(agent) = &host.agent {
             host.agent_process = Running::Frozen;

@@ -1,5 +1,6 @@
 //! Does the steps of an agent: each takes time, and a crash may come in the middle.
 
+use super::aimed::Aim;
 use super::node::NodeId;
 use super::postgres::{Data, Process};
 use super::random::Random;
@@ -13,6 +14,11 @@ use cluster::{Epoch, Moment, lineage};
 
 /// The numbers of the random sequences that say from whom a copy is made.
 const COPY_SOURCE: u64 = 1 << 42;
+
+/// The numbers of the random sequences that say which promotions take long.
+const LONG_PROMOTION: u64 = 1 << 43;
+/// The numbers of those that say how long a start takes to be known.
+const LAUNCH: u64 = 1 << 44;
 
 impl World {
     /// Begins a step; what must be written down before it is written down here.
@@ -43,7 +49,11 @@ impl World {
             Step::StartSealed => {
                 notes.following = None;
                 postgres.upstream = None;
-                return self.start_server(node);
+                self.start_server(node);
+                // The agent knows of its server when the guard has told it; that may be later than the server is up.
+                let mut own = Random::of_fault(self.seed, LAUNCH + self.number());
+                let wait = if own.chance(10) { own.ms(60, 1500) } else { own.ms(2, 60) };
+                return self.busy_for(node, wait, step);
             }
             Step::StartPrimary => (100, 400),
             Step::Seal { .. } => {
@@ -72,6 +82,10 @@ impl World {
         if matches!(step, Step::SetSync { .. }) && self.now < until {
             wait += extra;
         }
+        self.busy_for(node, wait, step);
+    }
+
+    fn busy_for(&mut self, node: NodeId, wait: u64, step: Step) {
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.busy = Some(step.clone());
             let life = agent.life;
@@ -117,13 +131,21 @@ impl World {
         if let Some(agent) = &mut host.agent {
             agent.sync_configured = Some(sync);
             agent.sync_applied = None;
+            agent.told_to_promote = Some((epoch, life));
         }
         self.wake_checkpointer(node);
-        if let Some((_, until)) = lease {
+        if let Some((_, until)) = lease.filter(|_| !mutant::is(Mutant::LeaseWithoutGuard)) {
             self.set_deadline(node, until);
         }
+        self.aim_beside(3, 0, Aim::Isolate(node));
         let from = if self.random.chance(50) { 1 } else { 30 };
-        let wait = self.random.ms(from, from * 10);
+        let mut wait = self.random.ms(from, from * 10);
+        // All that it holds is replayed first.
+        let mut own = Random::of_fault(self.seed, LONG_PROMOTION + self.number());
+        if own.chance(5) {
+            wait = own.ms(500, 6000);
+            self.aim_beside(60, 0, Aim::Doze(node));
+        }
         self.after(wait, Event::Promoted { node, life });
     }
 

@@ -114,7 +114,7 @@ impl World {
     }
 
     /// The primary's server is restarted by hand with a standby.signal, so fast that its agent sees it only afterwards.
-    fn make_standby_by_hand(&mut self, own: &mut Random) {
+    pub(super) fn make_standby_by_hand(&mut self, forgets_percent: u64, own: &mut Random) {
         let serves = |n: &Node| {
             let knows = matches!(&n.replica.state.phase, Phase::Serving { appointment } if appointment.node == n.name);
             knows && n.postgres.process == Process::Primary
@@ -125,14 +125,14 @@ impl World {
             self.kill_server(node);
             self.start_server(node);
             *self.report.faults.entry("primary made a standby by hand").or_default() += 1;
-            if own.chance(50) {
-                self.forget_publication(node, own);
+            if own.chance(forgets_percent) {
+                self.start_without_publication(node, own);
             }
         }
     }
 
     /// The agent starts anew with a state in which the node is appointed and not published, and does not learn more for a while.
-    fn forget_publication(&mut self, node: NodeId, own: &mut Random) {
+    pub(super) fn start_without_publication(&mut self, node: NodeId, own: &mut Random) {
         let published = |c: &Command| matches!(c.change, Change::Publish { .. });
         let Some(index) = self.store.log.iter().rposition(published) else { return };
         std::mem::swap(&mut self.random, own);
@@ -164,7 +164,7 @@ impl World {
             }
             7 => drop(self.ask_leader(&Order::Maintain { node: name, text: None, insist: own.chance(20) })),
             8 => self.cancel(own),
-            9 => self.make_standby_by_hand(own),
+            9 => self.make_standby_by_hand(50, own),
             _ => {}
         }
     }

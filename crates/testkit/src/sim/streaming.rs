@@ -192,6 +192,10 @@ impl World {
             postgres.senders.iter().map(|(id, s)| (*id, s.connection)).collect();
         ends.extend(postgres.receiver.map(|r| (r.upstream, r.connection)));
         self.nodes[node].postgres.kill();
+        let now = self.clock(node);
+        if let Some(agent) = &mut self.nodes[node].agent {
+            (agent.lease, agent.ended_at) = (None, Some(now));
+        }
         self.replay_server_backlog(node);
         for (other, connection) in ends {
             self.send_stream(node, other, StreamMessage::Close { connection });

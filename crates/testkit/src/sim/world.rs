@@ -147,6 +147,10 @@ pub struct World {
     pub aimed: u64,
     /// Those that are counted apart, so far.
     pub aimed_apart: u64,
+    /// Whose next agent hears at once who leads, without the entries that it lacks.
+    pub hears_leader: Option<NodeId>,
+    /// And those beside them.
+    pub aimed_beside: u64,
     /// A report that is kept back, to arrive late.
     pub kept: Option<(NodeId, Observation, Moment)>,
     /// A standby is being left behind, so that it is to be the only one left.
@@ -197,6 +201,8 @@ impl World {
             skip: skip.clone(),
             aimed: 0,
             aimed_apart: 0,
+            aimed_beside: 0,
+            hears_leader: None,
             kept: None,
             leaves_behind: false,
             left_out: None,
