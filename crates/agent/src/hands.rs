@@ -20,7 +20,7 @@ use cluster::observe::{RejoinWay, Seal, Server, Standby};
 use cluster::state::{State, SyncSet};
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName, Timeline};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -71,6 +71,8 @@ pub struct Hands {
     progress: Mutex<Option<CopyProgress>>,
     /// The sync set that the server has been told with its seal, while it was told nothing else since.
     sealed_with: Mutex<Option<SyncSet>>,
+    /// Somebody had set `synchronous_standby_names` on the running server, and it was taken back.
+    sync_taken_back: AtomicBool,
     /// The number of the next word to the guard, and of the last one that it was told.
     words: AtomicU64,
     last_word: tokio::sync::Mutex<u64>,
@@ -107,6 +109,7 @@ impl Hands {
             segment_bytes: Mutex::new(16 * 1024 * 1024),
             progress: Mutex::new(None),
             sealed_with: Mutex::new(None),
+            sync_taken_back: AtomicBool::new(false),
             words: AtomicU64::new(1),
             last_word: tokio::sync::Mutex::new(0),
         }
@@ -249,8 +252,16 @@ impl Hands {
     async fn configure(&self, upstream: Option<Upstream>, sync: SyncSet) -> Result<(), PgError> {
         *lock(&self.sealed_with) = None;
         let managed = Managed { upstream, sync: Some(sync) };
-        configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)?;
+        let taken = configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)?;
+        if taken.iter().any(|name| name == "synchronous_standby_names") {
+            self.sync_taken_back.store(true, Ordering::Relaxed);
+        }
         self.reload().await
+    }
+
+    /// Whether another `synchronous_standby_names` has been in force on the running server since this was last asked.
+    pub fn sync_was_taken_back(&self) -> bool {
+        self.sync_taken_back.swap(false, Ordering::Relaxed)
     }
 
     async fn reload(&self) -> Result<(), PgError> {
@@ -274,6 +285,7 @@ impl Hands {
         let managed = Managed { upstream: None, sync: Some(sync) };
         *lock(&self.sealed_with) = None;
         configuration::write_all(&self.place, self.place.data(), &self.me, &managed)?;
+        self.sync_taken_back.store(false, Ordering::Relaxed);
         process::mark_standby(&self.place, kind)?;
         let deadline = match kind {
             Kind::Standby => None,
@@ -396,8 +408,13 @@ impl Hands {
             f.clone_ordered = None;
         })?;
         // Clients wait for this: what was seen to be obeyed is not said again.
-        if lock(&self.sealed_with).as_ref() != Some(sync) {
+        let said = lock(&self.sealed_with).as_ref() == Some(sync);
+        if !said || promote::sync_names(&self.session).await? != configuration::sync_setting(sync) {
             self.configure(None, sync.clone()).await?;
+        }
+        // Whether sessions wait may still follow what was taken back (see `postgres::sync`).
+        if self.sync_taken_back.load(Ordering::Relaxed) && !sync.is_open() {
+            prepare::checkpoint(&self.place).await?;
         }
         let server = promote::promote(&self.session).await?;
         promote::checkpoint_soon(self.place.clone());
@@ -428,18 +445,19 @@ impl Hands {
         Ok(Done::Plain)
     }
 
-    /// Stops the server in order; at once when that takes too long.
+    /// Stops the server in order; at once when that takes too long, or when it has no guard.
     ///
     /// # Errors
     /// When it cannot be stopped.
     pub async fn stop(&self, limit: Duration) -> Result<(), PgError> {
-        let Some(guard) = self.guard() else { return Ok(()) };
+        let Some(guard) = self.guard() else { return process::end_orphan(&self.place).await };
         guard.stop(StopMode::Fast).await?;
         if self.wait_for_end(limit).await.is_err() {
             tracing::warn!("the server did not stop in order within {} s; ended at once", limit.as_secs());
             self.fence().await?;
         }
-        Ok(())
+        // The guard may have been lost rather than at its end.
+        process::end_orphan(&self.place).await
     }
 
     /// The loop drops the guard when it hears that the last process is gone.

@@ -34,7 +34,8 @@ pub struct Outgoing {
     pub urgent: u64,
 }
 
-/// Runs until the loop drops its end. Heartbeats never overtake each other: one is under way at a time.
+/// Runs until the loop drops its end. Heartbeats never overtake each other: one is under way at a time. None goes without
+/// a new observation: an agent whose loop hangs is to be silent, as nobody decides or steps for it.
 pub async fn send(
     mut outgoing: watch::Receiver<Option<Outgoing>>,
     mut leaders: watch::Receiver<Leader>,
@@ -92,7 +93,8 @@ async fn to_myself(
     tokio::time::timeout(limit, answer).await.ok()?.ok()
 }
 
-/// Waits for the next regular moment, a new leader, or something urgent; `false`: the loop is gone.
+/// Waits for the next regular moment and an observation to send then, for a new leader, or for something urgent; `false`: the
+/// loop is gone.
 async fn until_next(
     outgoing: &mut watch::Receiver<Option<Outgoing>>,
     leaders: &mut watch::Receiver<Leader>,
@@ -101,18 +103,54 @@ async fn until_next(
 ) -> bool {
     let pause = tokio::time::sleep(every);
     tokio::pin!(pause);
+    let mut fresh = false;
     loop {
         tokio::select! {
-            () = &mut pause => return true,
+            () = &mut pause, if fresh => return true,
             changed = leaders.changed() => return changed.is_ok(),
             changed = outgoing.changed() => {
                 if changed.is_err() {
                     return false;
                 }
+                fresh = true;
                 if outgoing.borrow().as_ref().is_some_and(|o| o.urgent != sent_urgent) {
                     return true;
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_millis(5);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn outgoing(number: u64) -> Option<Outgoing> {
+        let me = "n1".parse().expect("a name");
+        let observation = Observation { serial: (String::new(), number), ..Observation::blank(me) };
+        Some(Outgoing { observation, urgent: 0 })
+    }
+
+    async fn next(events: &mut mpsc::Receiver<Event>) -> u64 {
+        match tokio::time::timeout(LONG, events.recv()).await {
+            Ok(Some(Event::Heartbeat { observation, .. })) => observation.serial.1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_said_twice_when_the_loop_hangs() {
+        let (sender, mut events) = mpsc::channel(8);
+        let (tell, told) = watch::channel(outgoing(1));
+        let (_leads, leaders) = watch::channel(Leader::Me);
+        let sending = tokio::spawn(send(told, leaders, sender, EVERY, LONG));
+        assert_eq!(next(&mut events).await, 1);
+        assert!(tokio::time::timeout(20 * EVERY, events.recv()).await.is_err(), "it was said again");
+        tell.send_replace(outgoing(2));
+        assert_eq!(next(&mut events).await, 2);
+        sending.abort();
     }
 }

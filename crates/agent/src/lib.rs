@@ -22,4 +22,5 @@ pub mod postgres;
 pub mod probing;
 pub mod reach;
 pub mod settings;
+pub mod stall;
 pub mod store;

@@ -5,6 +5,7 @@
 pub mod aside;
 pub mod basebackup;
 pub mod configuration;
+mod conflict;
 pub mod connection;
 pub mod control;
 pub mod files;
@@ -12,6 +13,7 @@ pub mod follow;
 pub mod history;
 pub mod initialise;
 pub mod lost;
+mod overrides;
 pub mod prepare;
 pub mod probe;
 pub mod process;

@@ -24,6 +24,7 @@ use crate::messages::{self, HeartbeatAnswer, Pong};
 use crate::postgres::probe::Probe;
 use crate::probing;
 use crate::reach;
+use crate::stall;
 use crate::store::{Standing, Store};
 use cluster::copy::CloneCause;
 use cluster::decide::Proposed;
@@ -76,6 +77,13 @@ pub enum Event {
     Looked(Result<DataDir, String>),
     /// A step ended.
     StepDone(Box<Result<Done, String>>),
+    /// What became of the server is known again, after its guard was lost.
+    FoundAgain {
+        /// Which search; a later one counts.
+        search: u64,
+        /// What was found.
+        found: Done,
+    },
     /// A proposal ended.
     Proposed(Result<(), String>),
     /// A leadership transfer ended.
@@ -183,6 +191,8 @@ pub async fn run(
     let pause = Duration::from_millis((run.detect_ms() / 30).clamp(10, 100));
     let mut ticks = tokio::time::interval(pause);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let lease = Duration::from_millis(run.settings().lease_ms());
+    let rounds = stall::watch(lease).map_err(|e| format!("cannot make a thread: {e}"))?;
     run.look_at_data();
     loop {
         tokio::select! {
@@ -198,7 +208,9 @@ pub async fn run(
             _ = ticks.tick() => {}
         }
         run.turn();
+        rounds.count();
     }
+    drop(rounds);
     run.stop_in_order(&mut inbox, &mut guard_events).await;
     if let Some(telling) = run.telling.take() {
         telling.finish().await;
@@ -276,6 +288,7 @@ impl Run {
             Event::Probed { generation, found } => self.on_probed(generation, *found),
             Event::Looked(found) => self.on_looked(found),
             Event::StepDone(outcome) => self.on_step_done(*outcome),
+            Event::FoundAgain { search, found } => self.on_found_again(search, found),
             Event::Proposed(outcome) => self.on_proposed(outcome),
             Event::Transferred => self.lead.transferring = false,
             Event::SlotsKept(outcome) => self.on_slots_kept(outcome),

@@ -1,10 +1,10 @@
 //! PostgreSQL's configuration files as we write them.
 //!
 //! postgresql.conf stays as initdb made it, but for two include lines at its end: `pgkeel.user.conf` (defaults, then
-//! the user's own settings) and `pgkeel.conf` (what we manage; it comes last, so it holds). pg_hba.conf and
-//! pg_ident.conf are ours; the user's lines for pg_hba.conf come from the configuration file.
+//! the user's own settings) and `pgkeel.conf` (what we manage; it comes last, so it holds, and what ALTER SYSTEM
+//! says otherwise is taken back). pg_hba.conf and pg_ident.conf are ours; the user's lines for pg_hba.conf come from the configuration file.
 
-use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER, files};
+use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER, files, overrides};
 use crate::os_user;
 use cluster::NodeName;
 use cluster::state::{PgAddress, SyncSet};
@@ -46,11 +46,16 @@ pub struct Managed {
     pub sync: Option<SyncSet>,
 }
 
-/// Writes all files into the data directory `data`.
+/// Writes all files into the data directory `data`. Returns what was taken back of what ALTER SYSTEM said.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn write_all(place: &Place, data: &Path, me: &NodeName, managed: &Managed) -> Result<(), PgError> {
+pub fn write_all(
+    place: &Place,
+    data: &Path,
+    me: &NodeName,
+    managed: &Managed,
+) -> Result<Vec<String>, PgError> {
     let owner = place.owner();
     let main = data.join("postgresql.conf");
     let text = std::fs::read_to_string(&main).map_err(PgError::file("read", &main))?;
@@ -64,12 +69,28 @@ pub fn write_all(place: &Place, data: &Path, me: &NodeName, managed: &Managed) -
     write_managed(place, data, me, managed)
 }
 
-/// Writes only what changes from moment to moment; takes effect with a reload.
+/// Writes only what changes from moment to moment; takes effect with a reload. Returns what was taken back of what ALTER SYSTEM
+/// said.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_managed(place: &Place, data: &Path, me: &NodeName, managed: &Managed) -> Result<(), PgError> {
-    files::replace(&data.join("pgkeel.conf"), &managed_settings(place, me, managed), place.owner())
+pub fn write_managed(
+    place: &Place,
+    data: &Path,
+    me: &NodeName,
+    managed: &Managed,
+) -> Result<Vec<String>, PgError> {
+    let settings = managed_settings(place, me, managed);
+    let mut text = String::from("# Written by pgkeel. Do not edit: it is replaced without warning.\n");
+    for (name, value) in &settings {
+        let _ = writeln!(text, "{name} = {}", quote(value));
+    }
+    files::replace(&data.join("pgkeel.conf"), &text, place.owner())?;
+    // Most often there is nothing to take back, and what is there is then noticed where it is not obeyed.
+    Ok(overrides::take_back(place, data, &settings.map(|(name, _)| name)).unwrap_or_else(|e| {
+        tracing::error!("{e}");
+        Vec::new()
+    }))
 }
 
 /// A value between single quotes, as src/backend/utils/misc/guc-file.l reads it.
@@ -90,7 +111,7 @@ fn user_settings(place: &Place) -> String {
     text
 }
 
-fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> String {
+fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'static str, String); 12] {
     let pg = &place.settings;
     let (conninfo, slot) = match &managed.upstream {
         Some(upstream) => (conninfo(upstream, me), me.slot()),
@@ -98,7 +119,7 @@ fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> String {
     };
     let sync = managed.sync.as_ref().map(sync_setting).unwrap_or_default();
     let socket_dir = place.socket_dir();
-    let lines = [
+    [
         ("listen_addresses", pg.listen_addresses.clone()),
         ("port", pg.port.to_string()),
         ("unix_socket_directories", socket_dir.display().to_string()),
@@ -113,12 +134,7 @@ fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> String {
         ("primary_conninfo", conninfo),
         ("primary_slot_name", slot),
         ("synchronous_standby_names", sync),
-    ];
-    let mut text = String::from("# Written by pgkeel. Do not edit: it is replaced without warning.\n");
-    for (name, value) in lines {
-        let _ = writeln!(text, "{name} = {}", quote(&value));
-    }
-    text
+    ]
 }
 
 fn wal_level(place: &Place) -> String {

@@ -10,7 +10,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When any step fails; the old content is then still there.
-pub fn replace(path: &Path, content: &str, owner: Option<(u32, u32)>) -> Result<(), PgError> {
+pub fn replace(path: &Path, content: impl AsRef<[u8]>, owner: Option<(u32, u32)>) -> Result<(), PgError> {
     let fresh = path.with_extension("pgkeel-new");
     let mut file = File::options()
         .write(true)
@@ -19,7 +19,7 @@ pub fn replace(path: &Path, content: &str, owner: Option<(u32, u32)>) -> Result<
         .mode(0o600)
         .open(&fresh)
         .map_err(PgError::file("create", &fresh))?;
-    file.write_all(content.as_bytes()).map_err(PgError::file("write", &fresh))?;
+    file.write_all(content.as_ref()).map_err(PgError::file("write", &fresh))?;
     if let Some((uid, gid)) = owner {
         chown(&fresh, Some(uid), Some(gid)).map_err(PgError::file("give away", &fresh))?;
     }

@@ -1,7 +1,8 @@
 //! Seals a standby: makes sure that it receives from nobody, and reads where it stands.
 
 use super::PgError;
-use super::connection::within;
+use super::conflict::Conflicts;
+use super::connection::{connect, within};
 use super::session::Session;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 ///
 /// The receiver is asked for by the startup process, which hears of the setting a moment later than others. Where it waits
 /// for more WAL, and where it has some to replay or stands paused, it takes in its settings before it asks again
-/// (WaitForWALToBecomeAvailable, src/backend/access/transam/xlogrecovery.c).
+/// (WaitForWALToBecomeAvailable, src/backend/access/transam/xlogrecovery.c). No look is taken before the postmaster has
+/// signalled it: a session may see the setting a moment earlier, but the postmaster, which was signalled before this is called,
+/// accepts a new connection only after it has passed that on to all its children (src/backend/postmaster/postmaster.c).
 ///
 /// A server that has received nothing since it started shows only what it has replayed, and takes questions long before
 /// it has replayed all of its own WAL. It has once its startup process waits for more. Sealed any earlier, it would seem
@@ -24,7 +27,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// When this takes more than ten seconds, or the setting is overridden elsewhere (ALTER SYSTEM). It may be tried again.
 pub async fn wait_until_sealed(session: &Session) -> Result<(), PgError> {
     let asking = session.asking(CONNECT_LIMIT).await?;
+    signals_are_out(session).await?;
     let began = Instant::now();
+    let mut conflicts = Conflicts::new();
     loop {
         // pg_stat_wal_receiver has no row before the receiver is ready: pg_stat_activity shows it from its start.
         let query = "select current_setting('primary_conninfo') = '',
@@ -39,6 +44,7 @@ pub async fn wait_until_sealed(session: &Session) -> Result<(), PgError> {
         if empty && gone && replayed {
             return Ok(());
         }
+        conflicts.end(&asking).await?;
         if began.elapsed() > GONE_LIMIT {
             let what = if empty && gone {
                 "the server still replays the WAL that it holds"
@@ -50,5 +56,13 @@ pub async fn wait_until_sealed(session: &Session) -> Result<(), PgError> {
             return Err(PgError::Unexpected(format!("cannot seal: {what}")));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Any answer to a new connection tells it, also that there are too many.
+async fn signals_are_out(session: &Session) -> Result<(), PgError> {
+    match connect(session.place(), CONNECT_LIMIT).await {
+        Err(PgError::Sql(e)) if e.code().is_some() => Ok(()),
+        other => other.map(drop),
     }
 }

@@ -106,20 +106,11 @@ pub async fn end_copying(place: &Place) -> Result<(), PgError> {
     };
     let began = Instant::now();
     loop {
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let left: Vec<i32> = pids.filter(|pid| writes_there(*pid)).collect();
+        let left: Vec<i32> = all_pids().filter(|pid| writes_there(*pid)).collect();
         if left.is_empty() {
             return Ok(());
         }
-        for pid in left.into_iter().filter_map(Pid::from_raw) {
-            // As below: looked at again after it is open.
-            if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
-                && writes_there(pid.as_raw_nonzero().get())
-            {
-                let _ = pidfd_send_signal(&fd, Signal::KILL);
-            }
-        }
+        left.into_iter().for_each(|pid| send(pid, Signal::KILL, || writes_there(pid)));
         if began.elapsed() > LISTEN_LIMIT {
             let doing = "ending the pg_basebackup of an earlier copy".into();
             return Err(PgError::Slow { doing, limit_s: LISTEN_LIMIT.as_secs() });
@@ -128,26 +119,57 @@ pub async fn end_copying(place: &Place) -> Result<(), PgError> {
     }
 }
 
-/// Ends a server that runs without a guard: nobody would stop it when its lease ends.
+/// Processes of a server whose postmaster is gone. They go on with the statement that they are at, and acknowledge it.
+fn left_behind(place: &Place) -> Vec<i32> {
+    let Ok(data) = std::fs::canonicalize(place.data()) else { return Vec::new() };
+    let serves_there = |pid: &i32| {
+        let link = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let program = link("exe");
+        // Where the server's package was replaced meanwhile the kernel adds " (deleted)".
+        let file = program.file_name().map(|name| name.as_encoded_bytes().starts_with(b"postgres"));
+        file == Some(true) && link("cwd") == data
+    };
+    all_pids().filter(serves_there).collect()
+}
+
+fn all_pids() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+}
+
+/// By pidfd, and looked at again after it is open: a pid that was reused meanwhile is never hit.
+fn send(pid: i32, signal: Signal, still: impl FnOnce() -> bool) {
+    if let Some(pid) = Pid::from_raw(pid)
+        && let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+        && still()
+    {
+        let _ = pidfd_send_signal(&fd, signal);
+    }
+}
+
+/// Ends a server that runs without a guard, with all its processes: nobody would stop it when its lease ends.
 ///
 /// # Errors
 /// When it does not end within a minute.
 pub async fn end_orphan(place: &Place) -> Result<(), PgError> {
     let began = Instant::now();
-    while let Some(pid) = orphan(place) {
-        let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
-        let signal = if began.elapsed() < Duration::from_secs(5) { Signal::QUIT } else { Signal::KILL };
-        // By pidfd, and looked at again after it is open: a pid that was reused meanwhile is never hit.
-        if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
-            && orphan(place) == Some(pid.as_raw_nonzero().get())
-        {
-            let _ = pidfd_send_signal(&fd, signal);
+    loop {
+        let left = if let Some(pid) = orphan(place) {
+            let signal = if began.elapsed() < Duration::from_secs(5) { Signal::QUIT } else { Signal::KILL };
+            send(pid, signal, || orphan(place) == Some(pid));
+            vec![pid]
+        } else {
+            let left = left_behind(place);
+            left.iter().for_each(|pid| send(*pid, Signal::KILL, || left_behind(place).contains(pid)));
+            left
+        };
+        if left.is_empty() {
+            return Ok(());
         }
         if began.elapsed() > ORPHAN_LIMIT {
-            let doing = format!("ending the unattended server (process {})", pid.as_raw_nonzero());
+            let doing = format!("ending the unattended server (processes {left:?})");
             return Err(PgError::Slow { doing, limit_s: ORPHAN_LIMIT.as_secs() });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Makes a standby the primary.
 
+use super::conflict::Conflicts;
 use super::connection::{connect, within};
 use super::session::{Asking, Session};
 use super::{PgError, Place, probe};
@@ -46,15 +47,27 @@ pub async fn promote(session: &Session) -> Result<Server, PgError> {
     }
     within("pg_promote", CONNECT_LIMIT, asking.one("select pg_promote(false)", &[])).await?;
     let began = Instant::now();
+    let mut conflicts = Conflicts::new();
     loop {
         if let Some(primary) = look(&asking).await? {
             return Ok(primary);
         }
+        conflicts.end(&asking).await?;
         if began.elapsed() > PROMOTE_LIMIT {
             return Err(PgError::Slow { doing: "promotion".into(), limit_s: PROMOTE_LIMIT.as_secs() });
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// The `synchronous_standby_names` that the server shows.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn sync_names(session: &Session) -> Result<String, PgError> {
+    let asking = session.asking(CONNECT_LIMIT).await?;
+    let question = asking.one("select current_setting('synchronous_standby_names')", &[]);
+    Ok(within("asking for the synchronous standbys", CONNECT_LIMIT, question).await?.try_get(0)?)
 }
 
 /// A primary, if it is one. Clients wait for this: nothing else is asked with it.

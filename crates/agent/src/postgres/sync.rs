@@ -12,6 +12,8 @@
 //! an empty setting commits surely wait only once a CHECKPOINT has ended that was asked for after the signals: the
 //! checkpointer handles them before it begins one. It is asked for over a new connection, which the postmaster accepts
 //! only when it has sent all signals.
+//!
+//! Somebody may set another value by ALTER SYSTEM. It is noticed, and what it may have done to the flag is not forgotten.
 
 use cluster::observe::{Replica, SyncApplied};
 use cluster::state::SyncSet;
@@ -47,6 +49,9 @@ enum Checkpoint {
     Running,
 }
 
+/// So long after it was told, a server that shows another value has not just been slow.
+const OBEYS_WITHIN_MS: Millis = 3000;
+
 /// Follows one primary.
 #[derive(Clone, Debug, Default)]
 pub struct SyncWatch {
@@ -54,6 +59,12 @@ pub struct SyncWatch {
     number: u64,
     wanted: Option<(SyncSet, String)>,
     shown: bool,
+    /// When the server had surely been told.
+    told_at: Option<Moment>,
+    /// It obeys another value than it was told.
+    overridden: bool,
+    /// Another value was in force: what is known of the flag does not hold before the next checkpoint.
+    lapsed: bool,
     checkpoint: Checkpoint,
     /// Whether sessions surely wait for standbys.
     sessions_wait: bool,
@@ -65,15 +76,33 @@ pub struct SyncWatch {
 impl SyncWatch {
     /// A new set was configured; `setting` is its text as the server will show it.
     pub fn configured(&mut self, set: SyncSet, setting: String, before: Sessions) {
-        let sessions_wait = !set.is_open() && (self.sessions_wait || before == Sessions::Wait);
+        let waited = !self.lapsed && (self.sessions_wait || before == Sessions::Wait);
+        let sessions_wait = !set.is_open() && waited;
         let checkpoint = if set.is_open() || sessions_wait { Checkpoint::Needless } else { Checkpoint::Due };
         *self = SyncWatch {
             number: self.number + 1,
             wanted: Some((set, setting)),
             checkpoint,
             sessions_wait,
+            lapsed: self.lapsed,
             ..SyncWatch::default()
         };
+    }
+
+    /// The server has been told the set that was configured last.
+    pub fn told(&mut self, now: Moment) {
+        self.told_at = Some(now);
+    }
+
+    /// Another value than the one that was configured has been in force: what is known of the server does not hold any more.
+    pub fn lapse(&mut self) {
+        (self.lapsed, self.shown, self.sessions_wait) = (true, false, false);
+        (self.applied, self.replies) = (None, None);
+        if self.wanted.as_ref().is_some_and(|(set, _)| !set.is_open()) {
+            // A checkpoint that runs was asked for before this.
+            self.number += 1;
+            self.checkpoint = Checkpoint::Due;
+        }
     }
 
     /// Whether a checkpoint must be made now, and for which set; the caller makes it.
@@ -90,6 +119,7 @@ impl SyncWatch {
         if number == self.number && self.checkpoint == Checkpoint::Running {
             self.checkpoint = if made { Checkpoint::Needless } else { Checkpoint::Due };
             self.sessions_wait |= made;
+            self.lapsed &= !made;
         }
     }
 
@@ -99,9 +129,17 @@ impl SyncWatch {
     }
 
     /// Takes in a probe of the primary, which had flushed up to `flushed`.
-    pub fn see(&mut self, setting: &str, senders: &[WalSender], flushed: Lsn) {
+    pub fn see(&mut self, setting: &str, senders: &[WalSender], flushed: Lsn, now: Moment) {
         let Some((set, wanted)) = &self.wanted else { return };
-        if self.applied.is_some() || setting != wanted {
+        if setting != wanted {
+            let late = self.told_at.is_some_and(|at| now.since(at) >= OBEYS_WITHIN_MS);
+            if self.shown || late {
+                self.overridden = true;
+                self.lapse();
+            }
+            return;
+        }
+        if self.applied.is_some() {
             return;
         }
         self.shown = true;
@@ -122,6 +160,12 @@ impl SyncWatch {
         if all_obey && self.checkpoint == Checkpoint::Needless {
             self.applied = Some(SyncApplied { set: set.clone(), since: flushed });
         }
+    }
+
+    /// Whether the server obeys another setting than the one that it was told: it must be told again.
+    #[must_use]
+    pub fn overridden(&self) -> bool {
+        self.overridden
     }
 
     /// The set that is obeyed, once it surely is.
@@ -182,14 +226,14 @@ mod tests {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "new".into(), Sessions::Wait);
         for reply in ["1", "2", "3"] {
-            watch.see("old", &[sender(7, reply)], Lsn(1));
+            watch.see("old", &[sender(7, reply)], Lsn(1), Moment(0));
         }
         assert_eq!(watch.applied(), None, "the value is not shown yet");
-        watch.see("new", &[sender(7, "3"), sender(8, "3")], Lsn(2));
-        watch.see("new", &[sender(7, "4"), sender(8, "3")], Lsn(3));
-        watch.see("new", &[sender(7, "5"), sender(8, "4")], Lsn(4));
+        watch.see("new", &[sender(7, "3"), sender(8, "3")], Lsn(2), Moment(0));
+        watch.see("new", &[sender(7, "4"), sender(8, "3")], Lsn(3), Moment(0));
+        watch.see("new", &[sender(7, "5"), sender(8, "4")], Lsn(4), Moment(0));
         assert_eq!(watch.applied(), None);
-        watch.see("new", &[sender(7, "5"), sender(8, "5")], Lsn(5));
+        watch.see("new", &[sender(7, "5"), sender(8, "5")], Lsn(5), Moment(0));
         assert_eq!(watch.applied().map(|a| a.since), Some(Lsn(5)));
     }
 
@@ -212,7 +256,7 @@ mod tests {
     fn a_primary_without_standbys_obeys_at_once() {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "x".into(), Sessions::Wait);
-        watch.see("x", &[], Lsn(9));
+        watch.see("x", &[], Lsn(9), Moment(0));
         assert!(watch.applied().is_some());
     }
 
@@ -220,36 +264,75 @@ mod tests {
     fn after_an_empty_setting_a_checkpoint_is_needed() {
         let mut watch = SyncWatch::default();
         watch.configured(any(0), String::new(), Sessions::Wait);
-        watch.see("", &[], Lsn(1));
+        watch.see("", &[], Lsn(1), Moment(0));
         assert!(watch.applied().is_some_and(|a| a.set.is_open()), "waiting for nobody needs none");
         watch.configured(any(1), "x".into(), Sessions::MayNotWait);
         assert_eq!(watch.begin_checkpoint(), None, "the signals may not be out");
-        watch.see("x", &[], Lsn(2));
+        watch.see("x", &[], Lsn(2), Moment(0));
         assert_eq!(watch.applied(), None);
         let number = watch.begin_checkpoint().expect("due");
         assert_eq!(watch.begin_checkpoint(), None, "one at a time");
         watch.checkpoint_ended(number, false);
         assert_eq!(watch.begin_checkpoint(), Some(number), "tried again");
         watch.checkpoint_ended(number, true);
-        watch.see("x", &[], Lsn(3));
+        watch.see("x", &[], Lsn(3), Moment(0));
         assert_eq!(watch.applied().map(|a| a.since), Some(Lsn(3)));
         watch.configured(any(1), "y".into(), Sessions::MayNotWait);
-        watch.see("y", &[], Lsn(4));
+        watch.see("y", &[], Lsn(4), Moment(0));
         assert!(watch.applied().is_some(), "they still wait");
+    }
+
+    #[test]
+    fn another_value_is_noticed_and_its_effect_not_forgotten() {
+        let mut watch = SyncWatch::default();
+        watch.configured(any(1), "x".into(), Sessions::Wait);
+        watch.see("", &[], Lsn(1), Moment(0));
+        assert!(!watch.overridden(), "it may not have been read yet");
+        watch.see("x", &[], Lsn(2), Moment(0));
+        assert!(watch.applied().is_some());
+        watch.see("", &[], Lsn(3), Moment(0));
+        assert!(watch.overridden());
+        assert_eq!(watch.applied(), None);
+        watch.see("x", &[], Lsn(3), Moment(0));
+        assert_eq!(watch.applied(), None, "sessions may not wait, whoever set it back");
+        watch.configured(any(1), "x".into(), Sessions::Wait);
+        assert!(!watch.overridden());
+        watch.configured(any(1), "y".into(), Sessions::Wait);
+        watch.see("y", &[], Lsn(4), Moment(0));
+        assert_eq!(watch.applied(), None, "sessions may not wait before a checkpoint");
+        let number = watch.begin_checkpoint().expect("due");
+        watch.checkpoint_ended(number, true);
+        watch.see("y", &[], Lsn(5), Moment(0));
+        assert!(watch.applied().is_some());
+        watch.lapse();
+        assert_eq!(watch.applied(), None);
+    }
+
+    #[test]
+    fn a_value_that_is_never_shown_is_another() {
+        let mut watch = SyncWatch::default();
+        watch.configured(any(1), "x".into(), Sessions::Wait);
+        watch.see("", &[], Lsn(1), Moment(9_000_000));
+        assert!(!watch.overridden(), "it has not been told yet");
+        watch.told(Moment(1000));
+        watch.see("", &[], Lsn(1), Moment(1000 + OBEYS_WITHIN_MS - 1));
+        assert!(!watch.overridden());
+        watch.see("", &[], Lsn(1), Moment(1000 + OBEYS_WITHIN_MS));
+        assert!(watch.overridden());
     }
 
     #[test]
     fn a_late_checkpoint_is_not_for_the_next_set() {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "x".into(), Sessions::MayNotWait);
-        watch.see("x", &[], Lsn(1));
+        watch.see("x", &[], Lsn(1), Moment(0));
         let late = watch.begin_checkpoint().expect("due");
         watch.configured(any(0), String::new(), Sessions::MayNotWait);
         watch.configured(any(1), "x".into(), Sessions::MayNotWait);
-        watch.see("x", &[], Lsn(2));
+        watch.see("x", &[], Lsn(2), Moment(0));
         assert!(watch.begin_checkpoint().is_some());
         watch.checkpoint_ended(late, true);
-        watch.see("x", &[], Lsn(3));
+        watch.see("x", &[], Lsn(3), Moment(0));
         assert_eq!(watch.applied(), None);
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Acting {
     running: Option<(Step, JoinHandle<()>)>,
     /// The guard is being looked for: no step meanwhile.
     holding: bool,
+    /// Counts the searches.
+    search: u64,
     /// The data directory was exchanged and is being looked at: what is known of it is of the old one.
     pub(super) looking: bool,
     failure: Option<Failure>,
@@ -64,8 +66,16 @@ struct Rejoin {
 }
 
 impl Acting {
-    pub(super) fn hold_for_guard(&mut self) {
+    /// No step before the search of this number has ended.
+    pub(super) fn hold_for_guard(&mut self) -> u64 {
         self.holding = true;
+        self.search += 1;
+        self.search
+    }
+
+    /// It is not known what became of its server.
+    pub(super) fn seeks_server(&self) -> bool {
+        self.holding
     }
 
     /// Its server is about to run: that it does not run yet is no word to rely on. A leader that heard it would take the lease
@@ -172,18 +182,22 @@ impl Run {
             self.local.told_to_promote = Some(*epoch);
         }
         let leased = self.local.lease.filter(|_| matches!(wanted, Step::Promote { .. }));
-        let held = leased.zip(hands.guard()).map(|((_, until), guard)| (guard, self.deadline_of(until)));
+        let deadline = leased.map(|(_, until)| self.deadline_of(until));
         let events = self.events.clone();
         let step = wanted.clone();
         let task = tokio::spawn(async move {
-            let held = match held {
+            let held = match (deadline, hands.guard()) {
+                (None, _) => Ok(()),
                 // It was told so when the lease came; a primary begins only under a deadline that is surely in force.
-                Some((guard, deadline)) => hands.hold_to(&guard, hands.turn(), Some(deadline)).await,
-                None => Ok(()),
+                (Some(deadline), Some(guard)) => {
+                    let told = hands.hold_to(&guard, hands.turn(), Some(deadline)).await;
+                    told.map_err(|e| format!("the guard does not hold the lease: {e}"))
+                }
+                (Some(_), None) => Err("the server has no guard that could hold the lease".to_owned()),
             };
             let outcome = match held {
                 Ok(()) => hands.carry_out(&step).await.map_err(|e| e.to_string()),
-                Err(e) => Err(format!("the guard does not hold the lease: {e}")),
+                Err(e) => Err(e),
             };
             let _ = events.send(Event::StepDone(Box::new(outcome))).await;
         });
@@ -191,7 +205,6 @@ impl Run {
     }
 
     pub(super) fn on_step_done(&mut self, outcome: Result<Done, String>) {
-        self.acting.holding = false;
         let step = self.acting.running.take().map(|(step, _)| step);
         self.recall_facts();
         match outcome {
@@ -220,6 +233,17 @@ impl Run {
         self.tasks.hurry.notify_one();
     }
 
+    /// Steps are taken again.
+    pub(super) fn on_found_again(&mut self, search: u64, found: Done) {
+        if search != self.acting.search {
+            return;
+        }
+        self.acting.holding = false;
+        self.on_done(found);
+        self.aim_probe();
+        self.tasks.hurry.notify_one();
+    }
+
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Plain => {}
@@ -235,11 +259,17 @@ impl Run {
                 self.server.wal_silent_ms = None;
                 self.local.seal = Some(seal);
             }
-            Done::Configured(sync) => self.local.sync_configured = Some(sync),
+            Done::Configured(sync) => {
+                self.server.sync.told(now());
+                self.local.sync_configured = Some(sync);
+            }
+            // It lost its guard meanwhile.
+            Done::Promoted(..) if self.acting.holding => {}
             Done::Checkpointed(id) => self.local.checkpointed = Some(id),
             Done::Promoted(server, sync) => {
                 self.local.server = server;
                 self.local.told_to_promote = None;
+                self.server.sync.told(now());
                 self.local.sync_configured = Some(sync);
                 // The standbys need their slots here before they can stream.
                 self.acting.slots_kept_at = None;
@@ -358,7 +388,8 @@ impl Run {
         if let Some((_, task)) = self.acting.running.take() {
             task.abort();
         }
-        let Some(hands) = self.parts.hands.clone().filter(|h| h.guard().is_some()) else { return };
+        let sought = self.acting.seeks_server();
+        let Some(hands) = self.parts.hands.clone().filter(|h| h.guard().is_some() || sought) else { return };
         tracing::info!("stops its server");
         self.acting.holding = true;
         let stopping = tokio::spawn(async move { hands.stop(STOP_LIMIT).await });

@@ -62,6 +62,10 @@ impl Run {
             data: self.local.data.clone(),
             server: match self.local.server.clone() {
                 Server::Stopped if self.acting.starts_server() => Server::Starting,
+                // Whose guard is lost and that is not found is no better than one that does not answer.
+                Server::Unknown if self.acting.seeks_server() => {
+                    Server::Unresponsive { silent_ms: at.since(self.server.answered_at) }
+                }
                 server => server,
             },
             seal: self.local.seal.clone().filter(|s| s.epoch == self.state.epoch),

@@ -2,10 +2,11 @@
 
 use super::{Event, Run, now};
 use crate::guard::{GuardEvent, GuardHandle};
+use crate::hands::Done;
 use crate::marker::Facts;
-use crate::postgres::prepare;
 use crate::postgres::probe::Probe;
 use crate::postgres::sync::{Replies, Sessions, SyncWatch};
+use crate::postgres::{PgError, prepare};
 use crate::probing;
 use crate::reach;
 use cluster::brake;
@@ -23,6 +24,9 @@ use std::time::Duration;
 const PROBE_STARTING: Duration = Duration::from_millis(20);
 /// Of both servers of a switchover while clients wait for what they do.
 const PROBE_AWAITED: Duration = Duration::from_millis(5);
+/// Pause between two looks for a server whose guard was lost; doubled up to the maximum.
+const FIND_AGAIN_EVERY: Duration = Duration::from_millis(200);
+const FIND_AGAIN_EVERY_MAX: Duration = Duration::from_secs(5);
 
 /// Besides `Local`.
 pub(super) struct ServerSight {
@@ -35,7 +39,7 @@ pub(super) struct ServerSight {
     /// Whether it answered since it started: not answering afterwards is no starting.
     was_up: bool,
     /// When it last answered (or was found).
-    answered_at: Moment,
+    pub answered_at: Moment,
     /// When it was started (or was found).
     since: Moment,
     /// Since when it has streamed at every answer.
@@ -139,6 +143,10 @@ impl Run {
 
     /// A server was started, or a running one was found.
     pub(super) fn server_started(&mut self) {
+        // The guard's own word that it has ended came first.
+        if self.parts.hands.as_ref().is_none_or(|hands| hands.guard().is_none()) {
+            return;
+        }
         self.server.generation += 1;
         self.server.guarded = true;
         self.server.was_up = false;
@@ -160,9 +168,10 @@ impl Run {
         self.leash.guard_is_gone();
         match event {
             GuardEvent::Ended { code, fenced } => {
+                // First, as whatever takes the log may hang.
+                self.server_ended();
                 let how = if fenced { "fenced: its lease had ended" } else { "ended" };
                 tracing::warn!("the server {how} ({code:?}); its last process is gone");
-                self.server_ended();
             }
             GuardEvent::Lost => {
                 tracing::error!("the guard is gone; looking for what became of the server");
@@ -170,11 +179,11 @@ impl Run {
                 self.server.guarded = false;
                 self.aim_probe();
                 let events = self.events.clone();
+                let search = self.acting.hold_for_guard();
                 tokio::spawn(async move {
-                    let outcome = find_again(&hands).await;
-                    let _ = events.send(Event::StepDone(Box::new(outcome))).await;
+                    let found = find_again(&hands).await;
+                    let _ = events.send(Event::FoundAgain { search, found }).await;
                 });
-                self.acting.hold_for_guard();
             }
         }
     }
@@ -284,7 +293,11 @@ impl Run {
         self.drain.see(self.state.handover.as_ref(), probe.clients, now());
         if let Server::Primary { lsn, .. } = &probe.server {
             self.local.told_to_promote = None;
-            self.server.sync.see(&probe.sync_names, &probe.senders, *lsn);
+            if self.parts.hands.as_ref().is_some_and(|hands| hands.sync_was_taken_back()) {
+                self.server.sync.lapse();
+            }
+            self.server.sync.see(&probe.sync_names, &probe.senders, *lsn, now());
+            self.mind_overridden_sync(&probe.sync_names);
             self.make_commits_wait();
         }
         if let Server::Standby(_) = &probe.server
@@ -305,6 +318,17 @@ impl Run {
             self.note_streaming(since);
         }
         self.note_caught_up();
+    }
+
+    fn mind_overridden_sync(&mut self, shown: &str) {
+        if !self.server.sync.overridden() || self.local.sync_configured.is_none() {
+            return;
+        }
+        tracing::error!(
+            "synchronous_standby_names = '{shown}' is not what pgkeel has set; it is set again. Until then commits may have \
+             been acknowledged that no standby has"
+        );
+        self.local.sync_configured = None;
     }
 
     /// What the primary had is compared with what this server has shown later.
@@ -332,17 +356,25 @@ pub(super) fn pending_promotion(hands: &crate::hands::Hands) -> Option<cluster::
     (leased && facts.promoted_for == facts.promised && facts.promoted_for > 0).then_some(facts.promoted_for)
 }
 
-/// The guard was killed: attach again if it lives after all, else make sure that its server is gone.
-async fn find_again(hands: &crate::hands::Hands) -> Result<crate::hands::Done, String> {
-    let attached = GuardHandle::attach(&hands.place.guard_socket()).await.map_err(|e| e.to_string())?;
-    match attached {
-        Some((guard, events)) => {
-            hands.adopt(guard, events);
-            Ok(crate::hands::Done::Started)
+/// The guard was killed: attach again if it lives after all, else make sure that its server is gone. Until one of them
+/// succeeds nothing may be done with the server.
+async fn find_again(hands: &crate::hands::Hands) -> Done {
+    let mut pause = FIND_AGAIN_EVERY;
+    loop {
+        match try_to_find(hands).await {
+            Ok(found) => return found,
+            Err(e) => tracing::error!("it is not known what became of the server: {e}; tries again"),
         }
-        None => {
-            crate::postgres::process::end_orphan(&hands.place).await.map_err(|e| e.to_string())?;
-            Ok(crate::hands::Done::Ended)
-        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(FIND_AGAIN_EVERY_MAX);
     }
+}
+
+async fn try_to_find(hands: &crate::hands::Hands) -> Result<Done, PgError> {
+    if let Some((guard, events)) = GuardHandle::attach(&hands.place.guard_socket()).await? {
+        hands.adopt(guard, events);
+        return Ok(Done::Started);
+    }
+    crate::postgres::process::end_orphan(&hands.place).await?;
+    Ok(Done::Ended)
 }

@@ -4,6 +4,7 @@
 //! something was: `make bench` measures that.
 
 mod agent;
+mod at_the_server;
 mod copies;
 mod degrade;
 mod failover;
