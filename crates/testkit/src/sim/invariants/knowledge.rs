@@ -4,6 +4,7 @@
 use cluster::observe::{Heard, Observation, Server};
 use cluster::{Epoch, Lsn, Moment, NodeName};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// The furthest position of the latest primary that any heartbeat spoke of, by the leader's term.
 #[derive(Debug, Default)]
@@ -65,8 +66,8 @@ impl Knowledge {
         epoch >= self.accepted
     }
 
-    /// The furthest position that the leader who appointed the last primary was told of, of one older than `epoch`.
-    pub fn furthest_before(&self, epoch: Epoch) -> Option<Lsn> {
-        self.at_appointment.filter(|(of, _)| *of < epoch && *of >= self.accepted).map(|(_, lsn)| lsn)
+    /// The furthest position that the leader who appointed the last primary was told of, of a primary of these epochs.
+    pub fn furthest_of(&self, epochs: Range<Epoch>) -> Option<Lsn> {
+        self.at_appointment.filter(|(of, _)| epochs.contains(of) && *of >= self.accepted).map(|(_, lsn)| lsn)
     }
 }

@@ -2,7 +2,7 @@
 //! more than the leader knew was left out, and it was accepted by that very name.
 
 use super::super::world::World;
-use super::durability;
+use super::{durability, max_loss};
 use cluster::command::Change;
 use cluster::reason::Reason;
 use cluster::state::Replication;
@@ -22,7 +22,7 @@ pub(super) fn agreed(world: &mut World, change: &Change) {
         let what = format!("{} was forced with {token}, which nobody was shown: {loss}", appointment.node);
         world.checks.fail("word", what, world.now);
     }
-    let told = world.checks.knowledge.furthest_before(*epoch);
+    let told = max_loss::told_of_last(world, *epoch);
     let told = told.filter(|_| matches!(world.proposed.settings.replication, Replication::Async { .. }));
     // What it was sealed with: its disk may have been exchanged since.
     let hidden = told.map_or(0, |lsn| lsn.bytes_after(appointment.sealed_lsn));
