@@ -20,7 +20,7 @@ use cluster::observe::{RejoinWay, Seal, Server, Standby};
 use cluster::state::{State, SyncSet};
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName, Timeline};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -71,8 +71,9 @@ pub struct Hands {
     progress: Mutex<Option<CopyProgress>>,
     /// The sync set that the server has been told with its seal, while it was told nothing else since.
     sealed_with: Mutex<Option<SyncSet>>,
-    /// Somebody had set `synchronous_standby_names` on the running server, and it was taken back.
-    sync_taken_back: AtomicBool,
+    /// Somebody had set `synchronous_standby_names` on the running server, and it was taken back, without a checkpoint since;
+    /// a number for each time, 0 otherwise.
+    sync_taken_back: Arc<AtomicU64>,
     /// The number of the next word to the guard, and of the last one that it was told.
     words: AtomicU64,
     last_word: tokio::sync::Mutex<u64>,
@@ -109,7 +110,7 @@ impl Hands {
             segment_bytes: Mutex::new(16 * 1024 * 1024),
             progress: Mutex::new(None),
             sealed_with: Mutex::new(None),
-            sync_taken_back: AtomicBool::new(false),
+            sync_taken_back: Arc::default(),
             words: AtomicU64::new(1),
             last_word: tokio::sync::Mutex::new(0),
         }
@@ -253,15 +254,30 @@ impl Hands {
         *lock(&self.sealed_with) = None;
         let managed = Managed { upstream, sync: Some(sync) };
         let taken = configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)?;
-        if taken.iter().any(|name| name == "synchronous_standby_names") {
-            self.sync_taken_back.store(true, Ordering::Relaxed);
+        let taken = taken.iter().any(|name| name == "synchronous_standby_names");
+        let Turn(number) = self.turn();
+        if taken {
+            self.sync_taken_back.store(number, Ordering::Relaxed);
         }
-        self.reload().await
+        self.reload().await?;
+        if taken {
+            let (place, last) = (self.place.clone(), Arc::clone(&self.sync_taken_back));
+            tokio::spawn(async move {
+                match prepare::checkpoint(&place).await {
+                    // Whether sessions wait follows the setting again (see `postgres::sync`).
+                    Ok(()) => drop(last.compare_exchange(number, 0, Ordering::Relaxed, Ordering::Relaxed)),
+                    Err(e) => {
+                        tracing::warn!("no checkpoint after synchronous_standby_names was taken back: {e}")
+                    }
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Whether another `synchronous_standby_names` has been in force on the running server since this was last asked.
     pub fn sync_was_taken_back(&self) -> bool {
-        self.sync_taken_back.swap(false, Ordering::Relaxed)
+        self.sync_taken_back.swap(0, Ordering::Relaxed) != 0
     }
 
     async fn reload(&self) -> Result<(), PgError> {
@@ -285,7 +301,7 @@ impl Hands {
         let managed = Managed { upstream: None, sync: Some(sync) };
         *lock(&self.sealed_with) = None;
         configuration::write_all(&self.place, self.place.data(), &self.me, &managed)?;
-        self.sync_taken_back.store(false, Ordering::Relaxed);
+        self.sync_taken_back.store(0, Ordering::Relaxed);
         process::mark_standby(&self.place, kind)?;
         let deadline = match kind {
             Kind::Standby => None,
@@ -413,8 +429,9 @@ impl Hands {
             self.configure(None, sync.clone()).await?;
         }
         // Whether sessions wait may still follow what was taken back (see `postgres::sync`).
-        if self.sync_taken_back.load(Ordering::Relaxed) && !sync.is_open() {
+        if self.sync_taken_back.load(Ordering::Relaxed) != 0 && !sync.is_open() {
             prepare::checkpoint(&self.place).await?;
+            self.sync_taken_back.store(0, Ordering::Relaxed);
         }
         let server = promote::promote(&self.session).await?;
         promote::checkpoint_soon(self.place.clone());

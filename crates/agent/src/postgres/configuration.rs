@@ -61,11 +61,11 @@ pub fn write_all(
     let text = std::fs::read_to_string(&main).map_err(PgError::file("read", &main))?;
     if !text.ends_with(INCLUDES) {
         let kept: Vec<&str> = text.lines().filter(|line| !INCLUDES.lines().any(|i| i == *line)).collect();
-        files::replace(&main, &format!("{}\n{INCLUDES}", kept.join("\n")), owner)?;
+        files::replace(&main, format!("{}\n{INCLUDES}", kept.join("\n")), owner)?;
     }
-    files::replace(&data.join("pgkeel.user.conf"), &user_settings(place), owner)?;
-    files::replace(&data.join("pg_hba.conf"), &hba(place), owner)?;
-    files::replace(&data.join("pg_ident.conf"), &ident(place), owner)?;
+    files::replace(&data.join("pgkeel.user.conf"), user_settings(place), owner)?;
+    files::replace(&data.join("pg_hba.conf"), hba(place), owner)?;
+    files::replace(&data.join("pg_ident.conf"), ident(place), owner)?;
     write_managed(place, data, me, managed)
 }
 

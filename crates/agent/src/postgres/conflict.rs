@@ -16,8 +16,8 @@ const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The startup process sleeps with one of these events for what stands in its way (ResolveRecoveryConflictWithSnapshot,
-/// -Tablespace, -Lock and -BufferPin, src/backend/storage/ipc/standby.c): who has a snapshot, or holds the lock. `$1`:
-/// whoever is not idle outside a transaction.
+/// -Tablespace, -Lock and -BufferPin, src/backend/storage/ipc/standby.c): who has a snapshot, or holds the lock (the function
+/// pg_blocking_pids does not know the startup process). `$1`: whoever is not idle outside a transaction.
 const END: &str = "
 select count(*) filter (where pg_terminate_backend(client.pid))
   from pg_stat_activity startup join pg_stat_activity client on client.backend_type = 'client backend'
@@ -25,7 +25,10 @@ select count(*) filter (where pg_terminate_backend(client.pid))
    and (startup.wait_event_type in ('Lock', 'BufferPin') or startup.wait_event like 'RecoveryConflict%')
    and client.pid <> pg_backend_pid() and client.application_name <> 'pgkeel agent'
    and client.state is distinct from 'starting'
-   and (client.backend_xmin is not null or client.pid = any(pg_blocking_pids(startup.pid))
+   and (client.backend_xmin is not null
+        or client.pid in (select holds.pid from pg_locks waits join pg_locks holds on holds.granted
+             and (holds.locktype, holds.database, holds.relation) is not distinct from (waits.locktype, waits.database, waits.relation)
+           where waits.pid = startup.pid and not waits.granted)
         or $1 and client.state is distinct from 'idle')";
 
 /// For one wait for the startup process.

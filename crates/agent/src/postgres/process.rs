@@ -3,6 +3,9 @@
 use super::{PgError, Place, files};
 use crate::guard::{GuardEvent, GuardHandle, StartOptions};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -86,9 +89,7 @@ pub enum Kind {
 pub fn orphan(place: &Place) -> Option<i32> {
     let text = std::fs::read_to_string(place.data().join("postmaster.pid")).ok()?;
     let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-    let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    let data = std::fs::canonicalize(place.data()).ok()?;
-    (cwd == data).then_some(pid)
+    works_there(place, pid).then_some(pid)
 }
 
 /// Ends what an earlier copy left running: pg_basebackup receives WAL in a process of its own, which outlives the other
@@ -119,17 +120,22 @@ pub async fn end_copying(place: &Place) -> Result<(), PgError> {
     }
 }
 
-/// Processes of a server whose postmaster is gone. They go on with the statement that they are at, and acknowledge it.
-fn left_behind(place: &Place) -> Vec<i32> {
-    let Ok(data) = std::fs::canonicalize(place.data()) else { return Vec::new() };
-    let serves_there = |pid: &i32| {
-        let link = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let program = link("exe");
-        // Where the server's package was replaced meanwhile the kernel adds " (deleted)".
-        let file = program.file_name().map(|name| name.as_encoded_bytes().starts_with(b"postgres"));
-        file == Some(true) && link("cwd") == data
-    };
-    all_pids().filter(serves_there).collect()
+/// Whether it works in the data directory, by whatever name; in a container another directory may have the same.
+fn works_there(place: &Place, pid: i32) -> bool {
+    let known = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let data = known(place.data());
+    data.is_some() && known(Path::new(&format!("/proc/{pid}/cwd"))) == data
+}
+
+/// Whether it is a process of a server whose postmaster is gone: it goes on with the statement that it is at, and
+/// acknowledges it. What a person runs in single-user mode serves nobody.
+fn is_left_behind(place: &Place, pid: i32) -> bool {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    // Where the server's package was replaced meanwhile the kernel says so.
+    let serves =
+        matches!(program.file_name().and_then(OsStr::to_str), Some("postgres" | "postgres (deleted)"));
+    let args = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    serves && works_there(place, pid) && !args().split(|byte| *byte == 0).any(|arg| arg == b"--single")
 }
 
 fn all_pids() -> impl Iterator<Item = i32> {
@@ -159,8 +165,8 @@ pub async fn end_orphan(place: &Place) -> Result<(), PgError> {
             send(pid, signal, || orphan(place) == Some(pid));
             vec![pid]
         } else {
-            let left = left_behind(place);
-            left.iter().for_each(|pid| send(*pid, Signal::KILL, || left_behind(place).contains(pid)));
+            let left: Vec<i32> = all_pids().filter(|pid| is_left_behind(place, *pid)).collect();
+            left.iter().for_each(|pid| send(*pid, Signal::KILL, || is_left_behind(place, *pid)));
             left
         };
         if left.is_empty() {

@@ -139,7 +139,8 @@ impl SyncWatch {
             }
             return;
         }
-        if self.applied.is_some() {
+        // A session may have read the files before the server was told.
+        if self.applied.is_some() || self.told_at.is_none() {
             return;
         }
         self.shown = true;
@@ -225,6 +226,7 @@ mod tests {
     fn two_replies_of_every_wal_sender_are_needed() {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "new".into(), Sessions::Wait);
+        watch.told(Moment(0));
         for reply in ["1", "2", "3"] {
             watch.see("old", &[sender(7, reply)], Lsn(1), Moment(0));
         }
@@ -256,6 +258,7 @@ mod tests {
     fn a_primary_without_standbys_obeys_at_once() {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "x".into(), Sessions::Wait);
+        watch.told(Moment(0));
         watch.see("x", &[], Lsn(9), Moment(0));
         assert!(watch.applied().is_some());
     }
@@ -264,9 +267,11 @@ mod tests {
     fn after_an_empty_setting_a_checkpoint_is_needed() {
         let mut watch = SyncWatch::default();
         watch.configured(any(0), String::new(), Sessions::Wait);
+        watch.told(Moment(0));
         watch.see("", &[], Lsn(1), Moment(0));
         assert!(watch.applied().is_some_and(|a| a.set.is_open()), "waiting for nobody needs none");
         watch.configured(any(1), "x".into(), Sessions::MayNotWait);
+        watch.told(Moment(0));
         assert_eq!(watch.begin_checkpoint(), None, "the signals may not be out");
         watch.see("x", &[], Lsn(2), Moment(0));
         assert_eq!(watch.applied(), None);
@@ -278,6 +283,7 @@ mod tests {
         watch.see("x", &[], Lsn(3), Moment(0));
         assert_eq!(watch.applied().map(|a| a.since), Some(Lsn(3)));
         watch.configured(any(1), "y".into(), Sessions::MayNotWait);
+        watch.told(Moment(0));
         watch.see("y", &[], Lsn(4), Moment(0));
         assert!(watch.applied().is_some(), "they still wait");
     }
@@ -286,6 +292,7 @@ mod tests {
     fn another_value_is_noticed_and_its_effect_not_forgotten() {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "x".into(), Sessions::Wait);
+        watch.told(Moment(0));
         watch.see("", &[], Lsn(1), Moment(0));
         assert!(!watch.overridden(), "it may not have been read yet");
         watch.see("x", &[], Lsn(2), Moment(0));
@@ -296,8 +303,10 @@ mod tests {
         watch.see("x", &[], Lsn(3), Moment(0));
         assert_eq!(watch.applied(), None, "sessions may not wait, whoever set it back");
         watch.configured(any(1), "x".into(), Sessions::Wait);
+        watch.told(Moment(0));
         assert!(!watch.overridden());
         watch.configured(any(1), "y".into(), Sessions::Wait);
+        watch.told(Moment(0));
         watch.see("y", &[], Lsn(4), Moment(0));
         assert_eq!(watch.applied(), None, "sessions may not wait before a checkpoint");
         let number = watch.begin_checkpoint().expect("due");
@@ -325,10 +334,13 @@ mod tests {
     fn a_late_checkpoint_is_not_for_the_next_set() {
         let mut watch = SyncWatch::default();
         watch.configured(any(1), "x".into(), Sessions::MayNotWait);
+        watch.told(Moment(0));
         watch.see("x", &[], Lsn(1), Moment(0));
         let late = watch.begin_checkpoint().expect("due");
         watch.configured(any(0), String::new(), Sessions::MayNotWait);
+        watch.told(Moment(0));
         watch.configured(any(1), "x".into(), Sessions::MayNotWait);
+        watch.told(Moment(0));
         watch.see("x", &[], Lsn(2), Moment(0));
         assert!(watch.begin_checkpoint().is_some());
         watch.checkpoint_ended(late, true);

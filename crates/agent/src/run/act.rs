@@ -247,6 +247,8 @@ impl Run {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Plain => {}
+            // The server of which they speak has ended, or was lost: the guard's word was handled first.
+            Done::Sealed(_) | Done::Promoted(..) if !self.server.guarded => {}
             Done::Started => self.server_started(),
             Done::Ended => self.server_ended(),
             Done::Sealed(seal) => {
@@ -263,8 +265,6 @@ impl Run {
                 self.server.sync.told(now());
                 self.local.sync_configured = Some(sync);
             }
-            // It lost its guard meanwhile.
-            Done::Promoted(..) if self.acting.holding => {}
             Done::Checkpointed(id) => self.local.checkpointed = Some(id),
             Done::Promoted(server, sync) => {
                 self.local.server = server;
@@ -398,8 +398,10 @@ impl Run {
         loop {
             tokio::select! {
                 ended = &mut stopping, if told.is_none() => {
-                    if let Ok(Err(e)) = ended {
-                        tracing::error!("{e}");
+                    match ended {
+                        Ok(Ok(())) if sought => self.server_ended(),
+                        Ok(Err(e)) => tracing::error!("{e}"),
+                        Ok(Ok(())) | Err(_) => {}
                     }
                     // A moment for the last heartbeat: the others then need not find out by themselves.
                     told = Some(tokio::time::Instant::now() + Duration::from_millis(300));

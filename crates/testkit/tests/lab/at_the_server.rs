@@ -10,7 +10,17 @@ use tokio::time::{sleep, timeout};
 
 /// Rows that a reader still sees are removed on the primary, and nothing may end the reader: replay stands.
 #[test]
-fn failover_to_standbys_that_wait_for_readers() -> Result<()> {
+fn failover_to_standbys_that_wait_for_snapshots() -> Result<()> {
+    failover_while_replay_stands("repeatable read", "delete from old; vacuum old", "RecoveryConflictSnapshot")
+}
+
+/// The same with a table that is changed, and readers that hold nothing but a lock on it.
+#[test]
+fn failover_to_standbys_that_wait_for_locks() -> Result<()> {
+    failover_while_replay_stands("read committed", "alter table old add column more int", "relation")
+}
+
+fn failover_while_replay_stands(isolation: &str, change: &str, event: &str) -> Result<()> {
     run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
         let status = lab.up().await?;
         let primary = lab.primary(&status)?;
@@ -21,12 +31,13 @@ fn failover_to_standbys_that_wait_for_readers() -> Result<()> {
             .await?;
         let mut readers = Vec::new();
         for standby in lab.others(primary) {
-            readers.push(reader(lab, standby).await?);
+            readers.push(reader(lab, standby, isolation).await?);
         }
-        on_primary.client.batch_execute("delete from old").await?;
-        on_primary.client.batch_execute("vacuum old").await?;
+        for statement in change.split(';') {
+            on_primary.client.batch_execute(statement).await?;
+        }
         for standby in lab.others(primary) {
-            replay_stands(lab, standby).await?;
+            replay_stands(lab, standby, event).await?;
         }
         // Received and confirmed, and not replayed before the reader is gone.
         on_primary.client.batch_execute("create table late (id int); insert into late values (1)").await?;
@@ -46,14 +57,14 @@ fn failover_to_standbys_that_wait_for_readers() -> Result<()> {
 }
 
 /// A transaction that has read, on a standby that lets nothing end it.
-async fn reader(lab: &Lab, standby: usize) -> Result<Session> {
+async fn reader(lab: &Lab, standby: usize, isolation: &str) -> Result<Session> {
     let reader = session(lab, standby).await?;
     reader.client.batch_execute("alter system set max_standby_streaming_delay = -1").await?;
     reader.client.batch_execute("select pg_reload_conf()").await?;
     let began = Instant::now();
     // The table may not have come yet.
-    while reader.client.batch_execute("begin isolation level repeatable read; select from old").await.is_err()
-    {
+    let begin = format!("begin isolation level {isolation}; select from old");
+    while reader.client.batch_execute(&begin).await.is_err() {
         ensure!(began.elapsed() < SHORT_LIMIT, "the table does not come");
         reader.client.batch_execute("rollback").await?;
         sleep(Duration::from_millis(50)).await;
@@ -61,12 +72,13 @@ async fn reader(lab: &Lab, standby: usize) -> Result<Session> {
     Ok(reader)
 }
 
-async fn replay_stands(lab: &Lab, standby: usize) -> Result<()> {
+/// It waits for `event`, which is that of a conflict.
+async fn replay_stands(lab: &Lab, standby: usize, event: &str) -> Result<()> {
     let looks = session(lab, standby).await?;
     let conflict = "select count(*) from pg_stat_activity where backend_type = 'startup'
-                     and wait_event = 'RecoveryConflictSnapshot'";
+                     and wait_event = $1";
     let began = Instant::now();
-    while looks.client.query_one(conflict, &[]).await?.get::<_, i64>(0) == 0 {
+    while looks.client.query_one(conflict, &[&event]).await?.get::<_, i64>(0) == 0 {
         ensure!(began.elapsed() < SHORT_LIMIT, "replay does not wait for the reader");
         sleep(Duration::from_millis(20)).await;
     }
