@@ -28,7 +28,14 @@ async fn idle_servers_leave_a_database_that_is_to_be_dropped_copied_or_renamed()
         other.batch_execute("select 1").await.unwrap();
         others.push(other);
     }
-    assert!(servers(&direct(&postgres).await).await > 1);
+    // A worker may just have closed what was idle, because a database was made.
+    let looks = direct(&postgres).await;
+    while servers(&looks).await <= 1 {
+        for other in &others {
+            other.batch_execute("select 1").await.unwrap();
+        }
+    }
+    drop(looks);
     client.batch_execute("create database copy template shop").await.unwrap();
     for other in &others {
         other.batch_execute("create table if not exists t (a int)").await.unwrap();
