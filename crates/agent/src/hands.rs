@@ -6,7 +6,7 @@ mod lost;
 
 use crate::fence::{self, Fence};
 use crate::guard::{GuardEvent, GuardHandle, StopMode};
-use crate::marker::{Facts, Marker};
+use crate::marker::{Facts, FileId, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
 use crate::postgres::probe::Prober;
 use crate::postgres::process::{self, Kind};
@@ -150,8 +150,29 @@ impl Hands {
         let (data, control) = control::look(&self.place).await?;
         if let Some(control) = control {
             *lock(&self.segment_bytes) = control.wal_segment_bytes;
+            self.notice_exchange()?;
         }
         Ok(data)
+    }
+
+    /// A directory that a person put in the place of the node's own may lack what the node has confirmed, or written as the
+    /// primary: until it has caught up it counts no more than a copy. PostgreSQL writes pg_control in place
+    /// (`update_controlfile`, src/common/controldata_utils.c), and so does pg_rewind.
+    fn notice_exchange(&self) -> Result<(), PgError> {
+        let path = self.place.data().join("global/pg_control");
+        let found = FileId::of(&path).map_err(PgError::file("look at", &path))?;
+        let known = self.facts().control_file;
+        if known.is_some_and(|known| known != found) {
+            tracing::warn!(
+                "{} is not the directory that this node knows: somebody has exchanged it; what it holds is not relied on \
+                 before it has caught up with a primary",
+                self.place.data().display()
+            );
+        }
+        self.remember(|f| {
+            f.copied |= known.is_some_and(|known| known != found);
+            f.control_file = Some(found);
+        })
     }
 
     /// Takes over a guard and passes its events on.
@@ -455,7 +476,10 @@ impl Hands {
     /// Ends the server at once and returns when its last process is gone.
     async fn fence(&self) -> Result<Done, PgError> {
         if let Some(guard) = self.guard() {
-            guard.kill().await?;
+            if let Err(e) = guard.kill().await {
+                tracing::error!("the guard does not end its server, so it is ended itself: {e}");
+                guard.end_guard();
+            }
             self.wait_for_end(STOP_LIMIT).await?;
         }
         process::end_orphan(&self.place).await?;
@@ -468,9 +492,11 @@ impl Hands {
     /// When it cannot be stopped.
     pub async fn stop(&self, limit: Duration) -> Result<(), PgError> {
         let Some(guard) = self.guard() else { return process::end_orphan(&self.place).await };
-        guard.stop(StopMode::Fast).await?;
-        if self.wait_for_end(limit).await.is_err() {
-            tracing::warn!("the server did not stop in order within {} s; ended at once", limit.as_secs());
+        let told = guard.stop(StopMode::Fast).await;
+        if told.is_err() || self.wait_for_end(limit).await.is_err() {
+            let why =
+                told.err().map_or_else(|| format!("not within {} s", limit.as_secs()), |e| e.to_string());
+            tracing::warn!("the server did not stop in order ({why}); ended at once");
             self.fence().await?;
         }
         // The guard may have been lost rather than at its end.
@@ -498,17 +524,21 @@ impl Hands {
         self.still_in(epoch)?;
         self.remember(|f| f.unfinished = Some(Unfinished::Rewind))?;
         let mut telling = self.telling(from);
-        let rewinding =
-            rewind::rewind(&self.place, &upstream, timeline, |done, total| telling.note(done, total));
+        let rewinding = async {
+            let noting = |done, total| telling.note(done, total);
+            let rewound = rewind::rewind(&self.place, &upstream, timeline, noting).await;
+            rewound.map_err(|e| room::explain(&self.place, e, None))?;
+            self.remember(|f| {
+                f.unfinished = None;
+                f.inconsistent = true;
+                f.rewound_for = Some(epoch);
+                f.line = Some(line.to_owned());
+            })
+        };
+        // What the cluster lost may take long to examine: cut short by then, the rewind has ended all the same.
         let (rewound, ()) = tokio::join!(rewinding, self.examine_lost());
-        rewound.map_err(|e| room::explain(&self.place, e, None))?;
+        rewound?;
         drop(telling);
-        self.remember(|f| {
-            f.unfinished = None;
-            f.inconsistent = true;
-            f.rewound_for = Some(epoch);
-            f.line = Some(line.to_owned());
-        })?;
         Ok(Done::DataChanged(RejoinWay::Rewind))
     }
 }

@@ -34,6 +34,9 @@ pub struct Facts {
     /// The data was copied and has not caught up since (see `cluster::copy::caught_up`).
     #[serde(default)]
     pub copied: bool,
+    /// The file that PostgreSQL never replaces: another one in its place tells that the directory was exchanged by hand.
+    #[serde(default)]
+    pub control_file: Option<FileId>,
     /// The epoch for which a rewind was done.
     pub rewound_for: Option<Epoch>,
     /// The revision of the state whose sync set the server was last told.
@@ -48,6 +51,28 @@ pub struct Facts {
     /// WAL that was kept because the cluster lost it, until that is recorded in the history.
     #[serde(default)]
     pub lost: Option<Lost>,
+}
+
+/// Which file it is on its disk, whatever its name. The number of the disk is not part of it: that may change with a start
+/// of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0 where the file system does not know.
+    born_ns: u64,
+}
+
+impl FileId {
+    /// Of the file at this path.
+    ///
+    /// # Errors
+    /// Those of looking at it.
+    pub fn of(path: &Path) -> std::io::Result<FileId> {
+        let facts = std::fs::metadata(path)?;
+        let born = facts.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let born_ns = born.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0);
+        Ok(FileId { inode: std::os::unix::fs::MetadataExt::ino(&facts), born_ns })
+    }
 }
 
 /// The file that holds them.

@@ -192,7 +192,10 @@ pub async fn run(
     let mut ticks = tokio::time::interval(pause);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let lease = Duration::from_millis(run.settings().lease_ms());
-    let rounds = stall::watch(lease).map_err(|e| format!("cannot make a thread: {e}"))?;
+    let quiet_after = Duration::from_millis(run.detect_ms());
+    let leads = run.parts.store.clone();
+    let rounds = stall::watch(lease, quiet_after, move |may| leads.may_lead(may))
+        .map_err(|e| format!("cannot make a thread: {e}"))?;
     run.look_at_data();
     loop {
         tokio::select! {
@@ -306,6 +309,7 @@ impl Run {
     /// What follows from all that is known now.
     fn turn(&mut self) {
         self.mind_leash();
+        self.mind_silent_guard();
         self.watch_for_cut_off();
         self.act();
         self.decide();

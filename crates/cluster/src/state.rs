@@ -393,6 +393,12 @@ impl State {
         }
     }
 
+    /// Whether the primary of the present epoch takes writes, and writes this line.
+    #[must_use]
+    pub fn serves(&self, line: &str) -> bool {
+        matches!(&self.phase, Phase::Serving { appointment } if appointment.promotion_id == line)
+    }
+
     /// The node that is, or is about to be, primary in the present epoch.
     #[must_use]
     pub fn primary(&self) -> Option<&NodeName> {

@@ -6,9 +6,13 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, pidfd_open,
+    pidfd_send_signal, wait,
+};
 
 use super::protocol::EndCode;
 
@@ -34,14 +38,44 @@ pub(super) fn reap(postmaster: Pid) -> (Option<EndCode>, Left) {
     }
 }
 
-/// Sends SIGKILL to every child. Grandchildren become children when their parent is gone: call it until
+/// Sends SIGKILL to every child, and to theirs: a postmaster that is stuck in the kernel, at a disk that does not answer, dies
+/// later, and its children would serve on meanwhile. Deeper ones become children when their parents are gone: call it until
 /// [`reap`] finds none left.
 pub(super) fn kill_all(postmaster: Option<Pid>) {
     if let Some(pid) = postmaster {
         kill(pid);
     }
-    for pid in list().unwrap_or_default() {
-        kill(pid);
+    let children = list().unwrap_or_default();
+    for pid in &children {
+        kill(*pid);
+    }
+    for parent in children {
+        for_each_child_of(parent, |child| {
+            let _ = pidfd_send_signal(child, Signal::KILL);
+        });
+    }
+}
+
+/// All that [`kill_all`] does but the signals, with this process for the one to be killed: its code is in memory then, to
+/// be locked there.
+pub(super) fn rehearse() {
+    let _ = list();
+    if let Some(parent) = getppid() {
+        for_each_child_of(parent, |_| {});
+    }
+}
+
+/// Another process reaps these. So each is held open before it is looked whether it is still this parent's: what took its
+/// number meanwhile is left alone.
+fn for_each_child_of(parent: Pid, deed: impl Fn(&OwnedFd)) {
+    let number = parent.as_raw_nonzero();
+    let text = fs::read_to_string(format!("/proc/{number}/task/{number}/children")).unwrap_or_default();
+    for pid in parse_children(&text) {
+        let Ok(child) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        if parent_in_stat(&stat) == Some(parent) {
+            deed(&child);
+        }
     }
 }
 
@@ -108,6 +142,21 @@ mod tests {
     fn finds_the_parent_behind_an_odd_name() {
         assert_eq!(parent_in_stat("71 (a) b (1) S 42 7 7 0").map(Pid::as_raw_pid), Some(42));
         assert_eq!(parent_in_stat("71 broken"), None);
+    }
+
+    #[test]
+    fn children_of_a_child_are_found() {
+        let mut shell = std::process::Command::new("sh");
+        let mut shell = shell.args(["-c", "sleep 30 & wait"]).spawn().expect("a shell starts");
+        let parent = i32::try_from(shell.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        let ended = std::cell::Cell::new(0);
+        while ended.get() == 0 {
+            for_each_child_of(parent, |child| {
+                pidfd_send_signal(child, Signal::KILL).expect("it lives");
+                ended.set(ended.get() + 1);
+            });
+        }
+        shell.wait().expect("it ends with what it waits for");
     }
 
     #[test]

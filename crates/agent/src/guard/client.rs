@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command as Process};
@@ -25,6 +26,8 @@ use super::protocol::{Command, EndCode, LineBuffer, ProtocolError, Report, StopM
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long any answer may take. The guard answers within a turn of its loop; longer means that it is stopped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a guard that is found may take to say what it watches over; one that takes longer is ended.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_PAUSE: Duration = Duration::from_millis(2);
 /// Commands under way at once.
 const REQUESTS_MAX: usize = 16;
@@ -155,6 +158,7 @@ pub enum GuardError {
 pub struct GuardHandle {
     requests: mpsc::Sender<Request>,
     pid: u32,
+    guard_pid: Option<i32>,
     deadline_at_attach_ms: Option<u64>,
 }
 
@@ -178,7 +182,8 @@ impl GuardHandle {
         outcome
     }
 
-    /// Connects to the guard that listens at `socket`. `None` if there is none; the file of a dead one is removed.
+    /// Connects to the guard that listens at `socket`. `None` if there is none; the file of a dead one is removed, and one
+    /// that does not answer is ended.
     pub async fn attach(socket: &Path) -> Result<Option<(Self, mpsc::Receiver<GuardEvent>)>, GuardError> {
         let failed = |source| GuardError::Socket { socket: socket.to_path_buf(), source };
         match UnixStream::connect(socket).await {
@@ -217,6 +222,14 @@ impl GuardHandle {
     /// Kills every process of the server. The event says when the last one is gone.
     pub async fn kill(&self) -> Result<(), GuardError> {
         self.ask(Command::Kill).await
+    }
+
+    /// Ends the guard itself, which does not answer: one that is stopped watches over nothing. The kernel then tells the
+    /// postmaster to stop at once; that it has done so is seen by nobody, so the event is [`GuardEvent::Lost`].
+    pub fn end_guard(&self) {
+        if let Some(pid) = self.guard_pid {
+            kill_guard(pid);
+        }
     }
 
     /// Asks the server to read its configuration files again.
@@ -286,9 +299,15 @@ async fn greet(
     mut stream: UnixStream,
     socket: &Path,
 ) -> Result<Option<(GuardHandle, mpsc::Receiver<GuardEvent>)>, GuardError> {
+    let guard_pid = peer(&stream);
     let hear = hear_greeting(&mut stream, socket);
-    let timed_out = || GuardError::Timeout { asked: format!("greeting at {}", socket.display()) };
-    let Some((greeting, rest)) = timeout(ANSWER_TIMEOUT, hear).await.map_err(|_| timed_out())?? else {
+    let Ok(heard) = timeout(GREETING_TIMEOUT, hear).await else {
+        // It would not end its server either. The kernel tells that to stop; whoever hears of no guard looks after it.
+        tracing::error!("the guard does not answer at {}: it is ended", socket.display());
+        guard_pid.into_iter().for_each(kill_guard);
+        return Ok(None);
+    };
+    let Some((greeting, rest)) = heard? else {
         return Ok(None);
     };
     let Ok(Report::Running { pid, deadline_ms }) = Report::parse(&greeting) else {
@@ -297,7 +316,26 @@ async fn greet(
     let (requests, requested) = mpsc::channel(REQUESTS_MAX);
     let (events, event) = mpsc::channel(1);
     tokio::spawn(converse(stream, rest, requested, events));
-    Ok(Some((GuardHandle { requests, pid, deadline_at_attach_ms: deadline_ms }, event)))
+    Ok(Some((GuardHandle { requests, pid, guard_pid, deadline_at_attach_ms: deadline_ms }, event)))
+}
+
+/// The process that listens at the other end (SO_PEERCRED).
+fn peer(stream: &UnixStream) -> Option<i32> {
+    stream.peer_cred().ok()?.pid()
+}
+
+/// Looked at after it is held: what has taken its number meanwhile is no guard.
+fn kill_guard(pid: i32) {
+    let is_guard = || {
+        let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        text.split(|byte| *byte == 0).nth(1) == Some(b"guard")
+    };
+    if let Some(pid) = Pid::from_raw(pid)
+        && let Ok(guard) = pidfd_open(pid, PidfdFlags::empty())
+        && is_guard()
+    {
+        let _ = pidfd_send_signal(&guard, Signal::KILL);
+    }
 }
 
 /// The first line, and what follows it. Byte by byte, so that nothing after the line is taken from the task.

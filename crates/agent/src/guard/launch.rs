@@ -64,12 +64,15 @@ pub(super) fn prepare(log: &File) -> io::Result<OomShield> {
 
 /// Keeps the guard's pages in memory, so that a swapping machine cannot delay a kill. Only what is in use: the rest
 /// of the program stays on disk. Best effort.
-pub(super) fn lock_memory() {
+pub(super) fn lock_memory(log: &File) {
     let unlimited = geteuid().is_root() || getrlimit(Resource::Memlock).current.is_none();
     // Under a limit, FUTURE would turn a later allocation into a failure, that is, into the end of the guard.
     let flags =
         if unlimited { MlockAllFlags::CURRENT | MlockAllFlags::FUTURE } else { MlockAllFlags::CURRENT };
-    let _ = mlockall(flags | MlockAllFlags::ONFAULT);
+    if let Err(error) = mlockall(flags | MlockAllFlags::ONFAULT) {
+        let why = "a machine that swaps may delay it; LimitMEMLOCK=infinity permits it";
+        note(log, &format!("its memory cannot be locked ({error}): {why}"));
+    }
 }
 
 /// Starts this very program again as the stub, which then becomes the server (see [`exec_main`]).

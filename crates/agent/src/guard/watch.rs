@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -63,6 +65,8 @@ struct Watch {
     pidfd: OwnedFd,
     alarm: OwnedFd,
     listener: UnixListener,
+    /// The socket's file, by which it is known again.
+    socket: Option<(u64, u64)>,
     agents: VecDeque<Agent>,
 }
 
@@ -72,6 +76,8 @@ impl Watch {
         let user = server_user(options)?;
         let shield =
             launch::prepare(log).map_err(|error| format!("cannot become heir of its orphans: {error}"))?;
+        children::rehearse();
+        launch::lock_memory(log);
         let alarm = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(|error| format!("no timer: {error}"))?;
         let listener = conversation::listen(&options.socket)
@@ -81,6 +87,8 @@ impl Watch {
         }
         set_alarm(&alarm, options.deadline_ms).map_err(|error| format!("cannot set the timer: {error}"))?;
 
+        // Nothing is written between its start and the loop: a disk that does not answer must not keep the guard from it.
+        launch::note(log, &format!("starts {}", options.program.display()));
         let server = launch::spawn_server(options, user, shield, log)
             .map_err(|error| format!("cannot run the stub for {}: {error}", options.program.display()))?;
         let postmaster =
@@ -88,10 +96,9 @@ impl Watch {
         // If this fails the guard ends, and with it the server.
         let pidfd =
             pidfd_open(postmaster, PidfdFlags::empty()).map_err(|error| format!("no pidfd: {error}"))?;
-        launch::note(log, &format!("started {} as process {}", options.program.display(), server.id()));
-        launch::lock_memory();
+        let socket = file_at(&options.socket);
         let duty = Duty::new(server.id(), options.deadline_ms);
-        Ok(Self { duty, postmaster, pidfd, alarm, listener, agents: VecDeque::new() })
+        Ok(Self { duty, postmaster, pidfd, alarm, listener, socket, agents: VecDeque::new() })
     }
 
     fn until_the_last_is_gone(&mut self) -> Report {
@@ -175,16 +182,25 @@ impl Watch {
     /// the same path at once.
     fn take_leave(&mut self, options: &GuardOptions, report: &Report) {
         let _ = conversation::welcome(&self.listener, &mut self.agents, &self.duty.status());
-        if let Some(table) = options.fence.as_ref().filter(|_| self.agents.is_empty()) {
+        // Whose file was taken away is found by nobody: what is there now is a later guard's, and so is the table.
+        let is_ours = self.socket.is_some() && file_at(&options.socket) == self.socket;
+        if let Some(table) = options.fence.as_ref().filter(|_| is_ours && self.agents.is_empty()) {
             // Before the socket goes: an agent that finds no guard makes a new one.
             crate::fence::remove_table(table);
         }
-        let _ = fs::remove_file(&options.socket);
+        if is_ours {
+            let _ = fs::remove_file(&options.socket);
+        }
         let _ = conversation::welcome(&self.listener, &mut self.agents, &self.duty.status());
         for agent in &mut self.agents {
             agent.tell(report);
         }
     }
+}
+
+/// Its device and number.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
 }
 
 /// `None` if the server is to run as the guard's own user.

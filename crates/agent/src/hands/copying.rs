@@ -86,8 +86,19 @@ impl Hands {
         }
         process::end_copying(&self.place).await?;
         self.fence().await?;
+        // What is set aside now may be what a later epoch needs: it was needless before its primary was lost.
+        if !self.store.state().serves(line) {
+            return Err(PgError::Unexpected(format!("given up: {of} is not the primary any more")));
+        }
+        let unfinished = self.facts().unfinished;
         self.remember(|f| f.unfinished = Some(Unfinished::Clone))?;
-        basebackup::exchange(&self.place)?;
+        if let Err(e) = basebackup::exchange(&self.place) {
+            if basebackup::is_occupied(self.place.data()) {
+                // Nothing has been moved: the node still has what it had.
+                self.remember(|f| f.unfinished = unfinished)?;
+            }
+            return Err(e);
+        }
         self.remember(|f| {
             let (promised, leased_again, lost) = (f.promised, f.leased_again, f.lost.take());
             let line = Some(line.to_owned());

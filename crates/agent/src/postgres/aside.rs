@@ -92,6 +92,11 @@ pub fn note_replaced(place: &Place) -> Result<(), PgError> {
     going.chain(renamed).try_for_each(|dir| files::remove_dir(&dir))
 }
 
+/// What is in this directory has not been replaced, whatever its mark says.
+pub fn forget_replaced(dir: &Path) {
+    let _ = fs::remove_file(dir.join(MARK));
+}
+
 fn own_name(dir: &Path) -> String {
     dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
@@ -205,6 +210,11 @@ mod tests {
             note_replaced(&place).unwrap();
             assert_eq!(names(), [own.clone(), copy.clone()]);
         }
+        let put_back = fs::read_to_string(place.beside("aside-200").join(MARK));
+        assert!(put_back.is_ok());
+        forget_replaced(&place.beside("aside-200"));
+        assert!(list(&place)[1].needed.is_some());
+        note_replaced(&place).unwrap();
         let next = set_aside(&place, 300);
         note_replaced(&place).unwrap();
         let left = list(&place);

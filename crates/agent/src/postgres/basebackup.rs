@@ -3,6 +3,7 @@
 use super::configuration::Upstream;
 use super::{PgError, Place, aside, files, process, programs};
 use cluster::{Lsn, Timeline};
+use std::path::Path;
 use std::time::Duration;
 
 /// A copy may take long; it ends with its task when the primary changes.
@@ -79,13 +80,21 @@ struct WalRange {
     end: String,
 }
 
+/// Whether there is something in the directory.
+#[must_use]
+pub fn is_occupied(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Moves the old data directory aside and the new copy into its place.
 ///
 /// # Errors
 /// When a rename fails.
 pub fn exchange(place: &Place) -> Result<(), PgError> {
-    let occupied = std::fs::read_dir(place.data()).is_ok_and(|mut entries| entries.next().is_some());
-    if occupied {
+    // A person may have put a directory back that had been set aside, or copied one.
+    aside::forget_replaced(place.data());
+    aside::forget_replaced(&place.data_new());
+    if is_occupied(place.data()) {
         files::rename(place.data(), &aside::name_for(place, crate::clock::wall_ms()))?;
     } else {
         let _ = std::fs::remove_dir(place.data());

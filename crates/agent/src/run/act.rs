@@ -12,7 +12,7 @@ use cluster::step::{self, Step, Wait};
 use cluster::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 /// Pause after a failed step before the same one is tried again; doubled up to the maximum.
 const RETRY_MS: Millis = 200;
@@ -25,7 +25,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// The step that is under way, and what became of earlier ones.
 #[derive(Default)]
 pub(super) struct Acting {
-    running: Option<(Step, JoinHandle<()>)>,
+    running: Option<Running>,
     /// The guard is being looked for: no step meanwhile.
     holding: bool,
     /// Counts the searches.
@@ -47,6 +47,20 @@ pub(super) struct Acting {
     slots_kept_at: Option<Moment>,
     slots_running: bool,
     slots_problem: Option<String>,
+}
+
+/// A step under way. It stays until it has really ended: no two steps ever work at once.
+struct Running {
+    step: Step,
+    abort: AbortHandle,
+    given_up: bool,
+}
+
+impl Running {
+    fn give_up(&mut self) {
+        self.given_up = true;
+        self.abort.abort();
+    }
 }
 
 struct Failure {
@@ -81,7 +95,11 @@ impl Acting {
     /// Its server is about to run: that it does not run yet is no word to rely on. A leader that heard it would take the lease
     /// for returned, and the server could be promoted meanwhile.
     pub(super) fn starts_server(&self) -> bool {
-        matches!(self.running, Some((Step::StartPrimary | Step::StartSealed, _)))
+        self.does(|step| matches!(step, Step::StartPrimary | Step::StartSealed))
+    }
+
+    fn does(&self, which: impl FnOnce(&Step) -> bool) -> bool {
+        self.running.as_ref().is_some_and(|running| which(&running.step))
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -91,7 +109,7 @@ impl Acting {
     /// For people: what is being done, and what went wrong.
     pub(super) fn describe(&self) -> (String, Option<String>) {
         let doing = match (&self.running, &self.waiting) {
-            (Some((step, _)), _) => describe_step(step),
+            (Some(running), _) => describe_step(&running.step),
             (None, Some(wait)) => wait.to_string(),
             (None, None) => "starting".to_owned(),
         };
@@ -145,13 +163,13 @@ impl Run {
             return;
         }
         let wanted = step::step(&self.state, &self.parts.me, &self.local, now());
-        if let Some((running, task)) = &self.acting.running {
-            if !overtakes(&wanted, running) && !in_vain(&self.state, running) {
-                return;
+        if let Some(running) = &mut self.acting.running {
+            let overtaken = overtakes(&wanted, &running.step) || in_vain(&self.state, &running.step);
+            if overtaken && !running.given_up {
+                tracing::warn!("gives up: {}", describe_step(&running.step));
+                running.give_up();
             }
-            tracing::warn!("gives up: {}", describe_step(running));
-            task.abort();
-            self.acting.running = None;
+            return;
         }
         if let Step::Wait(wait) = wanted {
             self.acting.waiting = Some(wait);
@@ -185,7 +203,7 @@ impl Run {
         let deadline = leased.map(|(_, until)| self.deadline_of(until));
         let events = self.events.clone();
         let step = wanted.clone();
-        let task = tokio::spawn(async move {
+        let work = tokio::spawn(async move {
             let held = match (deadline, hands.guard()) {
                 (None, _) => Ok(()),
                 // It was told so when the lease came; a primary begins only under a deadline that is surely in force.
@@ -195,23 +213,28 @@ impl Run {
                 }
                 (Some(_), None) => Err("the server has no guard that could hold the lease".to_owned()),
             };
-            let outcome = match held {
-                Ok(()) => hands.carry_out(&step).await.map_err(|e| e.to_string()),
-                Err(e) => Err(e),
-            };
+            held?;
+            hands.carry_out(&step).await.map_err(|e| e.to_string())
+        });
+        self.acting.running = Some(Running { step: wanted, abort: work.abort_handle(), given_up: false });
+        tokio::spawn(async move {
+            // Given up, or a defect of ours.
+            let outcome = work.await.unwrap_or_else(|e| Err(e.to_string()));
             let _ = events.send(Event::StepDone(Box::new(outcome))).await;
         });
-        self.acting.running = Some((wanted, task));
     }
 
     pub(super) fn on_step_done(&mut self, outcome: Result<Done, String>) {
-        let step = self.acting.running.take().map(|(step, _)| step);
+        let running = self.acting.running.take();
+        let given_up = running.as_ref().is_some_and(|running| running.given_up);
+        let step = running.map(|running| running.step);
         self.recall_facts();
         match outcome {
             Ok(done) => {
                 self.acting.failure = None;
                 self.on_done(done);
             }
+            Err(_) if given_up => self.look_at_data(),
             Err(said) => {
                 let Some(step) = step else {
                     tracing::error!("{said}");
@@ -319,7 +342,7 @@ impl Run {
     pub(super) fn note_streaming(&mut self, since: Moment) {
         let Server::Standby(standby) = &self.local.server else { return };
         // Its data are about to be replaced: that it streams until then ends nothing.
-        let replacing = matches!(self.acting.running, Some((Step::Clone { .. } | Step::Rewind { .. }, _)));
+        let replacing = self.acting.does(|step| matches!(step, Step::Clone { .. } | Step::Rewind { .. }));
         if replacing || self.local.must_clone.is_some() {
             return;
         }
@@ -385,8 +408,8 @@ impl Run {
         inbox: &mut tokio::sync::mpsc::Receiver<Event>,
         guard_events: &mut tokio::sync::mpsc::UnboundedReceiver<crate::guard::GuardEvent>,
     ) {
-        if let Some((_, task)) = self.acting.running.take() {
-            task.abort();
+        if let Some(running) = &mut self.acting.running {
+            running.give_up();
         }
         let sought = self.acting.seeks_server();
         let Some(hands) = self.parts.hands.clone().filter(|h| h.guard().is_some() || sought) else { return };

@@ -90,9 +90,19 @@ impl Run {
         let _ = reply.send(HeartbeatAnswer { epoch: state.epoch, lease_ms });
     }
 
+    /// It may have been deposed and elected again since it heard what it knows. It hears of that before it decides.
+    fn leads_as_known(&self) -> bool {
+        let present = self.parts.store.standing();
+        let present = present.borrow();
+        present.leading && present.term == self.lead.term
+    }
+
     pub(super) fn decide(&mut self) {
         let at = now();
         if self.lead.proposing || at < self.lead.again_at {
+            return;
+        }
+        if !self.leads_as_known() {
             return;
         }
         let Some(seen) = &self.lead.seen else { return };
@@ -126,7 +136,9 @@ impl Run {
 
     /// Checks a person's order against all that is known at this moment, and records it.
     pub(super) fn on_order(&mut self, asked: &OrderAsked, reply: oneshot::Sender<Option<Ordered>>) {
-        let Some(seen) = &self.lead.seen else { return drop(reply.send(None)) };
+        let Some(seen) = self.lead.seen.as_ref().filter(|_| self.leads_as_known()) else {
+            return drop(reply.send(None));
+        };
         let now = Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() };
         let checked = switchover::order(&self.state, seen, &asked.order, &asked.by, &now);
         let (command, ordered) = match checked {

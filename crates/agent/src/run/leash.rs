@@ -3,7 +3,12 @@
 
 use super::{Event, Run, now};
 use cluster::leash::Promises;
-use cluster::{Epoch, Moment, leash};
+use cluster::observe::Server;
+use cluster::{Epoch, Millis, Moment, leash};
+
+/// The guard ends a server within milliseconds of its deadline, which is before the end of the lease; then it waits for the
+/// last process.
+const GUARD_PATIENCE_MS: Millis = 5000;
 
 /// What the guard was told of the lease.
 #[derive(Default)]
@@ -50,6 +55,21 @@ impl Run {
             self.local.lease = lease;
             self.leash.held = true;
         }
+    }
+
+    /// A guard that has not ended the server so long after the lease it confirmed is stopped, and would never do it.
+    pub(super) fn mind_silent_guard(&mut self) {
+        let over = |(_, until): (Epoch, Moment)| now().since(until) >= GUARD_PATIENCE_MS;
+        let serves = matches!(self.local.server, Server::Primary { .. } | Server::Unresponsive { .. });
+        if !serves || !self.leash.held || self.lease_is_off() || !self.local.lease.is_some_and(over) {
+            return;
+        }
+        let Some(guard) = self.parts.hands.as_ref().and_then(|hands| hands.guard()) else { return };
+        tracing::error!(
+            "the lease is over, and the guard has not ended the server: the guard is ended, and the server with it"
+        );
+        self.leash.held = false;
+        guard.end_guard();
     }
 
     fn promised(&self) -> u64 {

@@ -98,6 +98,10 @@ impl Embedded {
         self.state.clone()
     }
 
+    pub(super) fn may_lead(&self, may: bool) {
+        self.raft.runtime_config().heartbeat(may);
+    }
+
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
     }

@@ -137,6 +137,11 @@ impl Store {
         self.inner.silent_peers()
     }
 
+    /// Whether this node goes on as the leader, if it is one: without its heartbeats the others elect another one.
+    pub fn may_lead(&self, may: bool) {
+        self.inner.may_lead(may);
+    }
+
     /// Hands the leadership to `to` and returns when it is seen to lead.
     ///
     /// # Errors

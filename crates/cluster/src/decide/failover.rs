@@ -86,7 +86,8 @@ fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
         !candidate::barred(state, &last.node) && lineage::eligible(state, seal.line.as_deref(), seal.lsn)
     };
     let seal = seals.get(&last.node).filter(fits)?;
-    let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str());
+    // Data that a person put in its place may lack what it had written: where it ended is not known.
+    let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str()) && !seal.copied;
     let not_yet = seal.line == last.parent && seal.lsn >= last.sealed_lsn;
     (promoted || not_yet).then(|| last.node.clone())
 }
@@ -120,7 +121,7 @@ fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
     let copied: Vec<&str> = seals.iter().filter(|(_, s)| s.copied).map(|(n, _)| n.as_str()).collect();
     let without = match copied.as_slice() {
         [] => String::new(),
-        list => format!(" ({} not counted: copied anew, and not caught up since)", list.join(", ")),
+        list => format!(" ({} not counted: copied or exchanged, and not caught up since)", list.join(", ")),
     };
     Err(wait_seals(state, seals, &(needed_seals(state) + &without)))
 }

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster::reason::Reason;
+use cluster::status::Status;
+use pgkeel::demo::processes;
+use pgkeel::demo::session::Session;
+use rustix::process::Signal;
 use testkit::lab::faults::Fault;
 use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
@@ -59,6 +63,55 @@ async fn restore_an_old_copy(lab: &mut Lab) -> Result<()> {
         rejoined.map_or("its return is not in the history".to_owned(), |e| e.reason.to_string())
     );
     watch.judge(lab, Kept::All).await
+}
+
+/// The last primary comes back with an old copy of its own data, of the very line that it wrote last. The one standby that
+/// has confirmed a commit since is down: nothing may be decided without it.
+#[test]
+fn last_primary_restored_from_an_old_copy() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
+        let status = lab.up().await?;
+        let primary = lab.primary(&status)?;
+        let [confirms, away] = lab.others(primary)[..] else { anyhow::bail!("not three nodes") };
+        let place = lab.node(primary)?.place.clone();
+        let copy = place.dir.join("old-copy");
+        let session = Session::open(&place.server()).await?;
+        session.client.batch_execute("create table kept (id int); checkpoint").await?;
+        copy_standing_still(lab, primary, &copy)?;
+        lab.cluster.kill_host(away)?;
+        session.client.batch_execute("insert into kept values (1)").await?;
+        lab.cluster.kill_host(confirms)?;
+        lab.cluster.kill_host(primary)?;
+        std::fs::rename(&place.data_dir, place.dir.join("newer-data"))?;
+        std::fs::rename(&copy, &place.data_dir)?;
+        lab.cluster.start_node(primary)?;
+        lab.cluster.start_node(away)?;
+        let sealed =
+            |now: &Status| now.why.iter().any(|why| why.contains("not counted: copied or exchanged"));
+        lab.cluster.wait_until("the old copy is not relied on", SETTLE_LIMIT, sealed).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let waits = lab.cluster.status().await?;
+        ensure!(waits.primary.is_none(), "{:?} is primary, and a commit is lost", waits.primary);
+        lab.cluster.start_node(confirms)?;
+        let after = lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+        let new = lab.primary(&after)?;
+        let session = Session::open(&lab.node(new)?.place.server()).await?;
+        let kept: i64 = session.client.query_one("select count(*) from kept", &[]).await?.get(0);
+        ensure!(kept == 1, "an acknowledged row is lost");
+        Ok(())
+    })
+}
+
+/// As a snapshot of the disk: none of the server's processes does anything meanwhile.
+fn copy_standing_still(lab: &Lab, node: usize, copy: &Path) -> Result<()> {
+    let postmaster = lab.node(node)?.postmaster().context("the server runs")?;
+    let mut all = vec![postmaster];
+    all.extend(processes::descendants(postmaster, &processes::all()));
+    all.iter().for_each(|pid| processes::send(*pid, Signal::STOP));
+    let copied = copy_all(&lab.node(node)?.place.data_dir, copy);
+    all.iter().for_each(|pid| processes::send(*pid, Signal::CONT));
+    let _ = std::fs::remove_file(copy.join("postmaster.pid"));
+    copied
 }
 
 /// With owners and modes.
