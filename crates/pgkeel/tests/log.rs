@@ -1,6 +1,6 @@
 //! What the program writes to its log, read line by line as another program would.
 
-use std::io::Read as _;
+use std::io::{BufRead, BufReader, Read as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -80,6 +80,36 @@ fn lines_until(mut child: Child, enough: &str) -> Vec<String> {
     let text = String::from_utf8(text).expect("UTF-8");
     assert!(text.ends_with('\n'), "{text}");
     text.lines().map(str::to_owned).collect()
+}
+
+/// Reads the log until `enough` is in it.
+fn read_until(stderr: &mut impl BufRead, enough: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(enough) {
+        assert!(stderr.read_line(&mut text).expect("a readable log") > 0, "{text}");
+    }
+    text
+}
+
+#[test]
+fn sighup_reads_the_settings_of_the_proxy_again() {
+    let dir = Dir::make("again");
+    let mut child = start(&dir, "proxy.hold = \"9s\"\n", &[]);
+    let mut stderr = BufReader::new(child.stderr.take().expect("standard error"));
+    read_until(&mut stderr, "listening on");
+    let file = dir.0.join("pgkeel.toml");
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&file).expect("the file").replace(from, to);
+        std::fs::write(&file, text).expect("the file");
+        kill_process(Pid::from_child(&child), Signal::HUP).expect("a running program");
+    };
+    change("\"9s\"", "\"8s\"");
+    read_until(&mut stderr, "read again: changed: hold");
+    change("\"8s\"", "\"soon\"");
+    let told = read_until(&mut stderr, "stay as they are");
+    assert!(told.contains("proxy.hold"), "{told}");
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("a running program");
+    assert!(child.wait().expect("its end").success());
 }
 
 fn check_json(lines: &[String]) {

@@ -38,7 +38,7 @@ pub async fn serve<'a>(
 ) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;
     let mut stop = worker.stop.clone();
-    let limit = shared.settings.startup_timeout;
+    let limit = shared.settings().startup_timeout;
     let wish = tokio::select! {
         () = stopped(&mut stop) => return None,
         // What is large is kept apart while it is needed: of the session mode, this is kept.
@@ -107,12 +107,12 @@ async fn serve_session<'a>(
         Box::pin(console::serve(client, &packet, worker)).await;
         return None;
     }
-    let clients_max = shared.settings.clients_max;
+    let clients_max = shared.settings().clients_max;
     let Some(counted) = shared.stats.client(clients_max) else {
         Box::pin(farewell(&mut client, &Refusal::TooManyClients { clients_max })).await;
         return None;
     };
-    if shared.settings.pool.is_some() && purpose(&packet) == Purpose::Sql {
+    if shared.settings().pool.is_some() && purpose(&packet) == Purpose::Sql {
         return Box::pin(pooled::let_in(client, packet, way, counted, worker)).await;
     }
     // Kept as long as the session: it may have to log in again.
@@ -165,7 +165,7 @@ async fn on_one_server(
     };
     let node = Arc::new(target.server);
     let Some(connection) = worker.shared.pool.open(Arc::clone(&node), target.epoch) else {
-        let clients_max = worker.shared.settings.clients_max;
+        let clients_max = worker.shared.settings().clients_max;
         farewell(client, &Refusal::TooManyClients { clients_max }).await;
         return None;
     };
@@ -229,7 +229,7 @@ fn purpose(packet: &[u8]) -> Purpose {
 /// What the client is told at the end, if anything; counts and logs what was not the client's own doing.
 fn last_word(end: &End, session: &Session, worker: &Worker) -> Option<Refusal> {
     let shared = &worker.shared;
-    let (cluster, node) = (shared.settings.cluster.clone(), session.node().to_string());
+    let (cluster, node) = (shared.settings().cluster.clone(), session.node().to_string());
     let (epoch, at_stake) = (session.epoch(), session.at_stake());
     match end {
         End::ClientGone => None,

@@ -29,8 +29,9 @@ mod table;
 
 mod talk;
 
-pub use ask::{Desks, Inbox, answer, desks};
+pub use ask::{Answers, Desks, Inbox, Wish, answer, desks};
 pub use keys::{Consoles, keep_keys};
+pub use orders::silence;
 
 use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
@@ -39,7 +40,7 @@ use crate::pooled::NotAdmitted;
 use crate::roster::Who;
 use crate::stream::Stream;
 use crate::worker::{Worker, stopped};
-use ask::{Told, Wish};
+use ask::Told;
 use let_in::Role;
 use orders::{Quit, Stopped};
 use pgwire::cancel::KEY_LEN_MIN;
@@ -204,7 +205,7 @@ impl Console<'_> {
 
     async fn show(&self, show: Show, out: &mut Vec<u8>) -> Table {
         let shared = &self.worker.shared;
-        let settings = &shared.settings;
+        let settings = &shared.settings();
         let view = self.worker.views.clone().latest();
         match show {
             Show::Help => show_proxy::help(),

@@ -42,7 +42,7 @@ struct Finder {
 
 /// Asks the servers of the settings until this is dropped.
 pub async fn find(worker: Rc<Worker>, newest: Arc<Newest>) {
-    let settings = &worker.shared.settings;
+    let settings = &worker.shared.settings();
     let Some(ask_as) = &settings.ask_as else { return };
     let servers = settings.servers.clone();
     let chooser = RefCell::new(Chooser::new(&settings.cluster, servers.clone()));
@@ -92,7 +92,7 @@ impl Finder {
     }
 
     async fn ask(&self, server: &Server, connection: &mut Option<Stream>) -> Answer {
-        let limit = self.worker.shared.settings.connect_timeout;
+        let limit = self.worker.shared.settings().connect_timeout;
         let answer = match timeout(limit, self.ask_within(server, connection)).await {
             Ok(Ok(answer)) => return answer,
             Ok(Err(why)) => why,

@@ -70,7 +70,7 @@ pub async fn find_for_pool(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Targ
 }
 
 async fn follow_route(wanted: &Wanted<'_>, worker: &Worker) -> Result<(Target, Answered), Refusal> {
-    let settings = &worker.shared.settings;
+    let settings = &worker.shared.settings();
     let mut views = worker.views.clone();
     let mut wait = Wait::new(wanted.since, settings.hold);
     let mut held: Option<Held<'_>> = None;
@@ -134,7 +134,7 @@ async fn attempt(
     views: &mut Views,
     worker: &Worker,
 ) -> Attempt {
-    let connect_timeout = worker.shared.settings.connect_timeout;
+    let connect_timeout = worker.shared.settings().connect_timeout;
     let give_up = wait.deadline().max(Instant::now() + connect_timeout);
     let mut session = pin!(begin_session(target, wanted.startup_packet, wanted.until, worker));
     loop {

@@ -146,6 +146,16 @@ impl Lending {
         }
     }
 
+    /// Other limits from now on. What is open beyond them is not closed for that: it goes as it becomes idle for long.
+    pub fn set_limits(&mut self, open_max: usize, bounds: &Bounds, now: Instant) {
+        self.open_max = open_max;
+        self.pools.iter_mut().for_each(|pool| pool.bounds = bounds.clone());
+        for pool in 0..self.pools.len() {
+            self.serve(PoolId(u32::try_from(pool).unwrap_or(u32::MAX)), now);
+        }
+        self.serve_longest_waiting(now);
+    }
+
     /// A new pool, without any server.
     pub fn add_pool(&mut self, bounds: Bounds) -> PoolId {
         self.pools.push(Pool::new(bounds));

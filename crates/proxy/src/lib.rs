@@ -45,6 +45,8 @@ mod tls;
 
 mod file_changes;
 
+mod reload;
+
 mod hba;
 
 mod check;
@@ -92,7 +94,8 @@ mod error;
 pub use check::check_files;
 pub use error::ProxyError;
 pub use hba::HbaProblem;
-pub use listener::run;
+pub use listener::{run, run_reloading};
+pub use reload::{Reader, Reload};
 pub use settings::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, RuleFiles,
     ServerTls, Settings,

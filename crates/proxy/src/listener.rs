@@ -7,6 +7,7 @@ use crate::finder::find;
 use crate::hba::{self, Hba};
 use crate::pool::Pool;
 use crate::pooled;
+use crate::reload::{Reload, Reloads, reload_when_asked};
 use crate::ring::{self, Acceptor, Ahead, Ring, RingSocket};
 use crate::settings::{ClientAuth, Settings};
 use crate::socket::Socket;
@@ -53,6 +54,27 @@ pub async fn run(
     epoch_seen: Arc<AtomicU64>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), ProxyError> {
+    run_with((settings, None), epoch_seen, shutdown).await
+}
+
+/// As [`run`]; the settings are read again when somebody asks for it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_reloading(
+    settings: Settings,
+    reload: Reload,
+    epoch_seen: Arc<AtomicU64>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), ProxyError> {
+    run_with((settings, Some(reload)), epoch_seen, shutdown).await
+}
+
+async fn run_with(
+    (settings, reload): (Settings, Option<Reload>),
+    epoch_seen: Arc<AtomicU64>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), ProxyError> {
     if settings.listen.is_empty() {
         return Err(ProxyError::NoListenAddress);
     }
@@ -90,9 +112,14 @@ pub async fn run(
     let (desks, inboxes) = console::desks(workers_count);
     let mut mock = [0; KEY_LEN];
     aws_lc_rs::rand::fill(&mut mock).map_err(|_| ProxyError::NoRandom)?;
+    let (reader, asked) = reload.map(|Reload { reader, asked }| (reader, asked)).unzip();
+    let settings = (settings, Reloads::by(reader));
     let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
     let mut tasks = JoinSet::new();
-    for agent in &shared.settings.agents {
+    if let Some(asked) = asked {
+        tasks.spawn(reload_when_asked(Arc::clone(&shared), asked));
+    }
+    for agent in &shared.settings().agents {
         tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
     }
     tasks.spawn(keep_current(tls));
@@ -103,7 +130,7 @@ pub async fn run(
     for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
         let worker = (Arc::clone(&shared), views.clone(), stop_seen.clone());
         // One is enough to look for the primary.
-        let newest = (number == 0 && shared.settings.servers.len() > 1).then(|| Arc::clone(&newest));
+        let newest = (number == 0 && shared.settings().servers.len() > 1).then(|| Arc::clone(&newest));
         let ended = start_worker(number, (sockets, inbox, newest), worker)?;
         workers.spawn(async move { (number, ended.await) });
     }
@@ -211,7 +238,7 @@ async fn work((sockets, inbox, newest): Work, worker: Rc<Worker>) -> io::Result<
         };
         accepting.spawn_local(accept(door, Rc::clone(&worker)));
     }
-    let minding = worker.shared.settings.has_pools().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
+    let minding = worker.shared.settings().has_pools().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
     let mut finding = JoinSet::new();
     if let Some(newest) = newest {
         finding.spawn_local(find(Rc::clone(&worker), newest));
@@ -275,7 +302,7 @@ async fn accept(door: Door, worker: Rc<Worker>) {
 }
 
 async fn serve_counted(client: Stream, peer: SocketAddr, worker: Rc<Worker>) {
-    let connections_max = worker.shared.settings.clients_max.saturating_add(CONNECTIONS_SPARE);
+    let connections_max = worker.shared.settings().clients_max.saturating_add(CONNECTIONS_SPARE);
     match worker.shared.stats.connection(connections_max) {
         Some(_counted) => {
             if let Some(session) = Box::pin(client::serve(client, peer, &worker)).await {

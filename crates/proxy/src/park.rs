@@ -145,7 +145,7 @@ impl Parked {
             Err(error) => {
                 tracing::warn!("a session could not move from {node} to {}: {error}", server.node);
                 let now = Successor { epoch, node: Some(server.node.clone()) };
-                let cluster = worker.shared.settings.cluster.clone();
+                let cluster = worker.shared.settings().cluster.clone();
                 let at_stake = AtStake::Nothing;
                 Refusal::EpochChanged { cluster, node, epoch: old_epoch, at_stake, now }
                     .encode(&mut to_client);

@@ -35,7 +35,7 @@ fn marked(key: &CancelKey) -> CancelKey {
 
 /// Asks all other proxies to cancel what has this key; returns when each has done so, or does not answer in time.
 pub async fn ask(key: &CancelKey, worker: &Worker) {
-    let settings = &worker.shared.settings;
+    let settings = &worker.shared.settings();
     if settings.peers.is_empty() {
         return;
     }

@@ -29,7 +29,7 @@ pub use bell::Bell;
 pub use login::{NotAdmitted, check_with, negotiate};
 pub use open::log_in;
 pub use pause::{Chosen, pause, reconnect, resume};
-pub use pools::{Login, Pools};
+pub use pools::{Login, Pools, settle};
 pub use rounds::Rounds;
 pub use secrets::{Secrets, find_verifier};
 
@@ -283,7 +283,7 @@ impl<'a> Client<'a> {
             tracing::debug!("a client kept its server to the end: {pins}");
         }
         let shared = &self.worker.shared;
-        let (cluster, node) = (shared.settings.cluster.clone(), lent.running.server.node.clone());
+        let (cluster, node) = (shared.settings().cluster.clone(), lent.running.server.node.clone());
         let logical = &self.admitted.logical;
         let at_stake = match (logical.awaits_answer(), logical.in_transaction()) {
             (false, false) => AtStake::Nothing,
@@ -409,8 +409,9 @@ pub async fn mind(worker: Rc<Worker>) {
     let mut tick_at = tokio::time::interval(TICK);
     tick_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Each worker says so: with several, servers are asked as much more often.
-    let mut code_at =
-        tokio::time::interval(CODE_EVERY * u32::try_from(worker.shared.settings.workers.max(1)).unwrap_or(1));
+    let mut code_at = tokio::time::interval(
+        CODE_EVERY * u32::try_from(worker.shared.settings().workers.max(1)).unwrap_or(1),
+    );
     loop {
         tokio::select! {
             () = crate::worker::stopped(&mut stop) => return worker.bell.ring_for_stop(),
@@ -431,7 +432,7 @@ pub async fn mind(worker: Rc<Worker>) {
                     worker.pools.borrow_mut().renew();
                     pools::do_deeds(&worker);
                 }
-                worker.roster.tick(Instant::now(), &worker.shared.settings.patience());
+                worker.roster.tick(Instant::now(), &worker.shared.settings().patience());
                 tick(&worker);
             }
         }

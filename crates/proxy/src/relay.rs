@@ -169,7 +169,7 @@ impl<'a> Relay<'a> {
         let now = Instant::now();
         self.hold = match (self.hold, obstacle) {
             (Hold::Seeking, Obstacle::Prepared) => Hold::Lingering { until: now + CLOSING_MAX },
-            (_, _) => Hold::Staying { until: now + self.worker.shared.settings.hold },
+            (_, _) => Hold::Staying { until: now + self.worker.shared.settings().hold },
         };
     }
 

@@ -34,7 +34,7 @@ pub struct Answered {
 
 /// Connects, with TLS if the settings want it.
 async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
-    let settings = &worker.shared.settings;
+    let settings = &worker.shared.settings();
     let connecting = Stream::connect(&server.host, server.port, worker.ring.as_ref());
     let opened = timeout(settings.connect_timeout, connecting).await;
     let stream = match opened {
@@ -152,7 +152,7 @@ pub async fn forward_cancel(server: &Server, key: &CancelKey, worker: &Worker) -
     let mut stream = open(server, worker).await?;
     let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
     stream.write_all(&encode_cancel_request(key)).await.map_err(no_answer)?;
-    let limit = worker.shared.settings.connect_timeout;
+    let limit = worker.shared.settings().connect_timeout;
     let closed = timeout(limit, stream.read(&mut [0])).await;
     closed.map(|_| ()).map_err(|_| Failure::NoAnswer("it does not close the connection".to_owned()))
 }

@@ -206,7 +206,7 @@ impl PoolSettings {
 }
 
 /// How clients are let in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     /// Whoever comes, under any name: only where nobody else can reach the proxy.
     Trust,
@@ -226,7 +226,7 @@ pub struct RuleFiles {
 }
 
 /// The role that looks up verifiers: it may log in, and read the catalog pg_authid.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Lookup {
     /// Its name.
     pub user: String,

@@ -11,6 +11,7 @@ use crate::once_per_source::OncePerSource;
 use crate::peers;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
+use crate::reload::Reloads;
 use crate::ring::Ring;
 use crate::roster::Roster;
 use crate::settings::{ClientAuth, Io, Settings};
@@ -23,7 +24,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -40,7 +41,9 @@ const TLS_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// Shared by all workers.
 #[derive(Debug)]
 pub struct Shared {
-    pub settings: Settings,
+    settings: RwLock<Arc<Settings>>,
+    /// How they are read again.
+    pub reloads: Reloads,
     pub stats: Stats,
     pub pool: Pool,
     pub cancels: Cancels,
@@ -65,14 +68,15 @@ pub struct Shared {
 impl Shared {
     /// `mock` are random bytes.
     pub fn new(
-        settings: Settings,
+        (settings, reloads): (Settings, Reloads),
         (tls, hba): (Arc<Tls>, Option<Hba>),
         desks: Desks,
         mock: [u8; KEY_LEN],
     ) -> Shared {
         let pool = Pool::new(settings.clients_max);
         Shared {
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
+            reloads,
             stats: Stats::default(),
             pool,
             cancels: Cancels::default(),
@@ -88,6 +92,16 @@ impl Shared {
             mock,
             garbage: Mutex::default(),
         }
+    }
+
+    /// The settings of this moment: never needed on the path of a query.
+    pub fn settings(&self) -> Arc<Settings> {
+        // They are replaced as a whole, so a panic elsewhere spoils nothing.
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_settings(&self, settings: Arc<Settings>) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Logs why a server cannot be reached by TLS. Every client that waits for it meets the same trouble many times.
@@ -106,7 +120,7 @@ impl Shared {
     /// # Errors
     /// What it is told.
     pub fn way_of(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
-        match (&self.hba, self.settings.pool.as_ref().map(|pool| &pool.auth)) {
+        match (&self.hba, self.settings().pool.as_ref().map(|pool| &pool.auth)) {
             (Some(hba), _) => hba.admit(client, packet),
             (None, Some(ClientAuth::Trust) | None) => Ok(Way::Trust),
             (None, Some(ClientAuth::Scram(_) | ClientAuth::Rules(..))) => Ok(Way::Scram),
@@ -179,8 +193,8 @@ impl Worker {
         let chunk = RefCell::new(vec![0; CHUNK_LEN].into_boxed_slice());
         let mut names = [0; 8];
         aws_lc_rs::rand::fill(&mut names).ok()?;
-        let pools = RefCell::new(Pools::new(&shared.settings));
-        let ring = ring(number, &shared.settings);
+        let pools = RefCell::new(Pools::new(&shared.settings()));
+        let ring = ring(number, &shared.settings());
         Some(Worker {
             number,
             shared,

@@ -114,6 +114,12 @@ pub struct ProxyArgs {
     /// several servers can be asked which of them is the primary
     #[arg(long, value_name = "ROLE", requires = "servers")]
     pub lookup_user: Option<String>,
+    /// With --lookup-user: who may come and how, a file in the form of pg_hba.conf [default: everybody, by password]
+    #[arg(long, value_name = "FILE", requires = "lookup_user")]
+    pub hba_file: Option<PathBuf>,
+    /// With --hba-file: the names that certificates stand for, a file in the form of pg_ident.conf
+    #[arg(long, value_name = "FILE", requires = "hba_file")]
+    pub ident_file: Option<PathBuf>,
     /// How the log is written [default: what the file says by log.format, else text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,

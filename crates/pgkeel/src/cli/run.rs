@@ -3,11 +3,12 @@
 use super::args::ProxyArgs;
 use crate::config::{self, Config, LoadError};
 use crate::log::{Log, LogFormat, LogOptions};
+use proxy::{Reader, Reload};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Which sections to run.
@@ -40,6 +41,10 @@ impl Source {
         let listen = args.listen.unwrap_or_else(|| "127.0.0.1:6432".to_owned());
         // What is a string or a list of strings in JSON, is the same in TOML.
         let json = |value: serde_json::Value| value.to_string();
+        let path = |file: PathBuf| {
+            let whole = std::path::absolute(&file).unwrap_or(file);
+            json(whole.to_string_lossy().into())
+        };
         let mut text = format!(
             "cluster = \"proxy\"\n[proxy]\nlisten = {}\nservers = {}\n",
             json(listen.into()),
@@ -47,6 +52,12 @@ impl Source {
         );
         if let Some(user) = args.lookup_user {
             text += &format!("pool_mode = \"pooled\"\nlookup_user = {}\n", json(user.into()));
+        }
+        if let Some(file) = args.hba_file {
+            text += &format!("auth = \"hba\"\nhba_file = {}\n", path(file));
+        }
+        if let Some(file) = args.ident_file {
+            text += &format!("ident_file = {}\n", path(file));
         }
         Source::Text(text)
     }
@@ -81,7 +92,7 @@ pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> E
         epoch: Arc::clone(&epoch),
     });
     let code = match loaded {
-        Ok(config) => run_config(config, &source.name(), what, epoch, &log).await,
+        Ok(config) => run_config(config, source, what, epoch, &log).await,
         Err(e) => {
             log.last_words(&e.to_string());
             ExitCode::from(2)
@@ -91,7 +102,14 @@ pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> E
     code
 }
 
-async fn run_config(config: Config, file: &str, what: What, epoch: Arc<AtomicU64>, log: &Log) -> ExitCode {
+async fn run_config(
+    config: Config,
+    source: Source,
+    what: What,
+    epoch: Arc<AtomicU64>,
+    log: &Log,
+) -> ExitCode {
+    let file = source.name();
     for warning in &config.warnings {
         tracing::warn!("{file}: {warning}");
     }
@@ -104,7 +122,7 @@ async fn run_config(config: Config, file: &str, what: What, epoch: Arc<AtomicU64
         log.last_words(&format!("{file}: there is no section {section}; add it, or run something else"));
         return ExitCode::from(2);
     }
-    match run_parts(config, what, epoch).await {
+    match run_parts(config, source, what, epoch).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             log.last_words(&format!("pgkeel: {e:#}"));
@@ -113,10 +131,13 @@ async fn run_config(config: Config, file: &str, what: What, epoch: Arc<AtomicU64
     }
 }
 
-async fn run_parts(config: Config, what: What, epoch: Arc<AtomicU64>) -> anyhow::Result<()> {
+async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<AtomicU64>) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
+    let (ask, asked) = watch::channel(0);
+    let has_agent = config.agent.is_some() && what != What::Proxy;
     let stop_by_signal = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stops in order"),
@@ -138,7 +159,9 @@ async fn run_parts(config: Config, what: What, epoch: Arc<AtomicU64>) -> anyhow:
         match config.proxy.filter(|_| what != What::Agent) {
             Some(settings) => {
                 let epoch = Arc::clone(&epoch);
-                proxy::run(settings, epoch, stopped.clone()).await.map_err(anyhow::Error::from)
+                let reload = Reload { reader: reader(source), asked };
+                let running = proxy::run_reloading(settings, reload, epoch, stopped.clone());
+                running.await.map_err(anyhow::Error::from)
             }
             None => Ok(()),
         }
@@ -147,5 +170,26 @@ async fn run_parts(config: Config, what: What, epoch: Arc<AtomicU64>) -> anyhow:
     tokio::select! {
         outcome = async { tokio::try_join!(agent, proxy) } => outcome.map(|_| ()),
         () = stop_by_signal => Ok(()),
+        () = pass_on(hangup, ask, has_agent) => Ok(()),
     }
+}
+
+/// SIGHUP: the proxy reads its settings again.
+async fn pass_on(mut hangup: Signal, ask: watch::Sender<u64>, has_agent: bool) {
+    while hangup.recv().await.is_some() {
+        ask.send_modify(|times| *times += 1);
+        if has_agent {
+            tracing::info!("SIGHUP: the agent's own settings are read at its next start");
+        }
+    }
+    std::future::pending().await
+}
+
+/// What the proxy's settings are now, where they came from.
+fn reader(source: Source) -> Reader {
+    Arc::new(move || {
+        let config = source.load().map_err(|e| e.to_string())?;
+        let missing = || format!("{}: there is no section [proxy] any more", source.name());
+        config.proxy.ok_or_else(missing)
+    })
 }

@@ -22,6 +22,8 @@ pub enum Wish {
     Clients,
     Servers,
     Prepared,
+    /// The settings have changed.
+    Settle,
     Pause(Chosen),
     Resume(Chosen),
     Reconnect(Chosen),
@@ -144,6 +146,10 @@ fn fulfil(wish: &Wish, worker: &Rc<Worker>) -> Told {
         Wish::Clients => Told::Clients(facts::clients(worker)),
         Wish::Servers => Told::Servers(facts::servers(worker)),
         Wish::Prepared => Told::Prepared(facts::prepared(worker)),
+        Wish::Settle => {
+            pooled::settle(worker);
+            Told::Count(1)
+        }
         Wish::Pause(chosen) => match pooled::pause(worker, chosen) {
             Some(is_news) => Told::Paused { is_news },
             None => Told::TooManyPaused,

@@ -89,7 +89,8 @@ pub async fn verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier, NotA
 }
 
 fn keep(user: &[u8], verifier: &Verifier, worker: &Worker) {
-    let console = &worker.shared.settings.console;
+    let settings = worker.shared.settings();
+    let console = &settings.console;
     if console.users.iter().chain(&console.viewers).any(|name| name.as_bytes() == user) {
         worker.shared.consoles.verifiers().insert(user.into(), verifier.clone());
     }
@@ -97,8 +98,7 @@ fn keep(user: &[u8], verifier: &Verifier, worker: &Worker) {
 
 /// Keeps the verifiers fresh until the proxy stops: on one worker, if there is a console, and a role to look them up.
 pub async fn keep_keys(worker: Rc<Worker>) {
-    let settings = &worker.shared.settings;
-    if worker.number != 0 || !settings.console.is_on() || settings.lookup().is_none() {
+    if worker.number != 0 || worker.shared.settings().lookup().is_none() {
         return;
     }
     let mut stop = worker.stop.clone();
@@ -121,7 +121,8 @@ async fn look_up_all(worker: &Rc<Worker>) -> bool {
     if is_paused || open_primary(&worker.views.clone().latest()).is_none() {
         return false;
     }
-    let console = &worker.shared.settings.console;
+    let settings = worker.shared.settings();
+    let console = &settings.console;
     for user in console.users.iter().chain(&console.viewers) {
         match timeout(LOOKUP_PATIENCE, find_verifier(user.as_bytes(), worker)).await {
             Ok(Ok(verifier)) => keep(user.as_bytes(), &verifier, worker),

@@ -45,7 +45,7 @@ pub async fn check(stream: &mut Stream, packet: &[u8], worker: &Rc<Worker>) -> R
     let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
         return Err(NotAdmitted::Gone);
     };
-    let settings = &worker.shared.settings;
+    let settings = &worker.shared.settings();
     let auth = settings.pool.as_ref().map(|pool| &pool.auth);
     let proof = proof(&settings.console, auth, stream.peer_addr()?.ip())?;
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;

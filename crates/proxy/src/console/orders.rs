@@ -6,6 +6,7 @@ use super::read::{Elsewhere, Statement};
 use super::talk::Failure;
 use super::{Console, notice};
 use crate::pooled::Chosen;
+use crate::reload::reload;
 use crate::worker::stopped;
 use pgwire::Severity;
 use std::pin::pin;
@@ -54,9 +55,19 @@ impl Console<'_> {
         order: &Statement,
         out: &mut Vec<u8>,
     ) -> Result<&'static str, Stopped> {
-        let is_pooled = self.worker.shared.settings.pool.is_some();
+        let is_pooled = self.worker.shared.settings().pool.is_some();
         match order {
             Statement::Elsewhere(which) => Err(elsewhere(*which).into()),
+            Statement::Reload => {
+                let reloaded = reload(&self.worker.shared).await;
+                let outcome = reloaded.map_err(|problem| {
+                    let (sqlstate, hint) = problem.advice();
+                    failed(sqlstate, problem.to_string(), Some(hint))
+                })?;
+                tracing::info!("RELOAD at the console: {outcome}");
+                notice(Severity::Notice, &outcome.to_string(), out);
+                Ok("RELOAD")
+            }
             Statement::KillClient(id) => self.kill_client(*id).await,
             Statement::Pause(_) | Statement::Resume(_) | Statement::Reconnect(_) | Statement::Kill(_)
                 if !is_pooled =>
@@ -210,10 +221,6 @@ fn count(answers: &[Told]) -> usize {
 
 fn elsewhere(which: Elsewhere) -> Failure {
     let (message, hint) = match which {
-        Elsewhere::Reload => (
-            "the proxy reads its configuration at its start only",
-            "Check the file with `pgkeel config check FILE`, then restart the process of `pgkeel proxy` or `pgkeel run`.",
-        ),
         Elsewhere::Shutdown => (
             "the proxy is not stopped from here: an agent may run in the same process",
             "Stop `pgkeel proxy` or `pgkeel run` by its service manager, or send the process SIGTERM.",

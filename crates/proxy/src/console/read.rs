@@ -63,7 +63,6 @@ const HARMLESS: [&str; 7] = [
 /// A command that cannot be done here, and what does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
-    Reload,
     Shutdown,
 }
 
@@ -82,6 +81,8 @@ pub enum Statement {
     KillClient(u64),
     /// All clients of this database are ended, and it is paused.
     Kill(Box<[u8]>),
+    /// The settings are read again.
+    Reload,
     Elsewhere(Elsewhere),
 }
 
@@ -110,9 +111,11 @@ fn statement(text: &[u8], parts: &[Placed<'_>]) -> Result<Statement, Wrong> {
     if is("kill") || is("kill_client") {
         return kill(text, is("kill_client"), rest);
     }
-    if is("reload") || is("shutdown") {
-        let which = if is("reload") { Elsewhere::Reload } else { Elsewhere::Shutdown };
-        return Ok(Statement::Elsewhere(which));
+    if is("reload") && rest.is_empty() {
+        return Ok(Statement::Reload);
+    }
+    if is("shutdown") {
+        return Ok(Statement::Elsewhere(Elsewhere::Shutdown));
     }
     let of_databases: fn(Chosen) -> Statement = if is("pause") {
         Statement::Pause
@@ -238,7 +241,7 @@ mod tests {
             ("KILL_CLIENT 17", Statement::KillClient(17)),
             ("kill shop", Statement::Kill(b"shop"[..].into())),
             ("kill \"client\"", Statement::Kill(b"client"[..].into())),
-            ("reload", Statement::Elsewhere(Elsewhere::Reload)),
+            ("reload", Statement::Reload),
             ("shutdown wait_for_clients", Statement::Elsewhere(Elsewhere::Shutdown)),
             ("set application_name = 'x'", Statement::SetIgnored),
             ("SET session DateStyle TO iso, mdy", Statement::SetIgnored),

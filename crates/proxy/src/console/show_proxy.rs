@@ -2,6 +2,7 @@
 
 use super::table::{Kind, Table};
 use crate::hold::hold_reason;
+use crate::reload::CHANGEABLE;
 use crate::route::open_primary;
 use crate::settings::{ClientAuth, Io, Settings};
 use cluster::view::View;
@@ -31,7 +32,7 @@ const COMMANDS: [(&str, &str); 19] = [
     ("RECONNECT [database]", "replaces servers as soon as they are given back"),
     ("KILL CLIENT id", "ends a client"),
     ("KILL database", "ends all clients of a database, and pauses it"),
-    ("RELOAD", "not here: restart the proxy"),
+    ("RELOAD", "reads the configuration file again"),
     ("SHUTDOWN", "not here: send the process SIGTERM"),
 ];
 
@@ -93,7 +94,8 @@ pub fn held_because(view: &View) -> Option<String> {
 pub fn config(settings: &Settings) -> Table {
     let mut table = Table::new(&[("key", Kind::Text), ("value", Kind::Text), ("changeable", Kind::Text)]);
     let mut add = |key: &str, value: Option<String>| {
-        table.add(vec![key.into(), value.into(), "no".into()]);
+        let changeable = if CHANGEABLE.contains(&key) { "yes" } else { "no" };
+        table.add(vec![key.into(), value.into(), changeable.into()]);
     };
     let time = |time: Duration| Some(format!("{}s", time.as_secs_f64()));
     let list = |list: &[String]| Some(list.join(", "));
@@ -104,6 +106,7 @@ pub fn config(settings: &Settings) -> Table {
     add("hold", time(settings.hold));
     add("connect_timeout", time(settings.connect_timeout));
     add("startup_timeout", time(settings.startup_timeout));
+    add("peers", list(&settings.peers));
     // By PgBouncer's name, which exporters read.
     add("max_client_conn", Some(settings.clients_max.to_string()));
     add("workers", Some(settings.workers.max(1).to_string()));

@@ -71,12 +71,12 @@ pub async fn admit<'a>(
     let secret = match way {
         Way::Scram => {
             stream.write_all(&std::mem::take(&mut greeting)).await?;
-            let limit = worker.shared.settings.startup_timeout;
+            let limit = worker.shared.settings().startup_timeout;
             timeout(limit, check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
         }
         Way::Trust => Secret::None,
     };
-    let place = match &worker.shared.settings.pool {
+    let place = match &worker.shared.settings().pool {
         Some(pool) => worker.shared.crowd.enter(user, &seat.who.database, &pool.limits)?,
         None => None,
     };

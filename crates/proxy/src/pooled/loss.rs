@@ -22,7 +22,7 @@ impl Client<'_> {
             Goodbye::Kept(body) if is_replaced || is_of_dead_postmaster(body) => {}
             Goodbye::Kept(_) | Goodbye::Told => return false,
         }
-        let happened = happened(&self.worker.shared.settings.cluster, lent, &view);
+        let happened = happened(&self.worker.shared.settings().cluster, lent, &view);
         let words = |lost: Lost| words(lost, &happened);
         let mut told = Vec::new();
         match self.admitted.logical.lose_server(&mut lent.holding, &words, &mut told) {

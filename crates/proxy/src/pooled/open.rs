@@ -49,7 +49,7 @@ pub async fn open(worker: Rc<Worker>, pool: PoolId, server: ServerId, login: Rc<
         Err(refusal) => return not_opened(&worker, pool, server, &NotOpened::Refusal(refusal)),
     };
     let Target { server: node, epoch } = target;
-    let limit = worker.shared.settings.startup_timeout;
+    let limit = worker.shared.settings().startup_timeout;
     let outcome = timeout(limit, log_in(answered, &login)).await;
     let why = match outcome {
         Ok(Ok((stream, reported, key))) => {

@@ -118,25 +118,43 @@ pub struct Pools {
     next_client: u32,
 }
 
+/// Of one worker: most servers of all pools, and the bounds of each.
+fn limits(settings: &Settings) -> (usize, Bounds) {
+    let for_lookups = PoolSettings::for_lookups();
+    let workers = settings.workers.max(1);
+    let settings = settings.pool.as_ref().unwrap_or(&for_lookups);
+    let share = |all: usize| all.div_ceil(workers);
+    let bounds = Bounds {
+        servers_max: share(settings.servers_max).max(1),
+        reserve: share(settings.reserve),
+        reserve_after: settings.reserve_after,
+        servers_min: share(settings.servers_min),
+        query_wait: settings.query_wait,
+        notice_after: settings.notice_after,
+        idle_max: settings.idle_max,
+        age_max: settings.age_max,
+        retry_after: Duration::from_millis(200),
+    };
+    (share(settings.open_max).max(1), bounds)
+}
+
+/// Takes in the settings of this moment.
+pub fn settle(worker: &Rc<Worker>) {
+    worker.pools.borrow_mut().take_settings(&worker.shared.settings(), Instant::now());
+    do_deeds(worker);
+}
+
 impl Pools {
     /// Without any pool. Each worker has an equal share of the limits. In the session mode only verifiers are looked up.
     pub fn new(settings: &Settings) -> Pools {
-        let for_lookups = PoolSettings::for_lookups();
-        let workers = settings.workers.max(1);
-        let settings = settings.pool.as_ref().unwrap_or(&for_lookups);
-        let share = |all: usize| all.div_ceil(workers);
-        let bounds = Bounds {
-            servers_max: share(settings.servers_max).max(1),
-            reserve: share(settings.reserve),
-            reserve_after: settings.reserve_after,
-            servers_min: share(settings.servers_min),
-            query_wait: settings.query_wait,
-            notice_after: settings.notice_after,
-            idle_max: settings.idle_max,
-            age_max: settings.age_max,
-            retry_after: Duration::from_millis(200),
-        };
-        Pools::of(Lending::new(share(settings.open_max).max(1)), bounds)
+        let (open_max, bounds) = limits(settings);
+        Pools::of(Lending::new(open_max), bounds)
+    }
+
+    fn take_settings(&mut self, settings: &Settings, now: Instant) {
+        let (open_max, bounds) = limits(settings);
+        self.bounds = bounds;
+        self.lending.set_limits(open_max, &self.bounds, now);
     }
 
     fn of(lending: Lending, bounds: Bounds) -> Pools {

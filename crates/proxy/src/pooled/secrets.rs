@@ -58,7 +58,8 @@ pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier,
     if let Some(verifier) = worker.secrets.borrow().get(user, Instant::now()) {
         return Ok(verifier);
     }
-    let Some(lookup) = worker.shared.settings.lookup() else { return Err(NotAdmitted::Gone) };
+    let settings = worker.shared.settings();
+    let Some(lookup) = settings.lookup() else { return Err(NotAdmitted::Gone) };
     let mut borrowed = Borrowed { worker, lent: Some(lend(lookup, worker).await?) };
     let asked = timeout(LOOKUP_MAX, borrowed.ask(user)).await;
     let asked = asked.unwrap_or_else(|_| Err("no answer".to_owned()));

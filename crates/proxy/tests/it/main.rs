@@ -25,6 +25,9 @@ mod isolation;
 mod named;
 
 mod peers;
+
+mod reload;
+
 mod pgbench;
 
 mod views;

@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::postgres::free_port;
 use cluster::view::{Server, View};
-use proxy::{ConsoleSettings, ProxyError, ServerTls, Settings};
+use proxy::{ConsoleSettings, ProxyError, Reload, ServerTls, Settings};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -56,18 +56,30 @@ impl Proxy {
         let agent = Agent::start(first).await;
         // The other one never answers, which must not matter.
         settings.agents.extend([format!("127.0.0.1:{}", free_port()), agent.address.to_string()]);
-        Proxy::start_beside(settings, agent).await
+        Proxy::start_beside(settings, None, agent).await
+    }
+
+    /// One whose settings are read again when that is asked for.
+    pub async fn start_reloading(mut settings: Settings, reload: Reload, first: View) -> Proxy {
+        let agent = Agent::start(first).await;
+        settings.agents.push(agent.address.to_string());
+        Proxy::start_beside(settings, Some(reload), agent).await
     }
 
     /// One that knows no agent; there is one nevertheless.
     pub async fn start_alone(settings: Settings) -> Proxy {
-        Proxy::start_beside(settings, Agent::start(View::default()).await).await
+        Proxy::start_beside(settings, None, Agent::start(View::default()).await).await
     }
 
-    async fn start_beside(settings: Settings, agent: Agent) -> Proxy {
+    async fn start_beside(settings: Settings, reload: Option<Reload>, agent: Agent) -> Proxy {
         let address = settings.listen[0];
         let (stop, stop_seen) = watch::channel(false);
-        let running = tokio::spawn(proxy::run(settings, Default::default(), stop_seen));
+        let running = match reload {
+            Some(reload) => {
+                tokio::spawn(proxy::run_reloading(settings, reload, Default::default(), stop_seen))
+            }
+            None => tokio::spawn(proxy::run(settings, Default::default(), stop_seen)),
+        };
         while tokio::net::TcpStream::connect(address).await.is_err() {
             assert!(!running.is_finished(), "the proxy did not start");
             tokio::time::sleep(Duration::from_millis(10)).await;
