@@ -112,6 +112,32 @@ fn sighup_reads_the_settings_of_the_proxy_again() {
     assert!(child.wait().expect("its end").success());
 }
 
+#[test]
+fn a_new_proxy_takes_over_and_the_old_one_ends_in_order() {
+    let dir = Dir::make("takeover");
+    let settings = format!("proxy.takeover = \"{}\"\n", dir.0.join("takeover").display());
+    let output = start(&dir, &settings, &[]).wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(2), "an agent would end with the proxy");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("`pgkeel agent` and `pgkeel proxy`"), "{told}");
+    let proxy = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeel"));
+        command.arg("proxy").arg("-c").arg(dir.0.join("pgkeel.toml")).env_remove("PGKEEL_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("pgkeel")
+    };
+    let mut first = proxy();
+    let mut log_of_first = BufReader::new(first.stderr.take().expect("standard error"));
+    read_until(&mut log_of_first, "listening on");
+    while !dir.0.join("takeover").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let second = proxy();
+    read_until(&mut log_of_first, "another process listens now");
+    assert!(first.wait().expect("its end").success());
+    lines_until(second, "the proxy that ran before serves its clients to their end");
+    assert!(!dir.0.join("takeover").exists());
+}
+
 fn check_json(lines: &[String]) {
     assert!(lines.len() >= 4, "{lines:?}");
     for line in lines {

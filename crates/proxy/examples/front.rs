@@ -53,6 +53,8 @@ fn main() {
         servers: vec![Server { node: "server".to_owned(), host: "127.0.0.1".to_owned(), port }],
         ask_as: None,
         peers: Vec::new(),
+        takeover: None,
+        drain: Duration::from_secs(60),
         hold: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(2),
         startup_timeout: Duration::from_secs(10),

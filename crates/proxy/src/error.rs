@@ -7,6 +7,7 @@ use crate::session::AtStake;
 use pgwire::{ErrorFields, Severity, StartupError, encode_error_response};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -39,6 +40,17 @@ pub enum ProxyError {
         /// Address as configured.
         address: SocketAddr,
         /// What the operating system said.
+        source: io::Error,
+    },
+    /// The way by which a later process could take over cannot be opened, or an older one does not give its sockets.
+    #[error(
+        "cannot take over, or be taken over, by {}: {source}; stop the proxy that runs, or check the directory of \
+         `takeover`", path.display()
+    )]
+    Takeover {
+        /// As configured.
+        path: PathBuf,
+        /// What went wrong.
         source: io::Error,
     },
     /// There can be no TLS as configured.

@@ -19,6 +19,10 @@ pub mod settings;
 
 mod listener;
 
+mod sockets;
+
+mod takeover;
+
 mod worker;
 
 mod client;

@@ -11,29 +11,34 @@ use crate::reload::{Reload, Reloads, reload_when_asked};
 use crate::ring::{self, Acceptor, Ahead, Ring, RingSocket};
 use crate::settings::{ClientAuth, Settings};
 use crate::socket::Socket;
+use crate::sockets::{self, Sockets};
 use crate::stats::Stats;
 use crate::stream::Stream;
+use crate::takeover::{self, Desk, Listeners, Taken};
 use crate::tls::{Tls, keep_current};
 use crate::watch::{Newest, Views, follow};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
 use pgwire::scram::KEY_LEN;
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
-
-/// Connections the kernel may keep ready to be accepted.
-const BACKLOG: i32 = 4_096;
 
 /// Connections beyond `clients_max`: those in start-up, cancel requests, and those that are told there are too many.
 const CONNECTIONS_SPARE: usize = 128;
+
+/// How often it is looked whether all clients have left.
+const LEFT_LOOK: Duration = Duration::from_millis(200);
+
+/// Each with its number and how it ended.
+type Workers = JoinSet<(usize, Result<io::Result<()>, oneshot::error::RecvError>)>;
 
 /// How long sessions may take to say farewell when the proxy stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
@@ -81,27 +86,10 @@ async fn run_with(
     if settings.agents.is_empty() && settings.servers.is_empty() {
         return Err(ProxyError::NoAgents);
     }
-    let tls = Arc::new(Tls::load(&settings)?);
-    for doubt in tls.doubts() {
-        tracing::error!("{doubt}");
-    }
-    let hba = match settings.pool.as_ref().map(|pool| &pool.auth) {
-        Some(ClientAuth::Rules(files, _)) => Some(Hba::load(files)?),
-        Some(ClientAuth::Scram(_) | ClientAuth::Trust) | None => None,
-    };
+    let (tls, hba) = read_files(&settings)?;
     let workers_count = settings.workers.max(1);
-    let mut sockets = Vec::new();
-    for _ in 0..workers_count {
-        sockets.push(Vec::new());
-    }
-    for &address in &settings.listen {
-        let bound = check_is_free(address)?;
-        for of_worker in &mut sockets {
-            of_worker.push(listen(bound)?);
-        }
-        tracing::info!("listening on {bound} for clients of cluster {}", settings.cluster);
-    }
-
+    let taken = take_over(&settings).await?;
+    let (sockets, offer) = open_sockets(&settings, taken.as_ref())?;
     let (newest, views) = Newest::new(&settings.cluster, &settings.agents);
     if let [server] = settings.servers.as_slice() {
         newest.is_always(server);
@@ -109,32 +97,37 @@ async fn run_with(
     let newest = Arc::new(newest);
     // Workers also stop when this function is dropped, for `stop` goes with it.
     let (stop, stop_seen) = watch::channel(false);
+    let (doors, doors_seen) = watch::channel(Doors::NotYet);
+    let (ready, mut all_ready) = mpsc::channel(workers_count);
     let (desks, inboxes) = console::desks(workers_count);
     let mut mock = [0; KEY_LEN];
     aws_lc_rs::rand::fill(&mut mock).map_err(|_| ProxyError::NoRandom)?;
+    let agents = settings.agents.clone();
     let (reader, asked) = reload.map(|Reload { reader, asked }| (reader, asked)).unzip();
     let settings = (settings, Reloads::by(reader));
     let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
     let mut tasks = JoinSet::new();
-    if let Some(asked) = asked {
-        tasks.spawn(reload_when_asked(Arc::clone(&shared), asked));
-    }
-    for agent in &shared.settings().agents {
-        tasks.spawn(follow(agent.clone(), Arc::clone(&newest)));
-    }
+    tasks.extend(agents.into_iter().map(|agent| follow(agent, Arc::clone(&newest))));
     tasks.spawn(keep_current(tls));
     tasks.spawn(hba::keep_current(Arc::clone(&shared)));
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));
-
-    let mut workers = JoinSet::new();
-    for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-        let worker = (Arc::clone(&shared), views.clone(), stop_seen.clone());
-        // One is enough to look for the primary.
-        let newest = (number == 0 && shared.settings().servers.len() > 1).then(|| Arc::clone(&newest));
-        let ended = start_worker(number, (sockets, inbox, newest), worker)?;
-        workers.spawn(async move { (number, ended.await) });
+    if let Some(asked) = asked {
+        tasks.spawn(reload_when_asked(Arc::clone(&shared), asked));
     }
-    let outcome = wait_for_end(&mut workers, shutdown).await;
+
+    let signs = Signs { stop: stop_seen, doors: doors_seen, ready };
+    let works = sockets.into_iter().zip(inboxes);
+    let mut workers = start_workers(works, &newest, (&shared, &views), signs)?;
+    let handed = async {
+        all_start(workers_count, &mut all_ready).await;
+        doors.send_replace(Doors::Open);
+        succeed(taken).await;
+        hand_over(offer).await;
+    };
+    let outcome = tokio::select! {
+        outcome = wait_for_end(&mut workers, shutdown.clone()) => outcome,
+        () = handed => serve_to_the_end(&mut workers, shutdown, &doors, &shared).await,
+    };
     stop.send_replace(true);
     while let Some(ended) = workers.join_next().await {
         drop(ended);
@@ -143,10 +136,105 @@ async fn run_with(
     outcome
 }
 
-async fn wait_for_end(
-    workers: &mut JoinSet<(usize, Result<io::Result<()>, oneshot::error::RecvError>)>,
-    mut shutdown: watch::Receiver<bool>,
+fn read_files(settings: &Settings) -> Result<(Arc<Tls>, Option<Hba>), ProxyError> {
+    let tls = Arc::new(Tls::load(settings)?);
+    for doubt in tls.doubts() {
+        tracing::error!("{doubt}");
+    }
+    let hba = match settings.pool.as_ref().map(|pool| &pool.auth) {
+        Some(ClientAuth::Rules(files, _)) => Some(Hba::load(files)?),
+        Some(ClientAuth::Scram(_) | ClientAuth::Trust) | None => None,
+    };
+    Ok((tls, hba))
+}
+
+async fn take_over(settings: &Settings) -> Result<Option<Taken>, ProxyError> {
+    let Some(path) = settings.takeover.clone() else { return Ok(None) };
+    let asked = path.clone();
+    let asking = tokio::task::spawn_blocking(move || takeover::ask(&asked));
+    let taken = asking.await.map_err(io::Error::other).and_then(|asked| asked);
+    let taken = taken.map_err(|source| ProxyError::Takeover { path: path.clone(), source })?;
+    let Some(taken) = taken else { return Ok(None) };
+    // To take over from it would end it for nothing.
+    if !taken.listeners.iter().any(|(address, _)| settings.listen.contains(address)) {
+        let source = io::Error::new(io::ErrorKind::AddrNotAvailable, "it listens on other addresses only");
+        return Err(ProxyError::Takeover { path, source });
+    }
+    tracing::info!("takes {} listening sockets over from a proxy that runs", taken.listeners.len());
+    Ok(Some(taken))
+}
+
+/// Where a later process can ask, and for what.
+type Offer = Option<(Desk, Listeners)>;
+
+/// Each worker's sockets, and what a later process is given.
+fn open_sockets(settings: &Settings, taken: Option<&Taken>) -> Result<(Vec<Sockets>, Offer), ProxyError> {
+    let (sockets, all) = sockets::open(&settings.listen, settings.workers.max(1), taken)?;
+    let bound: BTreeSet<SocketAddr> = all.iter().map(|(address, _)| *address).collect();
+    for address in bound {
+        tracing::info!("listening on {address} for clients of cluster {}", settings.cluster);
+    }
+    let Some(path) = settings.takeover.clone() else { return Ok((sockets, None)) };
+    match Desk::prepare(&path) {
+        Ok(desk) => Ok((sockets, Some((desk, all)))),
+        Err(source) => Err(ProxyError::Takeover { path, source }),
+    }
+}
+
+/// Returns when all workers could accept. One whose workers do not all start takes nothing over.
+async fn all_start(workers: usize, ready: &mut mpsc::Receiver<()>) {
+    for _ in 0..workers {
+        if ready.recv().await.is_none() {
+            // The end of a worker is the end of the proxy, which `wait_for_end` sees.
+            std::future::pending().await
+        }
+    }
+}
+
+/// Tells the one whose sockets were taken over that they are accepted now.
+async fn succeed(taken: Option<Taken>) {
+    let Some(taken) = taken else { return };
+    let telling = tokio::task::spawn_blocking(move || taken.accepts());
+    match telling.await.map_err(io::Error::other).and_then(|told| told) {
+        Ok(()) => tracing::info!("the proxy that ran before serves its clients to their end"),
+        Err(error) => tracing::warn!("the proxy whose sockets were taken over does not hear of it: {error}"),
+    }
+}
+
+/// Returns when the sockets have been taken over.
+async fn hand_over(offer: Offer) {
+    let Some((mut desk, sockets)) = offer else { return std::future::pending().await };
+    if let Err(error) = desk.put_in_place() {
+        tracing::error!("no later process can take over by `takeover`: {error}");
+        return std::future::pending().await;
+    }
+    desk.give(sockets).await;
+}
+
+/// Its sockets were taken over: the clients that it has may stay for a while.
+async fn serve_to_the_end(
+    workers: &mut Workers,
+    shutdown: watch::Receiver<bool>,
+    doors: &watch::Sender<Doors>,
+    shared: &Shared,
 ) -> Result<(), ProxyError> {
+    doors.send_replace(Doors::Closed);
+    let (drain, clients) = (shared.settings().drain, shared.stats.snapshot().clients);
+    tracing::info!("another process listens now; {clients} clients may stay for up to {} s", drain.as_secs());
+    let all_left = async {
+        // Whoever was just accepted is counted by then.
+        doors.closed().await;
+        while shared.stats.snapshot().connections > 0 {
+            tokio::time::sleep(LEFT_LOOK).await;
+        }
+    };
+    tokio::select! {
+        outcome = wait_for_end(workers, shutdown) => outcome,
+        _ = tokio::time::timeout(drain, all_left) => Ok(()),
+    }
+}
+
+async fn wait_for_end(workers: &mut Workers, mut shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
     let ended = tokio::select! {
         () = stopped(&mut shutdown) => return Ok(()),
         ended = workers.join_next() => ended,
@@ -161,49 +249,28 @@ async fn wait_for_end(
     }
 }
 
-/// Sockets that share their port would not notice another proxy on it, so it is asked for alone first. Returns the
-/// address with the port that port 0 turned into.
-fn check_is_free(address: SocketAddr) -> Result<SocketAddr, ProxyError> {
-    let bound = socket(address).and_then(|socket| {
-        socket.bind(&address.into())?;
-        StdListener::from(socket).local_addr()
-    });
-    bound.map_err(|source| listen_error(address, source))
-}
-
-fn listen(address: SocketAddr) -> Result<StdListener, ProxyError> {
-    let bound = socket(address).and_then(|socket| {
-        socket.set_reuse_port(true)?;
-        Socket::prepare(&socket)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(StdListener::from(socket))
-    });
-    bound.map_err(|source| listen_error(address, source))
-}
-
-fn socket(address: SocketAddr) -> io::Result<RawSocket> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+fn start_workers(
+    works: impl Iterator<Item = (Sockets, Inbox)>,
+    newest: &Arc<Newest>,
+    (shared, views): (&Arc<Shared>, &Views),
+    signs: Signs,
+) -> Result<Workers, ProxyError> {
+    let mut workers = JoinSet::new();
+    for (number, (sockets, inbox)) in works.enumerate() {
+        // One is enough to look for the primary.
+        let newest = (number == 0 && shared.settings().servers.len() > 1).then(|| Arc::clone(newest));
+        let shared = (Arc::clone(shared), views.clone());
+        let ended = start_worker(number, (sockets, inbox, newest), shared, signs.clone())?;
+        workers.spawn(async move { (number, ended.await) });
     }
-    // Without it, connections of an earlier run that are not quite over would keep the port for a minute.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
-fn listen_error(address: SocketAddr, source: io::Error) -> ProxyError {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => ProxyError::PortTaken { address },
-        _ => ProxyError::Listen { address, source },
-    }
+    Ok(workers)
 }
 
 fn start_worker(
     number: usize,
     work_of_it: Work,
-    (shared, views, stop): (Arc<Shared>, Views, watch::Receiver<bool>),
+    (shared, views): (Arc<Shared>, Views),
+    Signs { stop, doors, ready }: Signs,
 ) -> Result<oneshot::Receiver<io::Result<()>>, ProxyError> {
     let (ended_tell, ended) = oneshot::channel();
     let body = move || {
@@ -212,7 +279,7 @@ fn start_worker(
             let worker = Worker::new(number, shared, views, stop);
             let worker = worker.ok_or_else(|| io::Error::other("the system gives no random bytes"))?;
             let ring = worker.ring.clone();
-            let working = work(work_of_it, Rc::new(worker));
+            let working = work(work_of_it, Rc::new(worker), doors, ready);
             match ring {
                 Some(ring) => ring::block_on(&runtime, &ring, working)?,
                 None => LocalSet::new().block_on(&runtime, working),
@@ -226,18 +293,42 @@ fn start_worker(
 }
 
 /// What one worker has to do: where it listens, who asks it, and whom it tells where the primary is, if it looks for it.
-type Work = (Vec<StdListener>, Inbox, Option<Arc<Newest>>);
+type Work = (Sockets, Inbox, Option<Arc<Newest>>);
 
-/// The life of one worker: accepts until the proxy stops, then lets its clients say farewell.
-async fn work((sockets, inbox, newest): Work, worker: Rc<Worker>) -> io::Result<()> {
+/// By which a worker and the one who started it know of each other.
+#[derive(Clone)]
+struct Signs {
+    stop: watch::Receiver<bool>,
+    doors: watch::Receiver<Doors>,
+    /// Once, when it could accept.
+    ready: mpsc::Sender<()>,
+}
+
+/// Whether clients are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doors {
+    /// Not all workers have started.
+    NotYet,
+    Open,
+    /// Another process does it.
+    Closed,
+}
+
+/// The life of one worker: accepts until the proxy stops, or its `doors` are closed, then lets its clients say farewell.
+async fn work(
+    (sockets, inbox, newest): Work,
+    worker: Rc<Worker>,
+    doors: watch::Receiver<Doors>,
+    ready: mpsc::Sender<()>,
+) -> io::Result<()> {
     let mut accepting = JoinSet::new();
     for socket in sockets {
-        let door = match &worker.ring {
-            None => Door::Plain(TcpListener::from_std(socket)?),
-            Some(ring) => Door::Ring(Acceptor::new(socket, ring)?, Rc::clone(ring)),
-        };
-        accepting.spawn_local(accept(door, Rc::clone(&worker)));
+        let door = Door::open(socket, worker.ring.as_ref(), worker.shared.settings().takeover.is_some())?;
+        accepting.spawn_local(accept(door, Rc::clone(&worker), doors.clone()));
     }
+    // Who waits for it may be gone already.
+    let _ = ready.send(()).await;
+    drop((doors, ready));
     let minding = worker.shared.settings().has_pools().then(|| spawn_local(pooled::mind(Rc::clone(&worker))));
     let mut finding = JoinSet::new();
     if let Some(newest) = newest {
@@ -260,33 +351,60 @@ async fn work((sockets, inbox, newest): Work, worker: Rc<Worker>) -> io::Result<
 
 /// By which clients come in.
 enum Door {
-    Plain(TcpListener),
+    /// The ring, if there is one, reads them nevertheless.
+    Plain(TcpListener, Option<Rc<Ring>>),
     Ring(Acceptor, Rc<Ring>),
 }
 
 impl Door {
+    /// Where another process may have the socket too it is never one that blocks, as the ring wants it: that would be so
+    /// for both of them.
+    fn open(socket: StdListener, ring: Option<&Rc<Ring>>, may_be_shared: bool) -> io::Result<Door> {
+        match ring {
+            Some(ring) if !may_be_shared => Ok(Door::Ring(Acceptor::new(socket, ring)?, Rc::clone(ring))),
+            _ => Ok(Door::Plain(TcpListener::from_std(socket)?, ring.cloned())),
+        }
+    }
+
     async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         match self {
-            Door::Plain(listener) => {
+            Door::Plain(listener, None) => {
                 let (socket, peer) = listener.accept().await?;
                 Ok((Stream::Plain(Socket::Epoll(socket)), peer))
             }
+            Door::Plain(listener, Some(ring)) => {
+                let (socket, peer) = listener.accept().await?;
+                let socket = socket.into_std()?;
+                socket.set_nonblocking(false)?;
+                Ok((by_ring(socket, ring), peer))
+            }
             Door::Ring(acceptor, ring) => {
                 let (socket, peer) = acceptor.accept().await?;
-                let socket = RingSocket::new(socket, Ahead::One, ring);
-                Ok((Stream::Plain(Socket::Ring(socket)), peer))
+                Ok((by_ring(socket, ring), peer))
             }
         }
     }
 }
 
-async fn accept(door: Door, worker: Rc<Worker>) {
+fn by_ring(socket: TcpStream, ring: &Rc<Ring>) -> Stream {
+    Stream::Plain(Socket::Ring(RingSocket::new(socket, Ahead::One, ring)))
+}
+
+async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Receiver<Doors>) {
     let mut complained = false;
+    if doors.wait_for(|doors| *doors != Doors::NotYet).await.is_err() {
+        return;
+    }
     loop {
-        match door.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            _ = doors.wait_for(|doors| *doors == Doors::Closed) => return,
+            accepted = door.accept() => accepted,
+        };
+        match accepted {
             Ok((client, peer)) => {
                 complained = false;
-                spawn_local(serve_counted(client, peer, Rc::clone(&worker)));
+                spawn_local(serve_counted(client, peer, Rc::clone(&worker), doors.clone()));
             }
             Err(error) => {
                 if !complained {
@@ -301,9 +419,12 @@ async fn accept(door: Door, worker: Rc<Worker>) {
     }
 }
 
-async fn serve_counted(client: Stream, peer: SocketAddr, worker: Rc<Worker>) {
+/// `doors` is held until the client is counted, so that a proxy that closes them does not overlook it.
+async fn serve_counted(client: Stream, peer: SocketAddr, worker: Rc<Worker>, doors: watch::Receiver<Doors>) {
     let connections_max = worker.shared.settings().clients_max.saturating_add(CONNECTIONS_SPARE);
-    match worker.shared.stats.connection(connections_max) {
+    let counted = worker.shared.stats.connection(connections_max);
+    drop(doors);
+    match counted {
         Some(_counted) => {
             if let Some(session) = Box::pin(client::serve(client, peer, &worker)).await {
                 session.live().await;

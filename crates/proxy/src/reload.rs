@@ -64,9 +64,10 @@ impl fmt::Display for Outcome {
 }
 
 /// What [`merge`] takes in, by its name in the configuration file.
-pub const CHANGEABLE: [&str; 13] = [
+pub const CHANGEABLE: [&str; 14] = [
     "hold",
     "peers",
+    "takeover_drain",
     "console_users",
     "console_viewers",
     "pool_size",
@@ -87,6 +88,7 @@ fn merge(now: &Settings, new: Settings) -> (Settings, Outcome) {
     let taken = &mut outcome.taken;
     take(&mut merged.hold, new.hold, "hold", taken);
     take(&mut merged.peers, new.peers, "peers", taken);
+    take(&mut merged.drain, new.drain, "takeover_drain", taken);
     take(&mut merged.console.users, new.console.users, "console_users", taken);
     take(&mut merged.console.viewers, new.console.viewers, "console_viewers", taken);
     if let (Some(old), Some(new)) = (&mut merged.pool, new.pool) {
@@ -103,6 +105,7 @@ fn differ(now: &Settings, new: &Settings) -> Vec<&'static str> {
     stays(now.listen == new.listen, "listen");
     stays(now.agents == new.agents, "agents");
     stays(now.servers == new.servers, "servers");
+    stays(now.takeover == new.takeover, "takeover");
     stays(now.tls == new.tls, "tls");
     stays(now.server_tls == new.server_tls, "server_tls");
     stays(now.lookup() == new.lookup() && now.ask_as == new.ask_as, "lookup_user");
@@ -209,6 +212,8 @@ mod tests {
             servers: Vec::new(),
             ask_as: None,
             peers: Vec::new(),
+            takeover: None,
+            drain: Duration::from_secs(60),
             hold: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             startup_timeout: Duration::from_secs(10),
@@ -243,6 +248,7 @@ mod tests {
         let second = Some(Duration::from_secs(1));
         let mut new = settings();
         (new.hold, new.peers) = (Duration::from_secs(1), vec!["p:1".to_owned()]);
+        new.drain = Duration::from_secs(1);
         (new.console.users, new.console.viewers) = (vec!["a".to_owned()], vec!["b".to_owned()]);
         let pool = new.pool.as_mut().unwrap();
         (pool.servers_max, pool.servers_min, pool.reserve) = (77, 7, 7);

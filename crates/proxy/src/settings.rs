@@ -40,6 +40,10 @@ pub struct Settings {
     pub server_tls: ServerTls,
     /// Who may use the console, the database `pgkeel` of the proxy itself.
     pub console: ConsoleSettings,
+    /// A Unix socket by which a later process can take the listening sockets over.
+    pub takeover: Option<PathBuf>,
+    /// How long clients may stay after that. Usually 5 minutes.
+    pub drain: Duration,
 }
 
 /// How connections without TLS are read and written.

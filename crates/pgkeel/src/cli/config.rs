@@ -72,6 +72,13 @@ pub fn summary(config: &Config) -> String {
             listen.join(", "),
             humantime::format_duration(proxy.hold)
         ));
+        if let Some(path) = &proxy.takeover {
+            lines.push(format!(
+                "a new proxy takes over by {}, clients may stay with this one for {}",
+                path.display(),
+                humantime::format_duration(proxy.drain)
+            ));
+        }
         lines.extend(config::tls_section::lines(proxy));
         let proxy::ConsoleSettings { users, viewers, .. } = &proxy.console;
         if !users.is_empty() || !viewers.is_empty() {

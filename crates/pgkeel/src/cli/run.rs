@@ -122,6 +122,14 @@ async fn run_config(
         log.last_words(&format!("{file}: there is no section {section}; add it, or run something else"));
         return ExitCode::from(2);
     }
+    let both = config.agent.is_some() && what == What::All;
+    if both && config.proxy.as_ref().is_some_and(|proxy| proxy.takeover.is_some()) {
+        log.last_words(&format!(
+            "{file}: proxy.takeover needs the proxy in a process of its own, which can be replaced alone: run `pgkeel agent` \
+             and `pgkeel proxy` instead of `pgkeel run`"
+        ));
+        return ExitCode::from(2);
+    }
     match run_parts(config, source, what, epoch).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

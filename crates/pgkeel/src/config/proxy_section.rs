@@ -1,12 +1,13 @@
 //! The proxy of this host: `[proxy]`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agent::settings::PostgresSettings;
 
 use super::console;
-use super::members::Members;
+use super::members::{Members, absolute_path};
 use super::pool;
 use super::postgres::listens_on;
 use super::report::Report;
@@ -14,6 +15,10 @@ use super::section::{OneAlone, Section};
 use super::tls_section;
 use super::units::{self, Address};
 
+const DRAIN_DEFAULT: Duration = Duration::from_secs(300);
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// The kernel takes 107 bytes (manual page unix(7), `sun_path`).
+const SOCKET_PATH_LEN_MAX: usize = 95;
 const HOLD_DEFAULT: Duration = Duration::from_secs(30);
 const HOLD_MAX: Duration = Duration::from_secs(3_600);
 
@@ -35,7 +40,7 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    let known: Vec<&str> = ["listen", "agents", "servers", "peers", "hold"]
+    let known: Vec<&str> = ["listen", "agents", "servers", "peers", "hold", "takeover", "takeover_drain"]
         .into_iter()
         .chain(pool::KEYS)
         .chain(console::KEYS)
@@ -50,6 +55,12 @@ pub(super) fn read(
     };
     let peers = read_peers(&section, report);
     let hold = section.parsed_or(report, "hold", HOLD_DEFAULT, hold);
+    let takeover = section.parsed_or(report, "takeover", None, |text| socket_path(text).map(Some));
+    let drain = section.parsed_or(report, "takeover_drain", DRAIN_DEFAULT, drain);
+    if section.has("takeover_drain") && !section.has("takeover") {
+        let problem = "needs `takeover`".to_owned();
+        report.error(section.line_of(report, "takeover_drain"), &section.path("takeover_drain"), problem);
+    }
     let pool = pool::read(&section, report);
     let console = console::read(&section, report, matches!(pool, Some(None)));
     let tls = tls_section::read(&section, report);
@@ -65,6 +76,7 @@ pub(super) fn read(
     let (tls, server_tls) = (tls.clients, tls.servers);
     let settings =
         proxy::Settings { pool, console, tls, server_tls, servers, ask_as, peers: peers?, ..built };
+    let settings = proxy::Settings { takeover: takeover?, drain: drain?, ..settings };
     tls_section::refuse_two_channels(&section, report, &settings);
     Some(settings)
 }
@@ -202,6 +214,8 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         servers: Vec::new(),
         ask_as: None,
         peers: Vec::new(),
+        takeover: None,
+        drain: DRAIN_DEFAULT,
     }
 }
 
@@ -212,6 +226,20 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
             "{text:?} is not an IP address with a port; write for example \"0.0.0.0:6432\" or \"[::]:6432\""
         )),
     }
+}
+
+/// Room is left for the end of the name that it has until it is put in place (`proxy`'s `takeover.rs`).
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = absolute_path(text)?;
+    if path.as_os_str().len() <= SOCKET_PATH_LEN_MAX {
+        return Ok(path);
+    }
+    Err(format!("{text:?} is too long for a Unix socket; at most {SOCKET_PATH_LEN_MAX} bytes"))
+}
+
+fn drain(text: &str) -> Result<Duration, String> {
+    let given = units::duration(text)?;
+    if given <= DRAIN_MAX { Ok(given) } else { Err(format!("{text:?} is out of range; at most \"24h\"")) }
 }
 
 fn hold(text: &str) -> Result<Duration, String> {

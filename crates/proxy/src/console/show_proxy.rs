@@ -107,6 +107,8 @@ pub fn config(settings: &Settings) -> Table {
     add("connect_timeout", time(settings.connect_timeout));
     add("startup_timeout", time(settings.startup_timeout));
     add("peers", list(&settings.peers));
+    add("takeover", settings.takeover.as_ref().map(|path| path.display().to_string()));
+    add("takeover_drain", time(settings.drain));
     // By PgBouncer's name, which exporters read.
     add("max_client_conn", Some(settings.clients_max.to_string()));
     add("workers", Some(settings.workers.max(1).to_string()));

@@ -28,6 +28,8 @@ mod peers;
 
 mod reload;
 
+mod takeover;
+
 mod pgbench;
 
 mod views;

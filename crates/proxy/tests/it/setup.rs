@@ -44,6 +44,8 @@ pub fn settings() -> Settings {
         servers: Vec::new(),
         ask_as: None,
         peers: Vec::new(),
+        takeover: None,
+        drain: Duration::from_secs(60),
     }
 }
 
@@ -85,6 +87,11 @@ impl Proxy {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Proxy { address, agent, stop, running }
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(self) {
+        self.running.await.unwrap().unwrap();
     }
 
     pub async fn stop(self) {
