@@ -5,7 +5,7 @@ mod copying;
 mod lost;
 
 use crate::fence::{self, Fence};
-use crate::guard::{GuardEvent, GuardHandle, StopMode};
+use crate::guard::{GuardError, GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, FileId, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
 use crate::postgres::probe::Prober;
@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+const SILENT_GUARD_LIMIT: Duration = Duration::from_secs(10);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const START_LIMIT: Duration = Duration::from_secs(300);
 
@@ -162,7 +163,8 @@ impl Hands {
         let path = self.place.data().join("global/pg_control");
         let found = FileId::of(&path).map_err(PgError::file("look at", &path))?;
         let known = self.facts().control_file;
-        if known.is_some_and(|known| known != found) {
+        let exchanged = known.is_some_and(|known| !known.may_be(found));
+        if exchanged {
             tracing::warn!(
                 "{} is not the directory that this node knows: somebody has exchanged it; what it holds is not relied on \
                  before it has caught up with a primary",
@@ -170,7 +172,7 @@ impl Hands {
             );
         }
         self.remember(|f| {
-            f.copied |= known.is_some_and(|known| known != found);
+            f.copied |= exchanged;
             f.control_file = Some(found);
         })
     }
@@ -341,7 +343,10 @@ impl Hands {
     }
 
     async fn initialise(&self) -> Result<Done, PgError> {
-        self.remember(|f| f.unfinished = Some(Unfinished::Initialise))?;
+        self.remember(|f| {
+            f.unfinished = Some(Unfinished::Initialise);
+            f.control_file = None;
+        })?;
         if self.look().await? == cluster::observe::DataDir::Absent {
             initialise::initdb(&self.place).await?;
         }
@@ -493,7 +498,10 @@ impl Hands {
     pub async fn stop(&self, limit: Duration) -> Result<(), PgError> {
         let Some(guard) = self.guard() else { return process::end_orphan(&self.place).await };
         let told = guard.stop(StopMode::Fast).await;
-        if told.is_err() || self.wait_for_end(limit).await.is_err() {
+        // A guard that is short of time has told the server nevertheless; one that is stopped has not.
+        let silent = matches!(told, Err(GuardError::Timeout { .. }));
+        let limit = if silent { limit.min(SILENT_GUARD_LIMIT) } else { limit };
+        if self.wait_for_end(limit).await.is_err() {
             let why =
                 told.err().map_or_else(|| format!("not within {} s", limit.as_secs()), |e| e.to_string());
             tracing::warn!("the server did not stop in order ({why}); ended at once");

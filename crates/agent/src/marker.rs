@@ -63,6 +63,13 @@ pub struct FileId {
 }
 
 impl FileId {
+    /// Whether the other may be the same file: a system may have learnt only later when files were made.
+    #[must_use]
+    pub fn may_be(self, other: FileId) -> bool {
+        let born_alike = self.born_ns == other.born_ns || self.born_ns == 0 || other.born_ns == 0;
+        self.inode == other.inode && born_alike
+    }
+
     /// Of the file at this path.
     ///
     /// # Errors
@@ -129,6 +136,22 @@ impl Marker {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_copy_of_a_file_is_another_file() {
+        let path =
+            |name: &str| std::env::temp_dir().join(format!("pgkeel-file-{name}-{}", std::process::id()));
+        std::fs::write(path("a"), "a").unwrap();
+        let first = FileId::of(&path("a")).unwrap();
+        std::fs::write(path("a"), "written in place").unwrap();
+        std::fs::rename(path("a"), path("b")).unwrap();
+        assert!(first.may_be(FileId::of(&path("b")).unwrap()));
+        assert!(first.may_be(FileId { born_ns: 0, ..first }));
+        std::fs::copy(path("b"), path("c")).unwrap();
+        assert!(!first.may_be(FileId::of(&path("c")).unwrap()));
+        std::fs::remove_file(path("b")).unwrap();
+        std::fs::remove_file(path("c")).unwrap();
+    }
 
     #[test]
     fn facts_survive_and_damage_is_named() {

@@ -168,6 +168,10 @@ impl Run {
             if overtaken && !running.given_up {
                 tracing::warn!("gives up: {}", describe_step(&running.step));
                 running.give_up();
+                // A fence waits for nothing, not for a step that hangs at a disk either.
+                if let (Step::Fence { .. }, Some(guard)) = (&wanted, hands.guard()) {
+                    tokio::spawn(async move { guard.kill().await });
+                }
             }
             return;
         }

@@ -18,6 +18,8 @@ pub(super) struct Leash {
     off: Off,
     /// A guard has confirmed a lease since it was last told that there is no deadline, or since it is another guard.
     held: bool,
+    /// Since when the server is seen to run on after the end of its lease.
+    overdue_since: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -59,9 +61,15 @@ impl Run {
 
     /// A guard that has not ended the server so long after the lease it confirmed is stopped, and would never do it.
     pub(super) fn mind_silent_guard(&mut self) {
-        let over = |(_, until): (Epoch, Moment)| now().since(until) >= GUARD_PATIENCE_MS;
-        let serves = matches!(self.local.server, Server::Primary { .. } | Server::Unresponsive { .. });
-        if !serves || !self.leash.held || self.lease_is_off() || !self.local.lease.is_some_and(over) {
+        let over = self.local.lease.is_some_and(|(_, until)| now() >= until);
+        let serves = matches!(self.local.server, Server::Primary { .. });
+        if !over || !serves || !self.leash.held || self.lease_is_off() {
+            self.leash.overdue_since = None;
+            return;
+        }
+        // Counted from when it was seen: after a halt of the whole host the guard is just about to do it.
+        let since = *self.leash.overdue_since.get_or_insert_with(now);
+        if now().since(since) < GUARD_PATIENCE_MS {
             return;
         }
         let Some(guard) = self.parts.hands.as_ref().and_then(|hands| hands.guard()) else { return };

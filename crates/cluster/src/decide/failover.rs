@@ -86,8 +86,10 @@ fn last_primary_sealed(state: &State, seals: &Seals) -> Option<NodeName> {
         !candidate::barred(state, &last.node) && lineage::eligible(state, seal.line.as_deref(), seal.lsn)
     };
     let seal = seals.get(&last.node).filter(fits)?;
-    // Data that a person put in its place may lack what it had written: where it ended is not known.
-    let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str()) && !seal.copied;
+    // Data that a person put in its place may lack what it had written: where it ended is not known. Where nobody else has
+    // any, nobody else could have more.
+    let known = !seal.copied || state.data_nodes().count() == 1;
+    let promoted = seal.line.as_deref() == Some(last.promotion_id.as_str()) && known;
     let not_yet = seal.line == last.parent && seal.lsn >= last.sealed_lsn;
     (promoted || not_yet).then(|| last.node.clone())
 }
