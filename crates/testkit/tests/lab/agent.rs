@@ -1,11 +1,12 @@
 //! Only the agent of the primary dies: it comes back in time, or it does not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cluster::reason::Reason;
 use pgkeel::demo::processes;
 use pgkeel::demo::stamp::Stamp;
+use rustix::process::Signal;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 use tokio::time::sleep;
 
@@ -48,6 +49,48 @@ fn agent_stays_dead_async() -> Result<()> {
             gone.wall_ms
         );
         Ok(())
+    })
+}
+
+/// The guard of the primary stands still, and nothing else: nobody would end the server at the end of its lease.
+#[test]
+fn guard_stands_still() -> Result<()> {
+    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
+        let status = lab.up().await?;
+        let primary = lab.primary(&status)?;
+        let writer = lab.writer().await?;
+        let guard = lab.node(primary)?.guard().context("the primary's server has no guard")?;
+        processes::send(guard, Signal::STOP);
+        let began = Instant::now();
+        while processes::find(guard).is_some() {
+            ensure!(began.elapsed() < SETTLE_LIMIT, "the guard stands still, and nobody has noticed");
+            sleep(Duration::from_millis(50)).await;
+        }
+        println!("the guard that stood still was ended after {} ms", began.elapsed().as_millis());
+        let after = lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+        let now = lab.node(lab.primary(&after)?)?.guard();
+        ensure!(now.is_some_and(|now| now != guard), "the guard is {now:?}");
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        ensure!(!writer.stop().acks.is_empty(), "nothing was written");
+        Ok(())
+    })
+}
+
+/// Its agent does not come back to a guard that does not answer either.
+#[test]
+fn guard_stands_still_while_its_agent_restarts() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
+        let status = lab.up().await?;
+        let primary = lab.primary(&status)?;
+        let writer = lab.writer().await?;
+        let guard = lab.node(primary)?.guard().context("the primary's server has no guard")?;
+        processes::send(guard, Signal::STOP);
+        lab.cluster.kill_agent(primary)?;
+        lab.cluster.start_node(primary)?;
+        lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+        ensure!(processes::find(guard).is_none(), "the guard still stands there");
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        lab.nothing_lost(&writer.stop()).await
     })
 }
 
