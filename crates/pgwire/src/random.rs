@@ -24,7 +24,7 @@ impl Random {
     }
 
     /// 64 bits.
-    #[allow(clippy::should_implement_trait)]
+    #[allow(clippy::should_implement_trait, reason = "it never ends, so it is no iterator's")]
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
