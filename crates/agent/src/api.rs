@@ -1,9 +1,10 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
 //! reads the recorded state, or the directories beside the data directory. Only `order` changes the cluster, by a
-//! decision of the leader; only `clone` changes the node, and only `aside` removes what somebody names.
+//! decision of the leader; only `clone` and `reload` change the node, and only `aside` removes what somebody names.
 
 mod aside;
 mod clone;
+mod config;
 mod elsewhere;
 pub mod explain;
 mod heartbeat;
@@ -11,12 +12,14 @@ mod leader;
 mod lost;
 mod order;
 mod ping;
+mod reload;
 mod size;
 mod status;
 mod view;
 mod wal;
 mod why;
 
+use crate::hands::Hands;
 use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
@@ -24,6 +27,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cluster::NodeName;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,6 +49,8 @@ pub struct Files {
     pub me: NodeName,
     /// Its PostgreSQL; `None`: a witness.
     pub place: Option<Place>,
+    /// For what only its server can answer.
+    pub hands: Option<Arc<Hands>>,
 }
 
 /// All routes of the agent.
@@ -53,7 +59,9 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
     let shared = Shared { events, store, files };
     Router::new()
         .merge(heartbeat::routes())
+        .merge(config::routes())
         .merge(order::routes())
+        .merge(reload::routes())
         .merge(ping::routes())
         .merge(status::routes())
         .merge(why::routes())

@@ -1,5 +1,6 @@
 //! What agents say to each other, and to proxies and people, besides the types of `cluster`.
 
+use cluster::configuration::Fault;
 use cluster::decide::switchover::Order;
 use cluster::{Epoch, Lsn, Millis, NodeName};
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,31 @@ pub struct CloneAsked {
 pub struct CloneAnswer {
     /// Why it is not done, if it is not.
     pub refused: Option<String>,
+}
+
+/// What one node's own file says, which holds there instead of the cluster-wide configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnConfiguration {
+    /// Who answers.
+    pub node: NodeName,
+    /// Parameters by name.
+    pub parameters: BTreeMap<String, String>,
+    /// Rules of pg_hba.conf; none: the file says nothing of them.
+    pub hba: Option<Vec<String>>,
+}
+
+/// Whether one node's server takes a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// What is wrong with it there.
+    pub faults: Vec<Fault>,
+}
+
+/// A server reads its files again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whose.
+    pub node: NodeName,
 }
 
 /// What somebody wants to be rid of.

@@ -102,13 +102,14 @@ pub async fn run(
                 SecondLine::None => None,
                 SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
             };
-            Some(Arc::new(open_hands(place, &me, &store, fence, guard_sender).await?))
+            Some(open_hands(place, &me, &store, fence, guard_sender).await?)
         }
         None => None,
     };
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (served_until, served) = watch::channel(false);
-    let files = api::Files { me: me.clone(), place: hands.as_ref().map(|h| h.place.clone()) };
+    let place = hands.as_ref().map(|h| h.place.clone());
+    let files = api::Files { me: me.clone(), place, hands: hands.clone() };
     let router = api::router(events.clone(), store.clone(), files);
     let server = tokio::spawn(http::serve(listener, router, ended(served)));
     let mut forming = tokio::spawn({
@@ -192,7 +193,7 @@ async fn open_hands(
     store: &Store,
     fence: Option<Arc<Fence>>,
     guard_sender: mpsc::UnboundedSender<GuardEvent>,
-) -> Result<Hands, AgentError> {
+) -> Result<Arc<Hands>, AgentError> {
     let marker = Marker::open(&place.dir)?;
     if let Some(parent) = place.data().parent() {
         std::fs::create_dir_all(parent).map_err(PgError::file("make", parent))?;
@@ -200,11 +201,13 @@ async fn open_hands(
     files::make_dir(&place, &place.socket_dir(), 0o755)?;
     let attached = GuardHandle::attach(&place.guard_socket()).await.map_err(PgError::from)?;
     let port = place.settings.port;
-    let hands = Hands::new(place, me.clone(), store.clone(), marker, fence, guard_sender);
+    let hands = Arc::new(Hands::new(place, me.clone(), store.clone(), marker, fence, guard_sender));
     match attached {
         Some((guard, events)) => {
             tracing::info!("found its server running (postmaster {}); takes it over", guard.pid());
             hands.adopt(guard, events);
+            let found = Arc::clone(&hands);
+            tokio::spawn(async move { found.refresh().await });
         }
         None => {
             process::end_orphan(&hands.place).await?;

@@ -1,11 +1,13 @@
 //! The only way the recorded state changes: [`apply`].
 
 use crate::basics::{Epoch, NodeName, WallMs};
+use crate::configuration::Content;
 use crate::handover::{Handover, Planned, Stage};
 use crate::leash::Unleased;
 use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
+use crate::restart::Restart;
 use crate::state::{
     Appointment, Entry, Fencing, HISTORY_MAX, Maintenance, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX,
     Paused, Phase, Promotion, Published, Settings, State, SyncSet,
@@ -151,6 +153,38 @@ pub enum Change {
         /// `None`: no more.
         maintenance: Option<Maintenance>,
     },
+    /// Record the next version of the cluster-wide configuration.
+    Reconfigure {
+        /// The version that it was made from; must be the one in force.
+        from: u64,
+        /// What it says.
+        content: Content,
+        /// The version that it repeats.
+        back_to: Option<u64>,
+        /// Who asked for it.
+        by: String,
+    },
+    /// Begin restarts.
+    Restart {
+        /// The epoch of the primary that they were planned for.
+        epoch: Epoch,
+        /// They.
+        restart: Restart,
+    },
+    /// The present turn begins, or has ended and the next one is up.
+    RestartStage {
+        /// The identity of the restarts.
+        id: String,
+        /// Whose turn it is.
+        at: usize,
+        /// Whether it has begun.
+        going: bool,
+    },
+    /// No more restarts.
+    RestartEnd {
+        /// Their identity.
+        id: String,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -169,6 +203,14 @@ pub enum Refusal {
         /// The epoch of the state.
         present: Epoch,
     },
+    /// The configuration was made from another version.
+    #[error("the configuration was made from version {from}, but version {present} is in force")]
+    OtherVersion {
+        /// The version that it was made from.
+        from: u64,
+        /// The version in force.
+        present: u64,
+    },
     /// The cluster is not in the phase that the command needs.
     #[error("the command does not fit: {0}")]
     OutOfPlace(String),
@@ -180,7 +222,7 @@ pub enum Refusal {
 /// [`Refusal`] when the command was decided for another epoch or does not fit the present phase.
 pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
     state.revision += 1;
-    change(state, &command.change)?;
+    change(state, &command.change, command.at)?;
     let epoch = state.epoch;
     state.history.extend(command.reasons.iter().map(|reason| Entry {
         at: command.at,
@@ -193,7 +235,7 @@ pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
+fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal> {
     match change {
         Change::Configure { cluster, settings } => {
             if !state.cluster.is_empty() && state.cluster != *cluster {
@@ -234,8 +276,47 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         Change::Pause { .. } | Change::Resume | Change::LeasedAgain { .. } | Change::Maintain { .. } => {
             change_upkeep(state, change)
         }
+        Change::Reconfigure { from, content, back_to, by } => {
+            let present = state.configuration.number();
+            if present != *from && !mutant::is(Mutant::EditOverwrites) {
+                return Err(Refusal::OtherVersion { from: *from, present });
+            }
+            state.configuration.add(by.clone(), at, *back_to, content.clone());
+            Ok(())
+        }
+        Change::Restart { .. } | Change::RestartStage { .. } | Change::RestartEnd { .. } => {
+            change_restart(state, change)
+        }
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
+}
+
+fn change_restart(state: &mut State, change: &Change) -> Result<(), Refusal> {
+    let other = || Refusal::OutOfPlace("those restarts are not under way".into());
+    match change {
+        Change::Restart { epoch, restart } => {
+            same_epoch(state, *epoch)?;
+            if state.restart.is_some() {
+                return Err(Refusal::OutOfPlace("other restarts are under way".into()));
+            }
+            state.restart = Some(restart.clone());
+        }
+        Change::RestartStage { id, at, going } => {
+            let restart = state.restart.as_mut().filter(|r| r.id == *id && *at < r.turns.len());
+            let restart = restart.ok_or_else(other)?;
+            let ended = restart.token();
+            (restart.at, restart.going) = (*at, *going);
+            state.handover.take_if(|h| h.id == ended && h.is_in_place());
+        }
+        Change::RestartEnd { id } => {
+            let ended = state.restart.take_if(|r| r.id == *id).ok_or_else(other)?.token();
+            // A primary that stops for a switchover is past the point of return.
+            let back = |h: &Handover| h.is_in_place() || h.stage != Stage::Stopping;
+            state.handover.take_if(|h| h.id == ended && back(h));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn change_upkeep(state: &mut State, change: &Change) -> Result<(), Refusal> {
@@ -281,6 +362,10 @@ fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
                 ));
             }
             state.planned.retain(|p| p.id != handover.id);
+            // The turn of the primary begins with it.
+            if let Some(restart) = state.restart.as_mut().filter(|r| r.token() == handover.id) {
+                restart.going = true;
+            }
             state.handover = Some(handover.clone());
         }
         Change::HandOverStage { epoch, id, stage } => {

@@ -4,12 +4,14 @@
 //! decision sees its effect) and the reasons of what it did or waits for. It does nothing itself.
 
 mod bootstrap;
+mod configure;
 mod failover;
 mod force;
 mod leadership;
 mod maintenance;
 mod pause;
 mod rejoin;
+mod restart;
 pub mod switchover;
 mod sync_set;
 
@@ -102,6 +104,7 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             switchover::conduct(state, settings, seen, now),
             failover::open_epoch(state, settings, seen, now),
             sync_set::change(state, settings, seen, now),
+            restart::conduct(state, settings, seen, now),
             rejoin::note(state, seen),
         ],
     };

@@ -5,6 +5,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
 use crate::brake::Brake;
+use crate::configuration::Pending;
 use crate::copy::{CloneCause, CopyProgress};
 use crate::exposure::Exposure;
 use crate::handover::{Hindrance, Progress, Stage};
@@ -260,6 +261,15 @@ pub struct Observation {
     /// What speaks against stopping or promoting its server.
     #[serde(default)]
     pub hindrances: Vec<Hindrance>,
+    /// The version of the cluster-wide configuration that its server has.
+    #[serde(default)]
+    pub configured: u64,
+    /// What its server takes on only when it starts again.
+    #[serde(default)]
+    pub pending: Vec<Pending>,
+    /// The restart for which its server was started last (see [`crate::restart::Restart::token`]).
+    #[serde(default)]
+    pub restarted: Option<String>,
     /// The number of the pause after which it runs under a lease again (see [`crate::leash`]).
     #[serde(default)]
     pub leased_again: Option<u64>,
@@ -301,6 +311,9 @@ impl Observation {
             rejoined: None,
             handover: None,
             hindrances: Vec::new(),
+            configured: 0,
+            pending: Vec::new(),
+            restarted: None,
             leased_again: None,
             copying: None,
             lease_left_ms: None,
@@ -334,6 +347,8 @@ pub struct Observations {
     pub serving_since: Option<(Epoch, Moment)>,
     /// The stage of the switchover that this leader found, and when it first did.
     pub stage_since: Option<(String, Stage, Moment)>,
+    /// The turn of the restarts that this leader found, whether it had begun, and when it first did.
+    pub turn_since: Option<(String, bool, Moment)>,
     /// The latest moment at which a lease given by this leader may still be in force.
     pub lease_given_until: Option<Moment>,
     /// When the primary was last seen to stream to each standby.
@@ -353,6 +368,7 @@ impl Observations {
             open_since: None,
             serving_since: None,
             stage_since: None,
+            turn_since: None,
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
             primary_reached: None,
@@ -410,6 +426,11 @@ impl Observations {
         let known = self.stage_since.as_ref().map(|(id, stage, _)| (id.clone(), *stage));
         if stage != known {
             self.stage_since = stage.map(|(id, stage)| (id, stage, now));
+        }
+        let turn = state.restart.as_ref().map(|r| (r.token(), r.going));
+        let known = self.turn_since.as_ref().map(|(token, going, _)| (token.clone(), *going));
+        if turn != known {
+            self.turn_since = turn.map(|(token, going)| (token, going, now));
         }
     }
 

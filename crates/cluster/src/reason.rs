@@ -5,8 +5,10 @@ mod said;
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::brake::Brake;
+use crate::configuration::Difference;
 use crate::handover::{Obstacle, Stage};
 use crate::observe::Rejoined;
+use crate::restart::Tale;
 use crate::state::{Fencing, OldLease, SyncSet};
 use crate::word::Word;
 use serde::{Deserialize, Serialize};
@@ -214,6 +216,15 @@ pub enum Reason {
     },
     Word {
         word: Word,
+    },
+    Configured {
+        version: u64,
+        by: String,
+        back_to: Option<u64>,
+        differences: Vec<Difference>,
+    },
+    Restart {
+        tale: Tale,
     },
     // Waits and refusals: shown while they last.
     SwitchoverWaits {

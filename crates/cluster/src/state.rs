@@ -1,10 +1,12 @@
 //! Everything the store holds: the one record that all nodes agree on.
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
+use crate::configuration::Configuration;
 use crate::handover::{Handover, Planned};
 use crate::leash::Unleased;
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
+use crate::restart::Restart;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -358,6 +360,12 @@ pub struct State {
     /// The primary that a pause allowed to run without a lease, until it is known that it does so no more.
     #[serde(default)]
     pub unleased: Option<Unleased>,
+    /// PostgreSQL's parameters and access rules for all nodes.
+    #[serde(default)]
+    pub configuration: Configuration,
+    /// The restarts under way.
+    #[serde(default)]
+    pub restart: Option<Restart>,
     /// Nodes that are left alone.
     #[serde(default)]
     pub maintenance: BTreeMap<NodeName, Maintenance>,

@@ -1,6 +1,7 @@
 //! The cluster as a person sees it: one line per node, and what is waited for.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::configuration::{self, Pending};
 use crate::copy::CopyProgress;
 use crate::exposure::Exposure;
 use crate::handover::{Planned, Stage};
@@ -57,6 +58,12 @@ pub struct NodeStatus {
     /// How far its copy is, while one is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copying: Option<CopyProgress>,
+    /// The version of the cluster-wide configuration that its server has.
+    #[serde(default)]
+    pub configured: u64,
+    /// What its server takes on only when it starts again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<Pending>,
     /// What it does, and what hinders it.
     pub why: String,
 }
@@ -90,6 +97,9 @@ pub struct Status {
     pub primary: Option<NodeName>,
     /// Replication mode in words.
     pub replication: String,
+    /// The version of the cluster-wide configuration in force.
+    #[serde(default)]
+    pub configuration: u64,
     /// What would be lost if the primary vanished now; `None`: there is none, or it is not known here.
     #[serde(default)]
     pub exposure: Option<Exposed>,
@@ -130,6 +140,7 @@ pub fn status(
         phase: phase_word(&state.phase).to_owned(),
         primary,
         replication: replication_words(state),
+        configuration: state.configuration.number(),
         exposure: exposed(state, observations),
         opted_out: opted_out(state, observations),
         planned: state.planned.clone(),
@@ -161,11 +172,7 @@ pub fn view(state: &State) -> view::View {
         waiting: primary.is_none().then(|| waiting_sentence(state)),
         primary: primary.as_ref().and_then(server),
         readers,
-        hold: state
-            .handover
-            .as_ref()
-            .filter(|h| h.stage != Stage::Preparing)
-            .map(|h| format!("{} hands over to {}", h.from, h.to)),
+        hold: state.handover.as_ref().filter(|h| h.stage != Stage::Preparing).map(ToString::to_string),
     }
 }
 
@@ -284,7 +291,10 @@ fn node_status(
         sync,
         heard_ms: age,
         copying: heard.and_then(|h| h.observation.copying.clone()),
+        configured: heard.map_or(0, |h| h.observation.configured),
+        pending: heard.map(|h| h.observation.pending.clone()).unwrap_or_default(),
         why: maintained(state, node)
+            + &restart_pending(heard)
             + &heard.map_or_else(
                 || "no heartbeat yet".to_owned(),
                 |h| why_line(&h.observation, silent, now.since(h.at)),
@@ -297,6 +307,14 @@ fn maintained(state: &State, node: &NodeName) -> String {
         let text = m.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
         format!("maintenance by {}{text}; ", m.by)
     })
+}
+
+fn restart_pending(heard: Option<&Heard>) -> String {
+    let pending = heard.map(|h| h.observation.pending.as_slice()).unwrap_or_default();
+    match pending {
+        [] => String::new(),
+        pending => format!("restart pending: {}; ", configuration::pending_names(pending)),
+    }
 }
 
 fn replay_lag(o: &Observation) -> Option<Millis> {

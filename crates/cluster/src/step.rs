@@ -11,6 +11,7 @@ use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Replica, Seal, Server, Standby};
+use crate::restart::Way;
 use crate::state::{Appointment, Phase, State, SyncSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -63,6 +64,12 @@ pub struct Local {
     pub must_clone: Option<CloneCause>,
     /// The switchover for which it has made a checkpoint.
     pub checkpointed: Option<String>,
+    /// The restart for which its server was started last (see [`crate::restart::Restart::token`]).
+    pub restarted: Option<String>,
+    /// The version of the cluster-wide configuration that its server has, as far as this run of the agent knows.
+    pub configured: u64,
+    /// Its server cannot replay on before it starts again: the primary has more of something than it.
+    pub stuck: bool,
     /// What its standbys have confirmed to it, since it is primary (see [`crate::brake::remember`]).
     pub standbys: BTreeMap<NodeName, Replica>,
     /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
@@ -129,6 +136,23 @@ pub enum Step {
         sync: SyncSet,
         /// The revision of the state that asks for it, to be noted before.
         revision: u64,
+    },
+    /// Take on the cluster-wide configuration, as far as a running server can.
+    Configure {
+        /// Its version.
+        version: u64,
+    },
+    /// Stop the server of a standby in order and start it again, sealed.
+    Restart {
+        /// Its turn; `None`: it cannot go on otherwise.
+        token: Option<String>,
+    },
+    /// Stop the primary's server in order and start it again as the primary it is, while its lease lasts.
+    RestartPrimary {
+        /// Its turn.
+        token: String,
+        /// The synchronous standbys, configured before.
+        sync: SyncSet,
     },
     /// Make a checkpoint, so that the stop that follows is short; begin a new WAL segment where that saves time later.
     Checkpoint {
@@ -247,15 +271,35 @@ impl fmt::Display for Wait {
 /// What `me` does next at `now`.
 #[must_use]
 pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
-    let next = wanted(state, me, local, now);
+    let next = match wanted(state, me, local, now) {
+        Step::Wait(wait @ (Wait::Primary | Wait::Following { .. })) => {
+            upkeep(state, me, local).unwrap_or(Step::Wait(wait))
+        }
+        other => other,
+    };
     if !state.maintenance.contains_key(me) {
         return next;
     }
     // Whoever maintains a node may stop its server. While it runs it keeps its promises: it seals, follows, is fenced.
     match next {
-        Step::StartSealed | Step::Clone { .. } | Step::Rewind { .. } => Step::Wait(Wait::Maintained),
+        Step::StartSealed | Step::Clone { .. } | Step::Rewind { .. } | Step::Restart { .. } => {
+            Step::Wait(Wait::Maintained)
+        }
         other => other,
     }
+}
+
+/// What a node does that has nothing more urgent to do.
+fn upkeep(state: &State, me: &NodeName, local: &Local) -> Option<Step> {
+    if let Server::Standby(_) = local.server {
+        let turn = state.restart.as_ref().filter(|r| r.turn().is_some_and(|t| t.way == Way::Standby));
+        let token = turn.and_then(|r| r.token_of(me)).filter(|token| local.restarted.as_ref() != Some(token));
+        if token.is_some() || local.stuck {
+            return Some(Step::Restart { token });
+        }
+    }
+    let version = state.configuration.number();
+    (version > local.configured).then_some(Step::Configure { version })
 }
 
 fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
@@ -295,7 +339,7 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
         Phase::Promoting { appointment } if appointment.node == *me => {
             promoting(state, local, appointment, now)
         }
-        Phase::Serving { appointment } if appointment.node == *me => serving(state, me, local),
+        Phase::Serving { appointment } if appointment.node == *me => serving(state, me, local, now),
         Phase::Promoting { appointment } | Phase::Serving { appointment } => {
             other_is_primary(state, local, appointment)
         }
@@ -413,21 +457,41 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
     }
 }
 
-fn hand_over(state: &State, local: &Local) -> Option<Step> {
+fn hand_over(state: &State, me: &NodeName, local: &Local, now: Moment) -> Option<Step> {
     let handover = state.handover.as_ref()?;
     match handover.stage {
         Stage::Preparing if local.checkpointed.as_ref() != Some(&handover.id) => {
             Some(Step::Checkpoint { id: handover.id.clone() })
         }
         Stage::Preparing | Stage::Holding => None,
+        Stage::Stopping if handover.is_in_place() => restart_primary(state, me, local, &handover.id, now),
         Stage::Stopping => Some(Step::StopInOrder { id: handover.id.clone() }),
     }
 }
 
-fn serving(state: &State, me: &NodeName, local: &Local) -> Step {
+/// A primary's new server serves in the right of the old one: under the lease that it had.
+fn restart_primary(state: &State, me: &NodeName, local: &Local, id: &str, now: Moment) -> Option<Step> {
+    let done = local.restarted.as_deref() == Some(id);
+    // A later state than this one has told its server which standbys confirm commits.
+    let old = state.revision < local.sync_revision;
+    if done || old || !has_lease(state, local, now) {
+        return None;
+    }
+    // In quorum mode nobody is acknowledged anything before it is told again how many need not confirm.
+    let sync = match state.confirmations() {
+        Some(_) => sync_of_standby(state),
+        None => {
+            let alone = Local { server: local.server.clone(), ..Local::default() };
+            brake::primary_sync(state, me, &alone)
+        }
+    };
+    Some(Step::RestartPrimary { token: id.to_owned(), sync })
+}
+
+fn serving(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     let sync = || brake::primary_sync(state, me, local);
     match &local.server {
-        Server::Primary { .. } => hand_over(state, local)
+        Server::Primary { .. } => hand_over(state, me, local, now)
             .or_else(|| set_sync(state, local, sync()))
             .unwrap_or(Step::Wait(Wait::Primary)),
         Server::Stopped | Server::Standby(_) => Step::Wait(Wait::ServerGone),

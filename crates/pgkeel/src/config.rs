@@ -4,12 +4,12 @@
 //! module knows the file's syntax. What depends on the host (programs, users, directories) is checked by
 //! `agent::settings::check_host`. Every key is described in docs/configuration.md.
 
+pub mod cluster_wide;
 mod console;
 mod hooks_section;
 mod log_section;
 mod managed;
 mod members;
-pub(crate) mod nearest;
 mod pool;
 mod postgres;
 mod proxy_section;

@@ -22,6 +22,7 @@ mod rules;
 mod shrink;
 mod store;
 mod streaming;
+mod upkeep;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! `POST /v1/order`: a person's order to the cluster (switchover, cancel, pause, resume). Any agent takes it and passes it
-//! on to the leader, which checks it and records it.
+//! `POST /v1/order`: a person's order to the cluster (switchover, cancel, pause, resume, ...). Any agent takes it and passes
+//! it on to the leader, which checks it and records it. A configuration is judged by the servers before that.
 
 use super::Shared;
 use super::leader::Local;
@@ -10,7 +10,8 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
-use cluster::decide::switchover::Ordered;
+use cluster::decide::switchover::{Order, Ordered};
+use cluster::handover::Obstacle;
 use std::time::Duration;
 
 /// How long the leader may take.
@@ -25,6 +26,13 @@ async fn order(
     Query(local): Query<Local>,
     Json(asked): Json<OrderAsked>,
 ) -> Result<Json<Ordered>, Response> {
+    if let (Order::Configure { content, .. }, false) = (&asked.order, local.is_passed_on()) {
+        let because: Vec<Obstacle> =
+            shared.judged(content).await.into_iter().map(|fault| Obstacle::Configuration { fault }).collect();
+        if !because.is_empty() {
+            return Ok(Json(Ordered::Refused { because }));
+        }
+    }
     let there = |agent: String| {
         let asked = asked.clone();
         async move { http::post_json(&agent, "/v1/order?local=1", &asked, LEADER_LIMIT).await }

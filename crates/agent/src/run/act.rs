@@ -95,7 +95,12 @@ impl Acting {
     /// Its server is about to run: that it does not run yet is no word to rely on. A leader that heard it would take the lease
     /// for returned, and the server could be promoted meanwhile.
     pub(super) fn starts_server(&self) -> bool {
-        self.does(|step| matches!(step, Step::StartPrimary | Step::StartSealed))
+        self.does(|step| {
+            matches!(
+                step,
+                Step::StartPrimary | Step::StartSealed | Step::Restart { .. } | Step::RestartPrimary { .. }
+            )
+        })
     }
 
     fn does(&self, which: impl FnOnce(&Step) -> bool) -> bool {
@@ -147,6 +152,12 @@ fn describe_step(step: &Step) -> String {
         Step::Rewind { from, .. } => format!("rewinds to {from} (pg_rewind)"),
         Step::Promote { epoch, .. } => format!("promotes for epoch {epoch}"),
         Step::SetSync { .. } => "configures its synchronous standbys".to_owned(),
+        Step::Configure { version } => format!("takes on version {version} of the configuration"),
+        Step::Restart { token: Some(_) } => "restarts its server".to_owned(),
+        Step::Restart { token: None } => {
+            "restarts its server, which has fewer connections, workers or locks than its primary".to_owned()
+        }
+        Step::RestartPrimary { .. } => "restarts its server as primary".to_owned(),
         Step::Checkpoint { .. } => "makes a checkpoint before it hands over".to_owned(),
         Step::StopInOrder { .. } => "stops its server in order, to hand over".to_owned(),
         Step::Fence { epoch } => format!("ends its server: it is not the primary of epoch {epoch}"),

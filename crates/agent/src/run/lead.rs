@@ -148,8 +148,11 @@ impl Run {
             Err(because) => return drop(reply.send(Some(Ordered::Refused { because }))),
         };
         if asked.only_try {
-            let Ordered::Recorded { to, .. } = ordered else { return };
-            return drop(reply.send(Some(Ordered::Possible { to })));
+            let possible = match ordered {
+                Ordered::Recorded { to, .. } => Ordered::Possible { to },
+                told => told,
+            };
+            return drop(reply.send(Some(possible)));
         }
         let (store, events) = (self.parts.store.clone(), self.events.clone());
         self.lead.proposing = true;

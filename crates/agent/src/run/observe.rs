@@ -86,6 +86,9 @@ impl Run {
             handover: self.handover_progress(),
             copying: self.parts.hands.as_ref().and_then(|h| h.progress()),
             hindrances: self.server.hindrances.clone(),
+            configured: self.local.configured,
+            pending: self.server.pending.clone(),
+            restarted: self.local.restarted.clone(),
             leased_again: self.leased_again(),
             lease_left_ms: self
                 .local

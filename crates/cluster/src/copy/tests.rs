@@ -22,6 +22,8 @@ fn node(text: &str, role: Role, state: &str, sync: bool, lag_bytes: u64) -> Node
         sync,
         heard_ms: None,
         copying: None,
+        configured: 0,
+        pending: Vec::new(),
         why: String::new(),
     }
 }
@@ -37,6 +39,7 @@ fn status() -> Status {
         phase: "serving".to_owned(),
         primary: Some(name("n1")),
         replication: String::new(),
+        configuration: 0,
         planned: Vec::new(),
         nodes: vec![
             node("n1", Role::Primary, "running", false, 0),

@@ -3,14 +3,16 @@
 //! Every check is made when it is asked for, when its time has come, and again at every stage until the primary is told to
 //! stop. From then on there is no way back but the one of every stopped primary: a failover, which may choose it again.
 
-use super::{Draft, Now, Outcome, force, maintenance, pause};
+use super::{Draft, Now, Outcome, configure, force, maintenance, pause, restart};
 use crate::basics::{Millis, NodeName, WallMs};
 use crate::candidate;
 use crate::command::{Change, Command};
+use crate::configuration::Content;
 use crate::handover::{Handover, Obstacle, Planned, Stage, Stopped};
 use crate::lineage;
 use crate::observe::{Observation, Observations, Server, Standby};
 use crate::reason::{NotChosen, Position, Reason, Safe};
+use crate::restart::{Bar, Turn};
 use crate::state::{Appointment, Fencing, Phase, Replication, Settings, State};
 use crate::word::Objection;
 use serde::{Deserialize, Serialize};
@@ -20,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A candidate may have so many bytes of WAL still to replay.
 pub const BEHIND_MAX: u64 = 16 * 1024 * 1024;
 /// A checkpoint may take so long; clients notice nothing of it.
-const PREPARE_MS: Millis = 300_000;
+pub(super) const PREPARE_MS: Millis = 300_000;
 /// Open transactions get so long to end; then the server stops and they fail.
 pub const DRAIN_MS: Millis = 5_000;
 /// A planned switchover that could not begin for so long is dropped.
@@ -75,6 +77,30 @@ pub enum Order {
         /// The node.
         node: NodeName,
     },
+    /// Record the next version of the cluster-wide configuration. Whether servers take it was asked before.
+    Configure {
+        /// The version that it was made from.
+        from: u64,
+        /// What it says.
+        content: Content,
+        /// The version that it repeats, if it takes changes back.
+        #[serde(default)]
+        back_to: Option<u64>,
+    },
+    /// Restart servers, one after the other.
+    Restart {
+        /// Only this node's; `None`: all.
+        node: Option<NodeName>,
+        /// Only those that wait for it.
+        #[serde(default)]
+        pending: bool,
+        /// The primary hands over first, where that is possible.
+        #[serde(default)]
+        rolling: bool,
+        /// Although commits may have to wait.
+        #[serde(default)]
+        insist: bool,
+    },
 }
 
 /// What came of an order.
@@ -92,6 +118,13 @@ pub enum Ordered {
         id: String,
         /// The next primary, of a switchover that begins now.
         to: Option<NodeName>,
+    },
+    /// Servers restart in this order, or would.
+    Restarts {
+        /// Their identity.
+        id: String,
+        /// Whose turn it is when.
+        turns: Vec<Turn>,
     },
     /// It is refused.
     Refused {
@@ -125,6 +158,26 @@ pub fn order(
             (maintenance::begin(state, seen, node, text.clone(), *insist, by, now)?, recorded(None))
         }
         Order::Unmaintain { node } => (maintenance::end(state, node, by)?, recorded(None)),
+        Order::Configure { from, content, back_to } => {
+            let number = (state.configuration.number() + 1).to_string();
+            (
+                configure::next(state, *from, content, *back_to, by)?,
+                Ordered::Recorded { id: number, to: None },
+            )
+        }
+        Order::Restart { node, pending, rolling, insist } => {
+            let wanted = restart::Wanted {
+                node: node.as_ref(),
+                pending: *pending,
+                rolling: *rolling,
+                insist: *insist,
+            };
+            let (recorded, turns) = restart::begin(state, seen, &wanted, (id.as_str(), by), now)?;
+            (recorded, Ordered::Restarts { id: id.clone(), turns })
+        }
+        Order::Cancel { id } if state.restart.as_ref().is_some_and(|r| r.id == *id) => {
+            (restart::cancel(id, by), recorded(None))
+        }
         Order::Switchover { .. } | Order::Cancel { .. } => planned(state, seen, order, id, by, now)?,
     };
     Ok((Command { by: seen.leader.clone(), at: now.wall, change, reasons }, ordered))
@@ -151,6 +204,9 @@ fn planned(
             (Change::Plan { planned }, reason, Ordered::Recorded { id, to: to.clone() })
         }
         Order::Switchover { to, at: None } => {
+            if let Some(restart) = &state.restart {
+                return Err(vec![Obstacle::Restart { bar: Bar::Underway { id: restart.id.clone() } }]);
+            }
             let (from, to) = candidate_for(state, seen, to.as_ref(), now)?;
             let ordered = Ordered::Recorded { id: id.clone(), to: Some(to.clone()) };
             let (change, reason) = begin(state, Handover { id, from, to, by, stage: Stage::Preparing });
@@ -190,7 +246,7 @@ pub(super) fn known(state: &State, node: &NodeName) -> Result<(), Vec<Obstacle>>
 }
 
 /// The primary and the node that is to take over from it now.
-fn candidate_for(
+pub(super) fn candidate_for(
     state: &State,
     seen: &Observations,
     to: Option<&NodeName>,
@@ -299,11 +355,17 @@ fn obstacles(
     if found.is_empty() { Ok(()) } else { Err(found) }
 }
 
-fn follows(state: &State, settings: &Settings, seen: &Observations, node: &NodeName, now: &Now) -> bool {
+pub(super) fn follows(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    node: &NodeName,
+    now: &Now,
+) -> bool {
     heard(settings, seen, node, now).is_some_and(|o| o.epoch == state.epoch && o.wal_silent_ms.is_some())
 }
 
-fn heard<'a>(
+pub(super) fn heard<'a>(
     settings: &Settings,
     seen: &'a Observations,
     node: &NodeName,
@@ -312,7 +374,7 @@ fn heard<'a>(
     seen.fresh(node, now.at, settings.detect_ms)
 }
 
-fn standby<'a>(
+pub(super) fn standby<'a>(
     settings: &Settings,
     seen: &'a Observations,
     node: &NodeName,
@@ -327,6 +389,9 @@ fn standby<'a>(
 /// Begins a planned switchover whose time has come, or brings the present one to its next stage.
 pub(super) fn conduct(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
     let Some(handover) = &state.handover else { return begin_due(state, seen, now) };
+    if handover.is_in_place() {
+        return restart::in_place(state, settings, seen, handover, now);
+    }
     let since = match &seen.stage_since {
         Some((id, stage, at)) if *id == handover.id && *stage == handover.stage => now.at.since(*at),
         _ => 0,
@@ -359,12 +424,16 @@ pub(super) fn conduct(state: &State, settings: &Settings, seen: &Observations, n
     }
 }
 
-fn begin(state: &State, handover: Handover) -> (Change, Reason) {
+pub(super) fn begin(state: &State, handover: Handover) -> (Change, Reason) {
     let Handover { id, from, to, by, .. } = handover.clone();
     (Change::HandOver { epoch: state.epoch, handover }, Reason::SwitchoverBegun { id, from, to, by })
 }
 
 fn begin_due(state: &State, seen: &Observations, now: &Now) -> Outcome {
+    // It would only be refused; after the restarts it is not too late yet.
+    if state.restart.is_some() {
+        return Outcome::Nothing;
+    }
     let Some(planned) = state.planned.iter().filter(|p| p.at <= now.wall).min_by_key(|p| p.at) else {
         return Outcome::Nothing;
     };
@@ -386,7 +455,7 @@ fn begin_due(state: &State, seen: &Observations, now: &Now) -> Outcome {
     }
 }
 
-fn go_on(state: &State, handover: &Handover, stage: Stage, open_transactions: usize) -> Outcome {
+pub(super) fn go_on(state: &State, handover: &Handover, stage: Stage, open_transactions: usize) -> Outcome {
     Outcome::Do(Draft {
         change: Change::HandOverStage { epoch: state.epoch, id: handover.id.clone(), stage },
         reasons: vec![Reason::SwitchoverGoesOn { from: handover.from.clone(), stage, open_transactions }],
@@ -420,7 +489,7 @@ pub(super) fn awaits_next(
     seen: &Observations,
     now: &Now,
 ) -> Option<Reason> {
-    let handover = state.handover.as_ref().filter(|h| h.stage == Stage::Stopping)?;
+    let handover = state.handover.as_ref().filter(|h| h.stage == Stage::Stopping && !h.is_in_place())?;
     let stopped = stopped(state, settings, seen, handover, now)?;
     let (_, _, since) = seen.stage_since.as_ref()?;
     let wait = match stopped {

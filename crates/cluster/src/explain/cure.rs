@@ -2,6 +2,7 @@
 
 use crate::basics::{Millis, NodeName};
 use crate::reason::Reason;
+use crate::restart::Tale;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -142,9 +143,10 @@ pub fn cure(reason: &Reason) -> Option<Cure> {
             Some(Cure::Standbys)
         }
         Reason::WaitLease { left_ms, .. } => passes(Some(*left_ms)),
-        Reason::WaitPromotion { .. } | Reason::WaitInitialise { .. } | Reason::SwitchoverWaits { .. } => {
-            passes(None)
-        }
+        Reason::WaitPromotion { .. }
+        | Reason::WaitInitialise { .. }
+        | Reason::SwitchoverWaits { .. }
+        | Reason::Restart { tale: Tale::Waits { .. } } => passes(None),
         _ => None,
     }
 }

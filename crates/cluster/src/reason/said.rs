@@ -3,6 +3,7 @@
 use super::{NotChosen, Reason, Safe};
 use crate::basics::NodeName;
 use crate::brake::Brake;
+use crate::configuration;
 use crate::handover::Stage;
 use crate::observe::{Lost, RejoinWay};
 use crate::state::{Fencing, OldLease};
@@ -124,6 +125,7 @@ impl fmt::Display for Reason {
             | R::SwitchoverRefused { .. }
             | R::SwitchoverWaits { .. }
             | R::Paused { .. }
+            | R::Configured { .. }
             | R::Resumed { .. } => self.said_order(f),
             R::NotConfirmed { .. } | R::StreamAdvances { .. } => self.said_veto(f),
             R::WaitNodes { .. }
@@ -135,6 +137,7 @@ impl fmt::Display for Reason {
             | R::WaitPromotion { .. }
             | R::Steady => self.said_wait(f),
             R::Word { word } => word.fmt(f),
+            R::Restart { tale } => tale.fmt(f),
         }
     }
 }
@@ -310,6 +313,13 @@ impl Reason {
                  pgkeel resume ends it"
             ),
             Reason::Resumed { by } => write!(f, "resumed by {by}"),
+            Reason::Configured { version, by, back_to, differences } => {
+                write!(f, "version {version} of the configuration recorded by {by}")?;
+                if let Some(older) = back_to {
+                    write!(f, ", back to version {older}")?;
+                }
+                write!(f, ": {}", configuration::in_words(differences))
+            }
             _ => Ok(()),
         }
     }

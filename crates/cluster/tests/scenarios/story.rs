@@ -22,14 +22,17 @@
 //! order switchover [n2] | cancel ID | pause [fence] | resume    what a person asks the leader for
 //! order failover n2 [accept TOKEN | accept shown] [stopped n1]    `shown`: the token of the last refusal
 //! order maintain n2 [insist] | unmaintain n2
+//! order set from 0 work_mem=8MB ... | restart [n2] [pending] [rolling] [insist]
+//! n1 pending max_connections 100 300 | nothing pending      what its server takes on when it restarts: now, then
 //! step of n2                           tells the step again, changed or not
 //! history                              the last promotions and sync sets, as recorded
 //! why | why not n2 | readiness         what the leader says of the present
 //! what if n1 down | partition n1,n2 | switchover [n3]    what it says would happen
 //! ```
 
-use super::{asked, words};
+use super::{asked, upkeep, words};
 use cluster::command::{Change, Command, apply, first_promotion_id};
+use cluster::configuration::Pending;
 use cluster::copy::CloneCause;
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
@@ -62,6 +65,7 @@ struct Node {
     drained: bool,
     stopped_at: Option<Lsn>,
     leased_again: Option<u64>,
+    pending: Vec<Pending>,
     forks: Vec<Fork>,
     replicas: BTreeMap<NodeName, Replica>,
     sync_applied: Option<SyncApplied>,
@@ -145,6 +149,7 @@ impl Story {
                 drained: false,
                 stopped_at: None,
                 leased_again: None,
+                pending: Vec::new(),
                 forks: Vec::new(),
                 replicas: BTreeMap::new(),
                 sync_applied: None,
@@ -261,6 +266,11 @@ impl Story {
             ["never", "primary"] => node.tags.never_primary = true,
             ["never", "sync"] => node.tags.never_sync = true,
             ["drained"] => node.drained = true,
+            ["pending", name, running, configured] => {
+                let [name, running, configured] = [name, running, configured].map(|w| (*w).to_owned());
+                node.pending.push(Pending { name, running, configured });
+            }
+            ["nothing", "pending"] => node.pending.clear(),
             ["leased", "again"] => node.leased_again = leash::owed(&state, &name(who)),
             ["streams", "to", list @ ..] => node.replicas = replicas(list),
             ["obeys", members @ .., "since", at] => {
@@ -292,6 +302,7 @@ impl Story {
             }
             ["unmaintain", node] => Order::Unmaintain { node: name(node) },
             ["resume"] => Order::Resume,
+            ["set" | "restart", ..] => upkeep::order(words),
             other => panic!("{other:?}: no order"),
         };
         let seen = self.seen.as_ref().unwrap();
@@ -341,6 +352,7 @@ impl Story {
                 (node.local.unfinished, node.local.server, node.local.seal) = (None, Server::Stopped, None);
             }
             Step::StartSealed => {
+                upkeep::started(&mut node.local, &state, &me);
                 node.local.following = None;
                 node.local.server = Server::Starting;
             }
@@ -374,6 +386,9 @@ impl Story {
             }
             Step::SetSync { sync, revision } => {
                 (node.local.sync_configured, node.local.sync_revision) = (Some(sync), revision);
+            }
+            told @ (Step::Configure { .. } | Step::Restart { .. } | Step::RestartPrimary { .. }) => {
+                upkeep::done(&mut node.local, &told, state.configuration.number());
             }
             Step::Checkpoint { id } => node.local.checkpointed = Some(id),
             Step::StopInOrder { .. } => {
@@ -506,6 +521,8 @@ impl Story {
         o.replicas = node.replicas.clone();
         o.sync_applied = node.sync_applied.clone();
         o.leased_again = node.leased_again;
+        o.pending = node.pending.clone();
+        (o.configured, o.restarted) = (node.local.configured, node.local.restarted.clone());
         o.primary_lsn = node.primary_lsn;
         o.handover = self.state.handover.as_ref().filter(|h| h.from == *who).map(|h| Progress {
             id: h.id.clone(),

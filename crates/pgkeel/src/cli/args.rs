@@ -51,9 +51,13 @@ pub enum Command {
     /// Look at, or remove, the directories that nodes keep beside their data
     #[command(subcommand)]
     Aside(AsideCommand),
-    /// Look at a configuration file
+    /// PostgreSQL's configuration on all nodes: show it, change it, take changes back; or check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Restart servers one after the other: standbys alone, the primary after a switchover or in place
+    Restart(RestartArgs),
+    /// Let servers read their configuration files again
+    Reload(ReloadArgs),
     /// Start a cluster on this machine, kill its primary under load, and tell what happens
     Demo(DemoArgs),
     /// Print the completions of this command line for a shell
@@ -345,9 +349,111 @@ pub struct PruneArgs {
     pub ask: AskArgs,
 }
 
-/// Commands on a configuration file.
+/// Options of `restart`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "What is pending is taken on in the right order: of max_connections and its like standbys must not have \
+    less than their primary, so where they are raised the standbys come first, and where they are lowered the primary."
+)]
+pub struct RestartArgs {
+    /// Only this node's server
+    pub node: Option<NodeName>,
+    /// Only servers for which something waits for a restart
+    #[arg(long)]
+    pub pending: bool,
+    /// Hand the primary over to a standby before it restarts; without NODE and --pending: all servers
+    #[arg(long)]
+    pub rolling: bool,
+    /// Do not ask, and do it although too few others are left to confirm commits
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+    /// End the restarts of this identity: what has begun is finished, the rest is not done
+    #[arg(long, value_name = "ID", conflicts_with_all = ["node", "pending", "rolling"])]
+    pub cancel: Option<String>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Options of `reload`.
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// Only this node's server
+    pub node: Option<NodeName>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Commands on the cluster-wide configuration, and on a configuration file.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
+    /// Show what is set for all nodes and by nodes' own files, and what waits for a restart
+    Show {
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Set PostgreSQL's parameters on all nodes; every server that runs is asked first whether it takes them
+    Set {
+        /// As in work_mem=64MB
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        pairs: Vec<String>,
+        /// Only if this version is in force
+        #[arg(long, value_name = "VERSION")]
+        from: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Set parameters no more: PostgreSQL's default holds again
+    Unset {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Only if this version is in force
+        #[arg(long, value_name = "VERSION")]
+        from: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Change parameters and rules of pg_hba.conf in an editor ($VISUAL, $EDITOR or vi)
+    Edit {
+        /// Take the text from this file instead; - is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Show how two versions differ
+    Diff {
+        /// The older one [default: the one before TO]
+        from: Option<u64>,
+        /// The newer one [default: the one in force]
+        to: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// List the versions: when, by whom, what
+    History {
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Record what an older version says as the next one
+    Rollback {
+        /// The older version; 0 is that nothing is set
+        version: u64,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Say what is wrong with a configuration file, or what it would run
     Check {
         /// The file

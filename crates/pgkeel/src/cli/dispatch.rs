@@ -1,14 +1,15 @@
 //! From the command line to the command.
 
 use super::args::{
-    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, WhyArgs,
-    WhyCommand,
+    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, PauseArgs,
+    RestartArgs, WhyArgs, WhyCommand,
 };
 use super::run::{self, Source, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
 use super::{
-    agents, aside, clone, config, explain, failover, generate, guard, lost, order, status, switchover, why,
+    agents, aside, clone, config, configure, explain, failover, generate, guard, lost, order, restart,
+    status, switchover, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
@@ -22,7 +23,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Guard(args) => guard::run(args),
         Command::GuardExec(args) => guard::exec(&args),
-        Command::Config(ConfigCommand::Check { file }) => config::check(&file),
+        Command::Config(command) => configured(command),
+        Command::Restart(args) => restarted(args),
+        Command::Reload(args) => {
+            with_agents(&args.ask, |agents, format| in_runtime(restart::reload(&agents, format, args.node)))
+        }
         Command::Run(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::All)),
         Command::Agent(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::Agent)),
         Command::Proxy(args) => {
@@ -59,10 +64,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             };
             in_runtime(failover::run(&agents, format, &wish))
         }),
-        Command::Pause(args) => with_agents(&args.ask, |agents, format| {
-            let (fencing, done) = pause_words(args.fence);
-            in_runtime(order::run(&agents, format, Order::Pause { fencing }, done))
-        }),
+        Command::Pause(args) => pause(&args),
         Command::Maintenance(command) => maintain(command),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(order::run(&agents, format, Order::Resume, "resumed"))
@@ -85,6 +87,41 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
+}
+
+fn configured(command: ConfigCommand) -> ExitCode {
+    let (wish, ask) = match command {
+        ConfigCommand::Check { file } => return config::check(&file),
+        ConfigCommand::Show { ask } => (configure::Wish::Show, ask),
+        ConfigCommand::Set { pairs, from, ask } => (configure::Wish::Set { pairs, from }, ask),
+        ConfigCommand::Unset { names, from, ask } => (configure::Wish::Unset { names, from }, ask),
+        ConfigCommand::Edit { file, ask } => (configure::Wish::Edit { file }, ask),
+        ConfigCommand::Diff { from, to, ask } => (configure::Wish::Diff { from, to }, ask),
+        ConfigCommand::History { ask } => (configure::Wish::History, ask),
+        ConfigCommand::Rollback { version, ask } => (configure::Wish::Rollback { to: version }, ask),
+    };
+    with_agents(&ask, |agents, format| in_runtime(configure::run(&agents, format, wish)))
+}
+
+fn restarted(args: RestartArgs) -> ExitCode {
+    let wish = match args.cancel {
+        Some(id) => restart::Wish::Cancel(id),
+        None => restart::Wish::Restart {
+            node: args.node,
+            pending: args.pending,
+            rolling: args.rolling,
+            sure: args.yes,
+            leave: args.no_wait,
+        },
+    };
+    with_agents(&args.ask, |agents, format| in_runtime(restart::run(&agents, format, wish)))
+}
+
+fn pause(args: &PauseArgs) -> ExitCode {
+    with_agents(&args.ask, |agents, format| {
+        let (fencing, done) = pause_words(args.fence);
+        in_runtime(order::run(&agents, format, Order::Pause { fencing }, done))
+    })
 }
 
 fn pause_words(fence: bool) -> (Fencing, &'static str) {

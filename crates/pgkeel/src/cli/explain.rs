@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::agents;
 use super::status::Format;
 use super::text::{say, terminal_columns, wrap};
-use crate::config::nearest::nearest;
+use agent::settings::nearest::nearest;
 
 /// Columns for text that is not on a terminal.
 const COLUMNS: usize = 120;

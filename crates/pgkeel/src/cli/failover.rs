@@ -58,7 +58,9 @@ async fn force(agents: &[String], format: Format, wish: &Wish) -> Result<ExitCod
     let answer = send(agents, &order, false).await?;
     match &answer {
         Ordered::Refused { because } => Ok(refused(&answer, because, format, wish)),
-        Ordered::Possible { .. } | Ordered::Recorded { .. } => follow(agents, format, wish).await,
+        Ordered::Possible { .. } | Ordered::Recorded { .. } | Ordered::Restarts { .. } => {
+            follow(agents, format, wish).await
+        }
     }
 }
 

@@ -70,7 +70,7 @@ pub fn tell(answer: &Ordered, format: Format, done: &str) -> ExitCode {
             because.iter().for_each(|obstacle| eprintln!("refused: {obstacle}"));
             ExitCode::FAILURE
         }
-        Ordered::Possible { .. } | Ordered::Recorded { .. } => {
+        Ordered::Possible { .. } | Ordered::Recorded { .. } | Ordered::Restarts { .. } => {
             if format == Format::Table {
                 say(&format!("{done}\n"));
             }

@@ -228,6 +228,8 @@ mod tests {
             sync: role == Role::Standby,
             heard_ms: Some(40),
             copying: None,
+            configured: 0,
+            pending: Vec::new(),
             why: "follows n2".to_owned(),
         }
     }
@@ -247,6 +249,7 @@ mod tests {
             phase: "serving".to_owned(),
             primary: Some("n2".parse().unwrap()),
             replication: "quorum, 1 standby(s) confirm each commit".to_owned(),
+            configuration: 0,
             nodes: vec![node("n1", Role::Standby, "streaming"), node("n2", Role::Primary, "running"), silent],
             readiness: None,
             why: vec![ALL_IS_WELL.to_owned()],

@@ -63,7 +63,7 @@ async fn plan(
     let answer = send(agents, &Order::Switchover { to, at: Some(at) }, false).await?;
     let id = match &answer {
         Ordered::Recorded { id, .. } => id.clone(),
-        Ordered::Possible { .. } | Ordered::Refused { .. } => String::new(),
+        Ordered::Possible { .. } | Ordered::Restarts { .. } | Ordered::Refused { .. } => String::new(),
     };
     let done = format!(
         "switchover {id} planned for {}; its checks are made then. Take it back: pgkeel switchover --cancel {id}",

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use cluster::NodeName;
 use cluster::state::Tags;
 
-use super::nearest::nearest;
 use super::report::Report;
 use super::section::Section;
 use super::units::{Address, address};
+use agent::settings::nearest::nearest;
 
 /// Longest name of a replication slot (NAMEDATALEN - 1, PostgreSQL's src/include/pg_config_manual.h).
 const SLOT_BYTES_MAX: usize = 63;

@@ -2,6 +2,7 @@
 
 mod appointment;
 mod avoidable;
+mod configuration;
 mod coverage;
 mod durability;
 mod fence;
@@ -103,6 +104,11 @@ pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
     liveness::acknowledged(world, node);
 }
 
+/// A primary is about to start in place.
+pub fn serves_again(world: &mut World, node: NodeId) {
+    lease::serves_again(world, node);
+}
+
 /// A server is about to leave recovery.
 pub fn before_promotion(world: &mut World, node: NodeId) {
     appointment::check(world, node);
@@ -131,6 +137,7 @@ pub fn agreed(world: &mut World, change: &Change) {
     word::agreed(world, change);
     lease::agreed(world, change);
     coverage::changed(world, change);
+    configuration::agreed(world, change);
 }
 
 /// An agent begins a step.

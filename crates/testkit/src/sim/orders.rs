@@ -83,6 +83,8 @@ impl World {
                     Order::Failover { .. } => "failover ordered",
                     Order::Maintain { .. } => "maintained",
                     Order::Unmaintain { .. } => "maintained no more",
+                    Order::Configure { .. } => "configured",
+                    Order::Restart { .. } => "restarts ordered",
                 };
                 (kind, Vec::new())
             }

@@ -1,6 +1,7 @@
 //! How often each rule of `cluster` fired: a rule that never does is one that the simulator says nothing about.
 
 use cluster::reason::Reason;
+use cluster::restart::Tale;
 use cluster::step::{Step, Wait};
 use cluster::word::Word;
 use std::collections::BTreeMap;
@@ -62,6 +63,8 @@ names!(
         Word,
         Resumed,
         SwitchoverWaits,
+        Configured,
+        Restart,
     ]
 );
 names!(
@@ -81,7 +84,10 @@ names!(
         SetSync,
         Fence,
         Checkpoint,
-        StopInOrder
+        StopInOrder,
+        Configure,
+        Restart,
+        RestartPrimary
     ]
 );
 names!(
@@ -108,10 +114,15 @@ names!(
     ]
 );
 names!(Word, word, WORDS, [Forced, GivenUp, LeasedAgain, WaitLeased, MaintenanceBegun, MaintenanceEnded]);
+names!(Tale, tale, TALES, [Begun, Goes, Back, Ended, GivenUp, Cancelled, Waits]);
 
 /// A leader gave this reason.
 pub(super) fn count_reason(counts: &mut Counts, value: &Reason) {
-    let name = if let Reason::Word { word: what } = value { word(what) } else { reason(value) };
+    let name = match value {
+        Reason::Word { word: what } => word(what),
+        Reason::Restart { tale: what } => tale(what),
+        other => reason(other),
+    };
     *counts.entry(name).or_default() += 1;
 }
 
@@ -124,7 +135,7 @@ pub(super) fn count_step(counts: &mut Counts, value: &Step) {
 /// Rules that are not in `counts`.
 #[must_use]
 pub fn never(counts: &Counts) -> Vec<&'static str> {
-    let all = REASONS.iter().chain(STEPS).chain(WAITS).chain(WORDS);
-    let parts = ["Step::Wait", "Reason::Word"];
+    let all = REASONS.iter().chain(STEPS).chain(WAITS).chain(WORDS).chain(TALES);
+    let parts = ["Step::Wait", "Reason::Word", "Reason::Restart"];
     all.filter(|name| !parts.contains(*name) && !counts.contains_key(*name)).copied().collect()
 }

@@ -57,6 +57,8 @@ pub enum Event {
     Order,
     /// A person decides what nothing automatic may, or services something.
     Operator,
+    /// A person changes the configuration, or restarts servers.
+    Upkeep,
     /// Something breaks: the fault of this number.
     Fault { index: u64, aim: Aim },
     /// A hung server goes on.
@@ -110,6 +112,7 @@ impl Event {
             | Event::Write { node } => For::Server(*node),
             Event::Order
             | Event::Operator
+            | Event::Upkeep
             | Event::Fault { .. }
             | Event::ServerThaws { .. }
             | Event::Cleared { .. }
@@ -161,6 +164,10 @@ pub struct World {
     pub copied_behind: Option<NodeId>,
     /// What the person who decides has been shown.
     pub operator: super::operator::Operator,
+    /// What the person who looks after servers has done so far.
+    pub upkept: u64,
+    /// Records that tell how many connections their primary has.
+    pub limits: BTreeMap<u64, u64>,
     trace: Trace,
 }
 
@@ -208,6 +215,8 @@ impl World {
             left_out: None,
             copied_behind: None,
             operator: super::operator::Operator::default(),
+            upkept: 0,
+            limits: BTreeMap::new(),
             trace,
         };
         world.say(|w| format!("seed {seed}: {count} nodes, witness {witness}, {:?}", w.proposed.settings));
@@ -219,6 +228,7 @@ impl World {
         world.at(FAULTS_FROM, Event::Order);
         world.plan_foreign_data();
         world.plan_operator();
+        world.plan_upkeep();
         world.at(FAULTS_FROM, Event::Fault { index: 0, aim: Aim::Any });
         world.at(FAULTS_UNTIL, Event::Heal);
         world
@@ -324,6 +334,7 @@ impl World {
             Event::Write { node } => self.client_writes(node),
             Event::Order => self.give_order(),
             Event::Operator => self.operate(),
+            Event::Upkeep => self.keep_up(),
             Event::Fault { index, aim } => self.make_fault(index, aim),
             Event::ServerThaws { node, life } => self.thaw_server(node, life),
             Event::Cleared { node } => self.clear_foreign(node),
