@@ -7,6 +7,7 @@ mod agent;
 mod at_the_server;
 mod copies;
 mod degrade;
+mod etcd;
 mod failover;
 mod fence;
 mod first_start;
