@@ -1,19 +1,24 @@
 //! HTTP/1.1 between agents: a small client with bounded bodies and a deadline for every call, and the one way in
 //! which an agent serves. All connections are opened in [`open_stream`] and accepted in [`serve`]: TLS goes there.
 //!
+//! The client can use TLS ([`tls`]), show a token and read an answer that does not end: etcd is asked so.
 //! This module does not know what is said over it.
+
+pub mod tls;
 
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::time::Duration;
+use tls::TlsFiles;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -105,7 +110,18 @@ pub async fn post_json<B: Serialize + Sync, R: DeserializeOwned>(
 pub struct Connection {
     address: String,
     body_max: usize,
+    tls: Option<TlsFiles>,
+    token: Option<Token>,
     wire: Option<Wire>,
+}
+
+/// What tells the other side who asks; in no log.
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// An open connection and the task that drives it.
@@ -125,7 +141,18 @@ impl Connection {
     /// A connection to `address` (`host:port`), not yet opened; bodies are limited to `body_max` bytes.
     #[must_use]
     pub fn new(address: &str, body_max: usize) -> Self {
-        Connection { address: address.to_owned(), body_max, wire: None }
+        Connection { address: address.to_owned(), body_max, tls: None, token: None, wire: None }
+    }
+
+    /// The same with TLS, if these files are given. They are read whenever it is opened.
+    #[must_use]
+    pub fn secured(self, tls: Option<TlsFiles>) -> Self {
+        Connection { tls, ..self }
+    }
+
+    /// Shows this token with every request from now on (`Authorization`).
+    pub fn show(&mut self, token: Option<String>) {
+        self.token = token.map(Token);
     }
 
     /// Asks for `path`.
@@ -156,14 +183,52 @@ impl Connection {
         self.call(path, request, timeout).await
     }
 
+    /// Sends `body` as JSON to `path` over a connection of its own; returns when the answer begins. It is read piece by
+    /// piece, for as long as it lasts.
+    ///
+    /// # Errors
+    /// [`HttpError`]; also when the answer does not begin within `timeout`.
+    pub async fn post_for_stream<B: Serialize + Sync>(
+        self,
+        path: &str,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<Pieces, HttpError> {
+        let body = serde_json::to_vec(body).map_err(|e| self.malformed(path, e.to_string()))?;
+        let request = self.request(Method::POST, path, body.into())?;
+        let begin = async {
+            let mut wire = self.connect().await?;
+            let response = wire.sender.send_request(request).await.map_err(|e| self.broken(path, &e))?;
+            if !response.status().is_success() {
+                let status = response.status();
+                let body = self.read(path, response).await?;
+                return Err(self.refused(path, status, &body));
+            }
+            Ok((wire, response.into_body()))
+        };
+        let begun = tokio::time::timeout(timeout, begin).await;
+        let (wire, body) = begun.unwrap_or_else(|_| {
+            Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
+        })?;
+        Ok(Pieces { connection: self, path: path.to_owned(), body, _wire: wire })
+    }
+
     fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
-        Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, &self.address)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|e| self.malformed(path, e.to_string()))
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(Token(token)) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        request.body(Full::new(body)).map_err(|e| self.malformed(path, e.to_string()))
+    }
+
+    fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> HttpError {
+        let body = String::from_utf8_lossy(&body[..body.len().min(QUOTE_MAX)]).into_owned();
+        let (address, path) = (self.address.clone(), path.to_owned());
+        HttpError::Status { address, path, status: status.as_u16(), body }
     }
 
     async fn call<R: DeserializeOwned>(
@@ -183,10 +248,7 @@ impl Connection {
             Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
         })?;
         if !status.is_success() {
-            let quoted = &body[..body.len().min(QUOTE_MAX)];
-            let body = String::from_utf8_lossy(quoted).into_owned();
-            let (address, path) = (self.address.clone(), path.to_owned());
-            return Err(HttpError::Status { address, path, status: status.as_u16(), body });
+            return Err(self.refused(path, status, &body));
         }
         serde_json::from_slice(&body).map_err(|e| self.malformed(path, e.to_string()))
     }
@@ -233,11 +295,11 @@ impl Connection {
     async fn connect(&self) -> Result<Wire, HttpError> {
         let unreachable = |source| HttpError::Unreachable { address: self.address.clone(), source };
         let stream = open_stream(&self.address).await.map_err(unreachable)?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(std::io::Error::other(e)))?;
-        // An error of the connection reaches the caller through the request that it fails.
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Wire { sender, driver })
+        let wire = match &self.tls {
+            None => start(stream).await,
+            Some(tls) => start(tls.wrap(&self.address, stream).await.map_err(unreachable)?).await,
+        };
+        wire.map_err(unreachable)
     }
 
     fn broken(&self, path: &str, what: &dyn std::fmt::Display) -> HttpError {
@@ -246,6 +308,42 @@ impl Connection {
 
     fn malformed(&self, path: &str, what: String) -> HttpError {
         HttpError::Malformed { address: self.address.clone(), path: path.to_owned(), what }
+    }
+}
+
+/// Speaks HTTP on an open stream.
+async fn start<S>(stream: S) -> std::io::Result<Wire>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    // An error of the connection reaches the caller through the request that it fails.
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    Ok(Wire { sender, driver })
+}
+
+/// An answer that is read piece by piece.
+#[derive(Debug)]
+pub struct Pieces {
+    connection: Connection,
+    path: String,
+    body: hyper::body::Incoming,
+    _wire: Wire,
+}
+
+impl Pieces {
+    /// The next piece; `None` when the answer has ended.
+    ///
+    /// # Errors
+    /// [`HttpError`] when the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|e| self.connection.broken(&self.path, &e))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }
 

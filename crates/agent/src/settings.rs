@@ -9,6 +9,7 @@ pub mod nearest;
 mod programs;
 
 use crate::hooks::Hooks;
+use crate::store::StoreKind;
 use cluster::state::{Degrade, Tags};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub listen: String,
     /// Every voter: name to the "host:port" of its agent.
     pub members: BTreeMap<String, String>,
+    /// Where the cluster's record is kept.
+    pub store: StoreKind,
     /// The PostgreSQL server of this node; `None` makes it a witness.
     pub postgres: Option<PostgresSettings>,
     /// How commits reach the standbys.

@@ -9,10 +9,10 @@ use crate::os_user;
 use crate::postgres::{PgError, Place, files, process};
 use crate::run::{self, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
-use crate::store::{Store, StoreOptions};
+use crate::store::{Store, StoreKind, StoreOptions};
 use crate::{api, http};
 use cluster::NodeName;
-use cluster::decide::Proposed;
+use cluster::decide::{Proposed, Record};
 use cluster::state::{self, Member, PgAddress};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -174,6 +174,7 @@ async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentEr
         address: settings.listen.clone(),
         members,
         detect: settings.detect,
+        kind: settings.store.clone(),
     };
     Ok(Store::open(options).await?)
 }
@@ -260,6 +261,10 @@ fn parts(
             drift_ppm: u64::from(settings.drift_ppm),
         },
         names: agents.keys().cloned().collect(),
+        record: match settings.store {
+            StoreKind::Embedded => Record::Nodes,
+            StoreKind::Etcd(_) => Record::Elsewhere,
+        },
     };
     let data_dir = settings.postgres.as_ref().map(|pg| pg.data_dir.display().to_string());
     let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags, data_dir };

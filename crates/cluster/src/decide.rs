@@ -42,6 +42,18 @@ pub struct Proposed {
     pub settings: Settings,
     /// Names of all nodes.
     pub names: BTreeSet<NodeName>,
+    /// Who keeps the cluster's record.
+    pub record: Record,
+}
+
+/// Who keeps the cluster's record, and so how many nodes must be left for one of them to lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Record {
+    /// The nodes themselves: a majority of them.
+    #[default]
+    Nodes,
+    /// A store beside them, which has a majority of its own: any node that reaches it may lead.
+    Elsewhere,
 }
 
 /// The outcome of one look.

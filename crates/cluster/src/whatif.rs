@@ -187,7 +187,7 @@ pub fn what_if(
             return Err(NoSuchNode { node: node.clone(), known: state.members.keys().cloned().collect() });
         }
     }
-    let deciders = sides::deciders(state, seen, event, now);
+    let deciders = sides::deciders(state, seen, proposed.record, event, now);
     if deciders.leadership == Leadership::None {
         return Ok(undecided(state, event, deciders));
     }

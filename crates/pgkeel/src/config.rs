@@ -15,6 +15,7 @@ mod postgres;
 mod proxy_section;
 mod report;
 mod section;
+pub(crate) mod store_section;
 mod timing;
 pub(crate) mod tls_section;
 mod units;
@@ -26,8 +27,10 @@ use std::path::{Path, PathBuf};
 
 use crate::log::LogFormat;
 use agent::settings::Settings;
+use agent::store::StoreKind;
 use toml::de::DeTable;
 
+use members::Record;
 pub use report::ConfigError;
 use report::Report;
 use section::Section;
@@ -128,6 +131,7 @@ fn check(
             "cluster",
             "node",
             "members",
+            "store",
             "postgres",
             "replication",
             "timing",
@@ -140,9 +144,14 @@ fn check(
     refuse_nothing_to_run(root, report);
     let cluster = members::read_cluster(root, report);
     let voters = members::read_members(root, report);
-    let node = members::read_node(root, report, voters.as_ref());
+    let store = store_section::read(root, report, cluster.as_deref());
+    let record = match store {
+        Some(StoreKind::Etcd(_)) => Record::Elsewhere,
+        Some(StoreKind::Embedded) | None => Record::Members,
+    };
+    let node = members::read_node(root, report, voters.as_ref(), record);
     let replication = timing::read_replication(root, report, voters.as_ref());
-    let timing = timing::read_timing(root, report);
+    let timing = timing::read_timing(root, report, record);
     let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
     let postgres = postgres::read(root, report, own_address, find_bin_dir);
@@ -152,15 +161,16 @@ fn check(
 
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
     proxy_section::refuse_taken_port(root, report, proxy.as_ref(), postgres.as_ref(), own_address);
-    let agent = match (root.has("node"), node, replication, timing.zip(hooks)) {
+    let agent = match (root.has("node"), node.zip(store), replication, timing.zip(hooks)) {
         (false, ..) => None,
-        (true, Some(node), Some(replication), Some((timing, hooks))) => Some(Settings {
+        (true, Some((node, store)), Some(replication), Some((timing, hooks))) => Some(Settings {
             cluster: cluster.clone()?,
             node: node.name,
             dir: node.dir,
             tags: node.tags,
             listen: node.address?.text(),
             members: voters?.texts(),
+            store,
             postgres,
             replication,
             second_line,

@@ -4,6 +4,7 @@
 //! and cables can be pulled ([`faults`]). [`survey`] and [`witness`] watch from outside.
 
 pub mod busy;
+pub mod etcd;
 pub mod faults;
 pub mod loss;
 pub mod network;

@@ -20,7 +20,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 const FORMAT: u32 = 1;
-const FILE: &str = "store.redb";
+/// The file, in the store's directory.
+pub(super) const FILE: &str = "store.redb";
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Pages that redb may hold in memory; its own default is 1 GiB.

@@ -9,7 +9,7 @@ use super::machine::Machine;
 use super::standing::{Standing, members, standing, voters};
 use super::transport::Network;
 use super::types::{Peer, Proposal, Raft, Types};
-use super::{Limits, StoreOptions};
+use super::{COMMAND_MAX, Limits, StoreOptions};
 use cluster::NodeName;
 use cluster::command::Command;
 use cluster::state::State;
@@ -22,10 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Entries sent in one message.
+/// Entries sent in one message: with the largest commands it stays below [`crate::http::BODY_MAX`].
 const ENTRIES_PER_MESSAGE: usize = 64;
-/// Largest command, in bytes of JSON: a full message stays below [`crate::http::BODY_MAX`].
-const COMMAND_MAX: usize = 48 * 1024;
 /// Deadline for sending and installing a snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -54,7 +52,7 @@ pub(super) struct Embedded {
 impl Embedded {
     /// Opens the file and starts Raft on it.
     pub(super) async fn open(options: StoreOptions, limits: Limits) -> Result<Arc<Embedded>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members: configured, detect } = options;
+        let StoreOptions { dir, cluster, node, address, members: configured, detect, .. } = options;
         let config = config(&cluster, detect, limits)?;
         let opened = tokio::task::spawn_blocking(move || disk::open(&dir, &cluster, &node)).await;
         let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
@@ -318,6 +316,7 @@ mod tests {
             address: "127.0.0.1:1".into(),
             members: BTreeMap::from([(node.clone(), "127.0.0.1:1".into())]),
             detect: Duration::from_millis(300),
+            kind: Default::default(),
         };
         let store = Embedded::open(options, Limits::default()).await.unwrap();
         store.form().await.unwrap();

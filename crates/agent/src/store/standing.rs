@@ -19,7 +19,8 @@ pub struct Standing {
     pub formed: bool,
     /// The members that vote.
     pub voters: BTreeSet<NodeName>,
-    /// Raft's term. Two leaders may follow each other in one term, but the same node never leads twice in it.
+    /// Raft's term, or the revision of etcd that made the leader. Two leaders may follow each other in one term, but the same
+    /// node never leads twice in it.
     pub term: u64,
     /// What keeps the store from deciding, for people.
     pub problem: Option<String>,

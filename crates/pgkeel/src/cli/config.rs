@@ -98,7 +98,10 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
     let names: Vec<&str> = agent.members.keys().map(String::as_str).collect();
     let mut lines = vec![
         format!("node {} at {}, its own files in {}", agent.node, agent.listen, agent.dir.display()),
-        format!("voters: {}", names.join(", ")),
+        match config::store_section::line(&agent.store) {
+            None => format!("voters: {}", names.join(", ")),
+            Some(elsewhere) => format!("members: {}; {elsewhere}", names.join(", ")),
+        },
     ];
     match &agent.postgres {
         None => lines.push("witness: no PostgreSQL here, it only votes".to_owned()),

@@ -23,6 +23,15 @@ const PRIORITY_MAX: u32 = 1000;
 /// Where `node.dir` is when the file does not say.
 const DIR_DEFAULT: &str = "/var/lib/pgkeel";
 
+/// Who keeps the cluster's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// The members, by a majority of them.
+    Members,
+    /// Somebody else, who has a majority of his own.
+    Elsewhere,
+}
+
 /// The voters.
 pub(super) struct Members {
     /// Every name that the file lists, also where its address is wrong.
@@ -92,6 +101,7 @@ pub(super) fn read_node(
     root: &Section<'_>,
     report: &mut Report<'_>,
     members: Option<&Members>,
+    record: Record,
 ) -> Option<Node> {
     let section = root.open(report, "node")?;
     section.refuse_unknown(report, &["name", "dir", "priority", "never_primary", "never_sync"]);
@@ -116,15 +126,19 @@ pub(super) fn read_node(
         };
         report.error(name.line, "node.name", format!("{:?} is not one of [members]; {hint}", name.value));
     }
-    warn_about_number(report, members);
+    warn_about_number(report, members, record);
     Some(Node { name: name.value, dir: dir?, tags, address: own.cloned() })
 }
 
 /// Says what a cluster of this many voters cannot do.
-fn warn_about_number(report: &mut Report<'_>, members: Option<&Members>) {
+fn warn_about_number(report: &mut Report<'_>, members: Option<&Members>, record: Record) {
     let voters = members.map_or(0, |members| members.names.len());
     match voters {
         0 => {}
+        1 if record == Record::Elsewhere => {
+            report.warning("members: one node: when it is lost nothing can take over; list at least two");
+        }
+        _ if record == Record::Elsewhere => {}
         1 => report.warning(
             "members: one voter: when it is lost nothing can take over; list at least three nodes, of which one may be a \
              witness (a host without [postgres])",

@@ -189,8 +189,12 @@ impl World {
             empty_node(name.clone(), witness && i + 1 == names.len(), clock)
         });
         let nodes = nodes.collect();
-        let proposed =
-            Proposed { cluster: "sim".to_owned(), settings, names: names.iter().cloned().collect() };
+        let proposed = Proposed {
+            cluster: "sim".to_owned(),
+            settings,
+            names: names.iter().cloned().collect(),
+            record: Default::default(),
+        };
         let mut world = World {
             now: 0,
             random,

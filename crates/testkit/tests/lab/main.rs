@@ -8,6 +8,7 @@ mod at_the_server;
 mod configuration;
 mod copies;
 mod degrade;
+mod etcd;
 mod failover;
 mod fence;
 mod first_start;
