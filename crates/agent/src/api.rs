@@ -1,8 +1,10 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
 //! reads the recorded state, or the directories beside the data directory. Only `order` changes the cluster, by a
-//! decision of the leader; only `clone` changes the node, and only `aside` removes what somebody names.
+//! decision of the leader; only `clone` and `upgrade` change the node, and only `aside` removes what somebody names.
 
+mod access;
 mod aside;
+mod certificate;
 mod clone;
 mod elsewhere;
 pub mod explain;
@@ -13,6 +15,7 @@ mod order;
 mod ping;
 mod size;
 mod status;
+mod upgrade;
 mod view;
 mod wal;
 mod why;
@@ -20,10 +23,12 @@ mod why;
 use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
+use crate::successor::Successor;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cluster::NodeName;
+use identity::Caller;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +41,8 @@ struct Shared {
     events: mpsc::Sender<Event>,
     store: Store,
     files: Files,
+    caller: Caller,
+    successor: Successor,
 }
 
 /// Whose files the API tells of.
@@ -48,9 +55,15 @@ pub struct Files {
 }
 
 /// All routes of the agent.
-pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router {
+pub fn router(
+    events: mpsc::Sender<Event>,
+    store: Store,
+    files: Files,
+    caller: Caller,
+    successor: Successor,
+) -> Router {
     let raft = store.router();
-    let shared = Shared { events, store, files };
+    let shared = Shared { events, store, files, caller, successor };
     Router::new()
         .merge(heartbeat::routes())
         .merge(order::routes())
@@ -63,9 +76,12 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
         .merge(aside::routes())
         .merge(wal::routes())
         .merge(size::routes())
+        .merge(certificate::routes())
         .merge(clone::routes())
+        .merge(upgrade::routes())
         .with_state(shared)
         .merge(raft)
+        .layer(axum::middleware::from_fn(access::check))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

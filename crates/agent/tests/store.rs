@@ -7,6 +7,7 @@ use agent::store::{Limits, Standing, Store, StoreError, StoreOptions};
 use cluster::NodeName;
 use cluster::command::{Change, Command, Refusal};
 use cluster::state::{Member, State};
+use identity::{Acceptor, Caller};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl Node {
         });
         let listener =
             until("the port is free", || runtime.block_on(TcpListener::bind(&options.address)).ok());
-        runtime.spawn(serve(listener, store.router(), std::future::pending()));
+        runtime.spawn(serve(listener, Acceptor::with(None), store.router(), std::future::pending()));
         Node { store, runtime }
     }
 
@@ -136,6 +137,7 @@ impl Trio {
             address: self.members[&name(node)].clone(),
             members: self.members.clone(),
             detect: DETECT,
+            caller: Caller::plain(),
         }
     }
 
@@ -452,8 +454,9 @@ fn calls_from_outside_are_checked() {
     let trio = Trio::formed("hostile", Limits::default());
     let address = trio.members[&name("n1")].clone();
     let runtime = runtime();
+    let caller = Caller::plain();
     let post = |path: &str, body: serde_json::Value| {
-        let answer = agent::http::post_json::<_, serde_json::Value>(&address, path, &body, PATIENCE);
+        let answer = agent::http::post_json::<_, serde_json::Value>(&caller, &address, path, &body, PATIENCE);
         runtime.block_on(answer).map_err(|e| e.to_string())
     };
     let vote = serde_json::json!({"leader_id": {"term": 9, "node_id": 9}, "committed": false});
@@ -466,11 +469,12 @@ fn calls_from_outside_are_checked() {
             "{path}"
         );
     }
-    let identity: serde_json::Value =
-        runtime.block_on(agent::http::get(&address, "/v1/raft/identity", PATIENCE)).unwrap();
+    let identity: serde_json::Value = runtime
+        .block_on(agent::http::get(&Caller::plain(), &address, "/v1/raft/identity", PATIENCE))
+        .unwrap();
     assert_eq!((&identity["name"], &identity["formed"]), (&"n1".into(), &true.into()));
     let large = runtime.block_on(async {
-        let mut wide = agent::http::Connection::new(&address, usize::MAX);
+        let mut wide = agent::http::Connection::new(&Caller::plain(), &address, usize::MAX);
         wide.post_json::<_, serde_json::Value>("/v1/raft/append", &"x".repeat(5 << 20), PATIENCE).await
     });
     assert!(large.is_err());

@@ -23,6 +23,7 @@ pub use standing::Standing;
 use cluster::NodeName;
 use cluster::command::Command;
 use cluster::state::State;
+use identity::Caller;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct StoreOptions {
     pub members: BTreeMap<NodeName, String>,
     /// The silence after which a node is suspected; every time-out derives from it.
     pub detect: Duration,
+    /// How the other members are called.
+    pub caller: Caller,
 }
 
 /// How much of the log is kept.
