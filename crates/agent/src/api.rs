@@ -1,8 +1,10 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
 //! reads the recorded state, or the directories beside the data directory. Only `order` changes the cluster, by a
-//! decision of the leader; only `clone` and `reload` change the node, and only `aside` removes what somebody names.
+//! decision of the leader; only `clone`, `reload` and `upgrade` change the node, and only `aside` removes what somebody names.
 
+mod access;
 mod aside;
+mod certificate;
 mod clone;
 mod config;
 mod elsewhere;
@@ -15,6 +17,7 @@ mod ping;
 mod reload;
 mod size;
 mod status;
+mod upgrade;
 mod view;
 mod wal;
 mod why;
@@ -23,10 +26,12 @@ use crate::hands::Hands;
 use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
+use crate::successor::Successor;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cluster::NodeName;
+use identity::Caller;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +45,8 @@ struct Shared {
     events: mpsc::Sender<Event>,
     store: Store,
     files: Files,
+    caller: Caller,
+    successor: Successor,
 }
 
 /// Whose files the API tells of.
@@ -54,9 +61,15 @@ pub struct Files {
 }
 
 /// All routes of the agent.
-pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router {
+pub fn router(
+    events: mpsc::Sender<Event>,
+    store: Store,
+    files: Files,
+    caller: Caller,
+    successor: Successor,
+) -> Router {
     let raft = store.router();
-    let shared = Shared { events, store, files };
+    let shared = Shared { events, store, files, caller, successor };
     Router::new()
         .merge(heartbeat::routes())
         .merge(config::routes())
@@ -71,9 +84,12 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
         .merge(aside::routes())
         .merge(wal::routes())
         .merge(size::routes())
+        .merge(certificate::routes())
         .merge(clone::routes())
+        .merge(upgrade::routes())
         .with_state(shared)
         .merge(raft)
+        .layer(axum::middleware::from_fn(access::check))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

@@ -21,6 +21,7 @@ use cluster::observe::{RejoinWay, Seal, Server, Standby};
 use cluster::state::{State, SyncSet};
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName, Timeline};
+use identity::Caller;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,6 +65,8 @@ pub struct Hands {
     pub me: NodeName,
     /// The store, to see whether a step still fits.
     pub store: Store,
+    /// How other agents are called.
+    pub caller: Caller,
     /// What closes its port when its lease ends.
     pub fence: Option<Arc<Fence>>,
     marker: Mutex<Marker>,
@@ -100,6 +103,7 @@ impl Hands {
         place: Place,
         me: NodeName,
         store: Store,
+        caller: Caller,
         marker: Marker,
         fence: Option<Arc<Fence>>,
         guard_events: mpsc::UnboundedSender<GuardEvent>,
@@ -109,6 +113,7 @@ impl Hands {
             place,
             me,
             store,
+            caller,
             fence,
             marker: Mutex::new(marker),
             guard: Mutex::new(None),

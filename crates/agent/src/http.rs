@@ -1,25 +1,27 @@
-//! HTTP/1.1 between agents: a small client with bounded bodies and a deadline for every call, and the one way in
-//! which an agent serves. All connections are opened in [`open_stream`] and accepted in [`serve`]: TLS goes there.
+//! HTTP/1.1 between agents: a small client with bounded bodies and a deadline for every call. How an agent is reached, with
+//! TLS or without, is the [`Caller`]'s matter; [`listen`] is the other side.
 //!
 //! The client can use TLS ([`tls`]), show a token and read an answer that does not end: etcd is asked so.
 //! This module does not know what is said over it.
 
+mod listen;
 pub mod tls;
 
-use axum::serve::ListenerExt;
+pub use listen::{Guest, NAMELESS, serve};
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use identity::Caller;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::future::Future;
 use std::time::Duration;
 use tls::TlsFiles;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Largest body of an ordinary request or response, in bytes.
@@ -87,8 +89,13 @@ pub enum HttpError {
 ///
 /// # Errors
 /// [`HttpError`]; also when the answer is larger than [`BODY_MAX`] or not complete within `timeout`.
-pub async fn get<R: DeserializeOwned>(address: &str, path: &str, timeout: Duration) -> Result<R, HttpError> {
-    Connection::new(address, BODY_MAX).get(path, timeout).await
+pub async fn get<R: DeserializeOwned>(
+    caller: &Caller,
+    address: &str,
+    path: &str,
+    timeout: Duration,
+) -> Result<R, HttpError> {
+    Connection::new(caller, address, BODY_MAX).get(path, timeout).await
 }
 
 /// Sends `body` as JSON to `path` of `address` (`host:port`) over a connection of its own.
@@ -96,21 +103,22 @@ pub async fn get<R: DeserializeOwned>(address: &str, path: &str, timeout: Durati
 /// # Errors
 /// [`HttpError`]; also when request or answer are larger than [`BODY_MAX`] or not complete within `timeout`.
 pub async fn post_json<B: Serialize + Sync, R: DeserializeOwned>(
+    caller: &Caller,
     address: &str,
     path: &str,
     body: &B,
     timeout: Duration,
 ) -> Result<R, HttpError> {
-    Connection::new(address, BODY_MAX).post_json(path, body, timeout).await
+    Connection::new(caller, address, BODY_MAX).post_json(path, body, timeout).await
 }
 
 /// A keep-alive connection to one agent, opened when first needed. One request at a time; whatever goes wrong, a
 /// deadline and a call that its caller gave up included, closes it, and the next call opens a new one.
 #[derive(Debug)]
 pub struct Connection {
+    whom: Whom,
     address: String,
     body_max: usize,
-    tls: Option<TlsFiles>,
     token: Option<Token>,
     wire: Option<Wire>,
 }
@@ -122,6 +130,13 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token")
     }
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+enum Whom {
+    Agent(Caller),
+    Etcd(Option<TlsFiles>),
 }
 
 /// An open connection and the task that drives it.
@@ -140,14 +155,18 @@ impl Drop for Wire {
 impl Connection {
     /// A connection to `address` (`host:port`), not yet opened; bodies are limited to `body_max` bytes.
     #[must_use]
-    pub fn new(address: &str, body_max: usize) -> Self {
-        Connection { address: address.to_owned(), body_max, tls: None, token: None, wire: None }
+    pub fn new(caller: &Caller, address: &str, body_max: usize) -> Self {
+        Self::to(Whom::Agent(caller.clone()), address, body_max)
     }
 
-    /// The same with TLS, if these files are given. They are read whenever it is opened.
+    /// The same to a member of etcd, with TLS if these files are given. They are read whenever it is opened.
     #[must_use]
-    pub fn secured(self, tls: Option<TlsFiles>) -> Self {
-        Connection { tls, ..self }
+    pub fn to_etcd(tls: Option<TlsFiles>, address: &str, body_max: usize) -> Self {
+        Self::to(Whom::Etcd(tls), address, body_max)
+    }
+
+    fn to(whom: Whom, address: &str, body_max: usize) -> Self {
+        Connection { whom, address: address.to_owned(), body_max, token: None, wire: None }
     }
 
     /// Shows this token with every request from now on (`Authorization`).
@@ -294,10 +313,15 @@ impl Connection {
 
     async fn connect(&self) -> Result<Wire, HttpError> {
         let unreachable = |source| HttpError::Unreachable { address: self.address.clone(), source };
-        let stream = open_stream(&self.address).await.map_err(unreachable)?;
-        let wire = match &self.tls {
-            None => start(stream).await,
-            Some(tls) => start(tls.wrap(&self.address, stream).await.map_err(unreachable)?).await,
+        let wire = match &self.whom {
+            Whom::Agent(caller) => start(caller.connect(&self.address).await.map_err(unreachable)?).await,
+            Whom::Etcd(tls) => {
+                let stream = open_stream(&self.address).await.map_err(unreachable)?;
+                match tls {
+                    None => start(stream).await,
+                    Some(tls) => start(tls.wrap(&self.address, stream).await.map_err(unreachable)?).await,
+                }
+            }
         };
         wire.map_err(unreachable)
     }
@@ -353,34 +377,19 @@ async fn open_stream(address: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Serves `router` on `listener` until `until` resolves; requests then under way are finished.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: axum::Router,
-    until: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!("TCP_NODELAY not set on an accepted connection: {e}");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(until).await
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use axum::Json;
     use axum::routing::{get as on_get, post};
+    use identity::Acceptor;
+    use tokio::net::TcpListener;
 
     async fn server(router: axum::Router) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(serve(listener, router, std::future::pending()));
+        tokio::spawn(serve(listener, Acceptor::with(None), router, std::future::pending()));
         address
     }
 
@@ -394,7 +403,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_survives_errors_of_all_kinds() {
-        let mut connection = Connection::new(&server(router()).await, 1000);
+        let mut connection = Connection::new(&Caller::plain(), &server(router()).await, 1000);
         let t = Duration::from_millis(300);
         assert_eq!(connection.post_json::<_, u64>("/echo", &1u64, t).await.unwrap(), 2);
         let refused = connection.get::<u64>("/no", t).await.unwrap_err().to_string();
@@ -413,7 +422,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_said_so() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let gone = get::<u64>(&free, "/", Duration::from_secs(1)).await;
+        let gone = get::<u64>(&Caller::plain(), &free, "/", Duration::from_secs(1)).await;
         assert!(matches!(gone, Err(HttpError::Unreachable { .. })), "{gone:?}");
     }
 }

@@ -102,6 +102,20 @@ pub struct Reloaded {
     pub node: NodeName,
 }
 
+/// Somebody's certificate runs out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateAsked {
+    /// A request for one (PKCS #10, as PEM): it holds the new key's public half.
+    pub request: String,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSigned {
+    /// As PEM.
+    pub certificate: String,
+}
+
 /// What somebody wants to be rid of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prune {

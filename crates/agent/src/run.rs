@@ -26,6 +26,7 @@ use crate::probing;
 use crate::reach;
 use crate::stall;
 use crate::store::{Standing, Store};
+use crate::successor::{Ended, Process};
 use cluster::copy::CloneCause;
 use cluster::decide::Proposed;
 use cluster::decide::switchover::Ordered;
@@ -35,6 +36,7 @@ use cluster::state::{Member, State};
 use cluster::status::Status;
 use cluster::step::Local;
 use cluster::{Epoch, Millis, Moment, NodeName};
+use identity::Caller;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,6 +112,12 @@ pub enum Event {
         /// `None`: nothing was done, as this agent does not lead or has not heard of all nodes yet. Dropped without an answer when it is not known whether it was recorded.
         reply: oneshot::Sender<Option<Ordered>>,
     },
+    /// Somebody wants another process in the place of this one: whether that may be now, or why not.
+    AskRoom(oneshot::Sender<Result<(), String>>),
+    /// End at once, for another process.
+    MakeRoom,
+    /// Somebody asks what this process is.
+    AskProcess(oneshot::Sender<Process>),
     /// Somebody asks.
     AskPing(oneshot::Sender<Pong>),
     /// Somebody asks for the status.
@@ -130,6 +138,8 @@ pub struct Parts {
     pub proposed: Proposed,
     /// `host:port` of every agent in the configuration file.
     pub agents: std::collections::BTreeMap<NodeName, String>,
+    /// How other agents are called.
+    pub caller: Caller,
     /// The store.
     pub store: Store,
     /// Its PostgreSQL; `None`: a witness.
@@ -156,6 +166,8 @@ pub struct Run {
     drain: drain::Drain,
     leash: leash::Leash,
     telling: Option<tell_hooks::Telling>,
+    /// The next turn is the last one.
+    makes_room: bool,
     tasks: Tasks,
 }
 
@@ -172,7 +184,7 @@ fn now() -> Moment {
     Moment(crate::clock::boottime_ms())
 }
 
-/// Runs until `stop` turns true, then stops the server in order.
+/// Runs until `stop` turns true, then stops the server in order; or until another process is to take its place.
 ///
 /// # Errors
 /// When the store died: the process must end and be started again.
@@ -181,7 +193,7 @@ pub async fn run(
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     guard_events: mpsc::UnboundedReceiver<GuardEvent>,
     mut stop: watch::Receiver<bool>,
-) -> Result<(), String> {
+) -> Result<Ended, String> {
     let (sender, mut inbox) = events;
     let mut guard_events = guard_events;
     let mut states = parts.store.watch();
@@ -210,6 +222,9 @@ pub async fn run(
             Some(event) = inbox.recv() => run.on(event),
             _ = ticks.tick() => {}
         }
+        if run.makes_room {
+            return Ok(Ended::ForSuccessor);
+        }
         run.turn();
         rounds.count();
     }
@@ -218,7 +233,7 @@ pub async fn run(
     if let Some(telling) = run.telling.take() {
         telling.finish().await;
     }
-    Ok(())
+    Ok(Ended::Stopped)
 }
 
 impl Run {
@@ -237,8 +252,15 @@ impl Run {
             let session = Arc::clone(&hands.session);
             tokio::spawn(probing::probe(session, probe_targets, hurry.clone(), events.clone(), probe_limit));
         }
-        tokio::spawn(reach::ask(reach_targets, heard.clone(), every, limit));
-        tokio::spawn(crate::heartbeat::send(outgoing_out, leaders, events.clone(), every, limit));
+        tokio::spawn(reach::ask(parts.caller.clone(), reach_targets, heard.clone(), every, limit));
+        tokio::spawn(crate::heartbeat::send(
+            parts.caller.clone(),
+            outgoing_out,
+            leaders,
+            events.clone(),
+            every,
+            limit,
+        ));
         let mut local = Local::default();
         match &parts.hands {
             Some(hands) => server::recall(&mut local, &hands.facts()),
@@ -257,6 +279,7 @@ impl Run {
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
             leash: leash::Leash::default(),
+            makes_room: false,
             telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
@@ -300,6 +323,13 @@ impl Run {
             Event::CloneOrdered { cause, reply } => drop(reply.send(self.on_clone_ordered(cause))),
             Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
+            Event::AskRoom(reply) => drop(reply.send(self.room())),
+            // Asked once more: a step may have begun since.
+            Event::MakeRoom => match self.room() {
+                Ok(()) => self.makes_room = true,
+                Err(why) => tracing::warn!("makes no room for another process: {why}"),
+            },
+            Event::AskProcess(reply) => drop(reply.send(self.process())),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
             Event::AskKnown(reply) => drop(reply.send(self.known())),

@@ -10,19 +10,25 @@ use crate::postgres::{PgError, Place, files, process};
 use crate::run::{self, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
 use crate::store::{Store, StoreKind, StoreOptions};
+use crate::successor::{Ended, Successor};
 use crate::{api, http};
 use cluster::NodeName;
 use cluster::decide::{Proposed, Record};
 use cluster::state::{self, Member, PgAddress};
+use identity::{Acceptor, Caller, Credentials};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 1024;
+
+/// How long a successor waits for the store to be closed in order.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -77,15 +83,17 @@ pub enum AgentError {
     StoreDied(String),
 }
 
-/// Runs an agent until `stop` turns true. `epoch_seen` is kept at the newest epoch it knows, for the log.
+/// Runs an agent until `stop` turns true. Without `credentials` nothing between agents is encrypted, and nobody is asked who
+/// they are. `successor` is asked before the process makes room for another one. `epoch_seen` is kept at the newest epoch it knows, for the log.
 ///
 /// # Errors
 /// [`AgentError`]: why it could not start, or had to end.
 pub async fn run(
     settings: Settings,
+    (credentials, successor): (Option<Credentials>, Successor),
     epoch_seen: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
-) -> Result<(), AgentError> {
+) -> Result<Ended, AgentError> {
     let problems = check_host(&settings);
     if !problems.is_empty() {
         return Err(AgentError::Host { node: settings.node.clone(), problems });
@@ -93,7 +101,8 @@ pub async fn run(
     let me: NodeName = settings.node.parse()?;
     make_own_dir(&settings.dir)?;
     let listener = listen(&settings).await?;
-    let store = open_store(&settings, &me).await?;
+    let caller = Caller::with(credentials.clone());
+    let store = open_store(&settings, &me, caller.clone()).await?;
     let _pid_file = PidFile::write(&settings.dir)?;
     let (guard_sender, guard_events) = mpsc::unbounded_channel();
     let hands = match place(&settings)? {
@@ -102,7 +111,7 @@ pub async fn run(
                 SecondLine::None => None,
                 SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
             };
-            Some(open_hands(place, &me, &store, fence, guard_sender).await?)
+            Some(open_hands(place, &me, (&store, &caller), fence, guard_sender).await?)
         }
         None => None,
     };
@@ -110,14 +119,15 @@ pub async fn run(
     let (served_until, served) = watch::channel(false);
     let place = hands.as_ref().map(|h| h.place.clone());
     let files = api::Files { me: me.clone(), place, hands: hands.clone() };
-    let router = api::router(events.clone(), store.clone(), files);
-    let server = tokio::spawn(http::serve(listener, router, ended(served)));
+    let router = api::router(events.clone(), store.clone(), files, caller.clone(), successor);
+    let acceptor = Acceptor::with(credentials);
+    let server = tokio::spawn(http::serve(listener, acceptor, router, ended(served)));
     let mut forming = tokio::spawn({
         let store = store.clone();
         async move { store.form().await }
     });
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
-    let parts = parts(&settings, me, store.clone(), hands, epoch_seen)?;
+    let parts = parts(&settings, me, (store.clone(), caller), hands, epoch_seen)?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
     tokio::pin!(running);
     let mut formed = false;
@@ -134,13 +144,15 @@ pub async fn run(
     };
     forming.abort();
     // The server has stopped. After a failure it may still run, and is ended by its guard.
-    if let (Ok(()), Some(fence)) = (&outcome, fence)
+    if let (Ok(Ended::Stopped), Some(fence)) = (&outcome, fence)
         && let Err(e) = fence.remove().await
     {
         tracing::error!("{e}");
     }
     let _ = served_until.send(true);
-    store.close().await;
+    // Whoever follows finds the store as after a crash; nobody renews the lease meanwhile.
+    let limit = if matches!(outcome, Ok(Ended::ForSuccessor)) { CLOSE_LIMIT } else { Duration::MAX };
+    let _ = tokio::time::timeout(limit, store.close()).await;
     server.abort();
     outcome
 }
@@ -161,7 +173,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener, AgentError> {
     })
 }
 
-async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentError> {
+async fn open_store(settings: &Settings, me: &NodeName, caller: Caller) -> Result<Store, AgentError> {
     let members = settings
         .members
         .iter()
@@ -175,6 +187,7 @@ async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentEr
         members,
         detect: settings.detect,
         kind: settings.store.clone(),
+        caller,
     };
     Ok(Store::open(options).await?)
 }
@@ -191,7 +204,7 @@ fn place(settings: &Settings) -> Result<Option<Place>, AgentError> {
 async fn open_hands(
     place: Place,
     me: &NodeName,
-    store: &Store,
+    (store, caller): (&Store, &Caller),
     fence: Option<Arc<Fence>>,
     guard_sender: mpsc::UnboundedSender<GuardEvent>,
 ) -> Result<Arc<Hands>, AgentError> {
@@ -202,7 +215,8 @@ async fn open_hands(
     files::make_dir(&place, &place.socket_dir(), 0o755)?;
     let attached = GuardHandle::attach(&place.guard_socket()).await.map_err(PgError::from)?;
     let port = place.settings.port;
-    let hands = Arc::new(Hands::new(place, me.clone(), store.clone(), marker, fence, guard_sender));
+    let hands =
+        Arc::new(Hands::new(place, me.clone(), store.clone(), caller.clone(), marker, fence, guard_sender));
     match attached {
         Some((guard, events)) => {
             tracing::info!("found its server running (postmaster {}); takes it over", guard.pid());
@@ -235,7 +249,7 @@ fn check_port(place: &Place) -> std::io::Result<()> {
 fn parts(
     settings: &Settings,
     me: NodeName,
-    store: Store,
+    (store, caller): (Store, Caller),
     hands: Option<Arc<Hands>>,
     epoch_seen: Arc<AtomicU64>,
 ) -> Result<Parts, AgentError> {
@@ -271,7 +285,7 @@ fn parts(
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
     let hooks = settings.hooks.clone();
-    Ok(Parts { me, run, member, proposed, agents, store, hands, epoch_seen, hooks })
+    Ok(Parts { me, run, member, proposed, agents, caller, store, hands, epoch_seen, hooks })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

@@ -4,6 +4,7 @@
 //! module knows the file's syntax. What depends on the host (programs, users, directories) is checked by
 //! `agent::settings::check_host`. Every key is described in docs/configuration.md.
 
+mod cluster_tls;
 pub mod cluster_wide;
 mod console;
 mod hooks_section;
@@ -30,6 +31,7 @@ use agent::settings::Settings;
 use agent::store::StoreKind;
 use toml::de::DeTable;
 
+pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR};
 use members::Record;
 pub use report::ConfigError;
 use report::Report;
@@ -50,6 +52,8 @@ pub struct Config {
     pub agent: Option<Settings>,
     /// Settings of this host's proxy, when the file has a `[proxy]`.
     pub proxy: Option<proxy::Settings>,
+    /// Where the certificates are by which this host is known in the cluster, when there is TLS between its processes.
+    pub tls: Option<ClusterTls>,
     /// How the log is written, when the file says so.
     pub log_format: Option<LogFormat>,
     /// What is allowed but likely not wanted, one sentence each.
@@ -136,6 +140,7 @@ fn check(
             "replication",
             "timing",
             "fence",
+            "tls",
             "hooks",
             "log",
             "proxy",
@@ -157,6 +162,7 @@ fn check(
     let postgres = postgres::read(root, report, own_address, find_bin_dir);
     let hooks = hooks_section::read(root, report);
     let log_format = log_section::read(root, report);
+    let tls = cluster_tls::read(root, report, voters.as_ref());
     let proxy = proxy_section::read(root, report, cluster.as_deref(), voters.as_ref());
 
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
@@ -180,7 +186,7 @@ fn check(
         }),
         (true, ..) => return None,
     };
-    Some(Config { cluster: cluster?, agent, proxy, log_format, warnings: Vec::new() })
+    Some(Config { cluster: cluster?, agent, proxy, tls: tls?, log_format, warnings: Vec::new() })
 }
 
 /// A file must start something, and `[postgres]` only means something beside a `[node]`.

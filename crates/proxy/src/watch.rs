@@ -9,12 +9,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use identity::Caller;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -139,14 +139,14 @@ enum WatchError {
 
 /// Follows `agent` for ever. One line is logged when it fails and one when it is back; an agent that comes and goes
 /// quickly is not logged again before it has held out for a while.
-pub async fn follow(agent: String, newest: Arc<Newest>) {
+pub async fn follow(caller: Caller, agent: String, newest: Arc<Newest>) {
     let mut pause = PAUSE.0;
     let mut complained = false;
     let mut lost = false;
     loop {
         let begun = Instant::now();
         let mut heard = false;
-        let error = listen(&agent, &newest, || {
+        let error = listen(&caller, &agent, &newest, || {
             if std::mem::take(&mut lost) {
                 tracing::info!("agent {agent} tells the view again");
             }
@@ -167,20 +167,21 @@ pub async fn follow(agent: String, newest: Arc<Newest>) {
 }
 
 /// One connection to an agent, until it fails.
-async fn listen(agent: &str, newest: &Newest, mut heard: impl FnMut()) -> WatchError {
-    match read_views(agent, newest, &mut heard).await {
+async fn listen(caller: &Caller, agent: &str, newest: &Newest, mut heard: impl FnMut()) -> WatchError {
+    match read_views(caller, agent, newest, &mut heard).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
 async fn read_views(
+    caller: &Caller,
     agent: &str,
     newest: &Newest,
     heard: &mut impl FnMut(),
 ) -> Result<std::convert::Infallible, WatchError> {
     let silent = |_| WatchError::Silent;
-    let stream = timeout(SILENCE_MAX, TcpStream::connect(agent)).await.map_err(silent)?;
+    let stream = timeout(SILENCE_MAX, caller.connect(agent)).await.map_err(silent)?;
     let stream = stream.map_err(WatchError::Connect)?;
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Dropped, and so aborted, with this function.

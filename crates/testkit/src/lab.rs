@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cluster::status::Status;
-use pgkeel::demo::cluster::{ClusterOptions, LocalCluster, LocalNode};
+use pgkeel::demo::cluster::{ClusterOptions, LocalCluster, LocalNode, Security};
 use pgkeel::demo::layout::{Mode, Placement, Proxies};
 use pgkeel::demo::root::Root;
 use pgkeel::demo::writer::{Record, Writer, WriterOptions, ids, make_table};
@@ -51,6 +51,8 @@ pub struct LabOptions {
     pub proxies: Proxies,
     /// Whether each node has a host of its own.
     pub hosts: Hosts,
+    /// Whether its processes speak TLS with each other.
+    pub security: Security,
 }
 
 /// The hosts of a test's cluster.
@@ -66,7 +68,13 @@ impl LabOptions {
     /// Three nodes, one standby confirms each commit, one proxy.
     #[must_use]
     pub fn quorum() -> LabOptions {
-        LabOptions { nodes: 3, mode: Mode::Quorum(1), proxies: Proxies::Separate, hosts: Hosts::One }
+        LabOptions {
+            nodes: 3,
+            mode: Mode::Quorum(1),
+            proxies: Proxies::Separate,
+            hosts: Hosts::One,
+            security: Security::Tls,
+        }
     }
 
     /// The same, with a host for each.
@@ -96,12 +104,7 @@ impl LabOptions {
     /// Three nodes, no standby is waited for, one proxy.
     #[must_use]
     pub fn asynchronous() -> LabOptions {
-        LabOptions {
-            nodes: 3,
-            mode: Mode::Async("64MiB".to_owned()),
-            proxies: Proxies::Separate,
-            hosts: Hosts::One,
-        }
+        LabOptions { mode: Mode::Async("64MiB".to_owned()), ..LabOptions::quorum() }
     }
 }
 
@@ -182,6 +185,7 @@ impl Lab {
             detect: None,
             proxies: options.proxies,
             placement,
+            security: options.security,
         })?;
         let lab = Lab { cluster, root: Some(root), network };
         if matches!(lab.cluster.options.mode, Mode::Async(_)) {
@@ -332,8 +336,16 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn pgkeel(&self, node: usize, args: &[&str]) -> Result<Output> {
+        self.pgkeel_by(&self.cluster.options.program, node, args)
+    }
+
+    /// The same with another program.
+    ///
+    /// # Errors
+    /// As [`Lab::pgkeel`].
+    pub fn pgkeel_by(&self, program: &Path, node: usize, args: &[&str]) -> Result<Output> {
         let config = &self.node(node)?.place.config;
-        let mut command = Command::new(&self.cluster.options.program);
+        let mut command = Command::new(program);
         command.args(args).arg("-c").arg(config).output().context("pgkeel cannot be started")
     }
 }

@@ -33,7 +33,8 @@ pub(super) fn routes() -> Router<Shared> {
 
 async fn config(State(shared): State<Shared>, Query(local): Query<Local>) -> Json<Configuration> {
     if let Some(agent) = shared.leader(local)
-        && let Ok(theirs) = http::get::<Configuration>(&agent, "/v1/config?local=1", LEADER_LIMIT).await
+        && let Ok(theirs) =
+            http::get::<Configuration>(&shared.caller, &agent, "/v1/config?local=1", LEADER_LIMIT).await
     {
         return Json(theirs);
     }
@@ -82,16 +83,22 @@ impl Shared {
         let state = self.store.state();
         let mut asked = Vec::new();
         for (node, _) in state.data_nodes() {
-            let (node, content) = (node.clone(), content.clone());
+            let (node, content, caller) = (node.clone(), content.clone(), self.caller.clone());
             let here = self.files.hands.clone().filter(|_| node == self.files.me);
             let agent = state.members.get(&node).map(|member| member.agent.clone()).unwrap_or_default();
             let judging = tokio::spawn(async move {
                 match here {
                     Some(hands) => judged_here(node, hands, content).await,
-                    None => http::post_json::<_, Judged>(&agent, "/v1/config/judge", &content, JUDGE_LIMIT)
-                        .await
-                        .map(|judged| judged.faults)
-                        .map_err(|e| e.to_string()),
+                    None => http::post_json::<_, Judged>(
+                        &caller,
+                        &agent,
+                        "/v1/config/judge",
+                        &content,
+                        JUDGE_LIMIT,
+                    )
+                    .await
+                    .map(|judged| judged.faults)
+                    .map_err(|e| e.to_string()),
                 }
             });
             asked.push(judging);

@@ -3,10 +3,10 @@
 
 use super::Shared;
 use super::leader::Local;
-use crate::http;
+use crate::http::{self, Guest};
 use crate::messages::OrderAsked;
 use crate::run::Event;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -24,9 +24,14 @@ pub(super) fn routes() -> Router<Shared> {
 async fn order(
     State(shared): State<Shared>,
     Query(local): Query<Local>,
-    Json(asked): Json<OrderAsked>,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    Json(mut asked): Json<OrderAsked>,
 ) -> Result<Json<Ordered>, Response> {
-    if let (Order::Configure { content, .. }, false) = (&asked.order, local.is_passed_on()) {
+    asked.by = guest.as_named(asked.by);
+    let shared = &shared;
+    // Only another agent is believed that it has asked the servers.
+    let judged = local.is_passed_on() && guest.is_agent();
+    if let (Order::Configure { content, .. }, false) = (&asked.order, judged) {
         let because: Vec<Obstacle> =
             shared.judged(content).await.into_iter().map(|fault| Obstacle::Configuration { fault }).collect();
         if !because.is_empty() {
@@ -35,7 +40,7 @@ async fn order(
     }
     let there = |agent: String| {
         let asked = asked.clone();
-        async move { http::post_json(&agent, "/v1/order?local=1", &asked, LEADER_LIMIT).await }
+        async move { http::post_json(&shared.caller, &agent, "/v1/order?local=1", &asked, LEADER_LIMIT).await }
     };
     let here = || shared.ask(|reply| Event::Order { asked: asked.clone(), reply });
     shared.of_leader(local, there, here).await.map(Json)

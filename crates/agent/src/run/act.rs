@@ -111,6 +111,11 @@ impl Acting {
         self.running.is_none() && self.failure.is_none()
     }
 
+    /// The step that is under way, for people.
+    pub(super) fn under_way(&self) -> Option<String> {
+        self.running.as_ref().map(|running| describe_step(&running.step))
+    }
+
     /// For people: what is being done, and what went wrong.
     pub(super) fn describe(&self) -> (String, Option<String>) {
         let doing = match (&self.running, &self.waiting) {

@@ -13,6 +13,7 @@ use super::{COMMAND_MAX, Limits, StoreOptions};
 use cluster::NodeName;
 use cluster::command::Command;
 use cluster::state::State;
+use identity::Caller;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError};
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
@@ -35,6 +36,7 @@ pub(super) struct Embedded {
     pub(super) configured: BTreeMap<NodeName, String>,
     pub(super) raft: Raft,
     pub(super) contacts: Arc<Contacts>,
+    pub(super) caller: Caller,
     /// Who introduced itself of late.
     pub(super) seen: Mutex<Seen>,
     detect: Duration,
@@ -52,7 +54,7 @@ pub(super) struct Embedded {
 impl Embedded {
     /// Opens the file and starts Raft on it.
     pub(super) async fn open(options: StoreOptions, limits: Limits) -> Result<Arc<Embedded>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members: configured, detect, .. } = options;
+        let StoreOptions { dir, cluster, node, address, members: configured, detect, caller, .. } = options;
         let config = config(&cluster, detect, limits)?;
         let opened = tokio::task::spawn_blocking(move || disk::open(&dir, &cluster, &node)).await;
         let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
@@ -61,6 +63,7 @@ impl Embedded {
             cluster: loaded.owner.cluster.clone(),
             me: loaded.owner.id,
             contacts: contacts.clone(),
+            caller: caller.clone(),
             append_timeout: Duration::from_millis(config.heartbeat_interval * 4)
                 .max(Duration::from_millis(100)),
         };
@@ -78,6 +81,7 @@ impl Embedded {
             configured,
             raft,
             contacts,
+            caller,
             seen: Mutex::default(),
             detect,
             disk,
@@ -317,6 +321,7 @@ mod tests {
             members: BTreeMap::from([(node.clone(), "127.0.0.1:1".into())]),
             detect: Duration::from_millis(300),
             kind: Default::default(),
+            caller: Caller::plain(),
         };
         let store = Embedded::open(options, Limits::default()).await.unwrap();
         store.form().await.unwrap();

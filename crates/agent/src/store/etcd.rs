@@ -73,6 +73,8 @@ pub(super) struct Etcd {
     address: String,
     members: BTreeMap<NodeName, String>,
     detect: Duration,
+    /// How the other agents are called.
+    agents: identity::Caller,
     keys: EtcdKeys,
     servers: Arc<Members>,
     memory: Arc<Memory>,
@@ -98,7 +100,7 @@ pub(super) struct Etcd {
 impl Etcd {
     /// Opens the node's own file and begins to look.
     pub(super) async fn open(options: StoreOptions, etcd: EtcdOptions) -> Result<Arc<Etcd>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members, detect, .. } = options;
+        let StoreOptions { dir, cluster, node, address, members, detect, caller: agents, .. } = options;
         let (of, name) = (cluster.clone(), node.clone());
         let opened = tokio::task::spawn_blocking(move || Memory::open(&dir, &of, &name)).await;
         let memory = Arc::new(opened.map_err(|e| StoreError::Gone(e.to_string()))??);
@@ -114,6 +116,7 @@ impl Etcd {
             address,
             members,
             detect,
+            agents,
             keys,
             state: watch::Sender::new(Arc::new(memory.kept().state)),
             memory,

@@ -190,7 +190,7 @@ impl Embedded {
             let me = &me;
             async move {
                 let answer: Result<Greeting, HttpError> =
-                    post_json(address, "/v1/raft/hello", me, GREETING).await;
+                    post_json(&self.caller, address, "/v1/raft/hello", me, GREETING).await;
                 (name.clone(), address, answer)
             }
         });

@@ -2,6 +2,7 @@
 
 use crate::http::tls::TlsFiles;
 use cluster::NodeName;
+use identity::Caller;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct StoreOptions {
     pub detect: Duration,
     /// Where the record is kept.
     pub kind: StoreKind,
+    /// How the other members are called.
+    pub caller: Caller,
 }
 
 /// Where the record is kept.

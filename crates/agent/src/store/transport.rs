@@ -5,6 +5,7 @@ use super::contacts::Contacts;
 use super::types::{Peer, SnapshotMeta, Types, Vote};
 use crate::http::{BODY_MAX, Connection, HttpError};
 use cluster::state::State;
+use identity::Caller;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes};
 use openraft::raft::{
@@ -46,6 +47,7 @@ pub(super) struct Network {
     pub(super) cluster: String,
     pub(super) me: u64,
     pub(super) contacts: Arc<Contacts>,
+    pub(super) caller: Caller,
     /// Deadline of an append, in which the other side's disk has to be waited for.
     pub(super) append_timeout: Duration,
 }
@@ -61,7 +63,8 @@ impl RaftNetworkFactory<Types> for Network {
             address: node.address.clone(),
             contacts: self.contacts.clone(),
             append_timeout: self.append_timeout,
-            connection: Connection::new(&node.address, BODY_MAX),
+            connection: Connection::new(&self.caller, &node.address, BODY_MAX),
+            caller: self.caller.clone(),
         }
     }
 }
@@ -75,6 +78,7 @@ pub(super) struct Link {
     contacts: Arc<Contacts>,
     append_timeout: Duration,
     connection: Connection,
+    caller: Caller,
 }
 
 impl Link {
@@ -148,7 +152,7 @@ impl RaftNetworkV2<Types> for Link {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let sent = SentSnapshot { vote, meta: snapshot.meta, state: State::clone(&snapshot.snapshot) };
         // Its own connection, because its limit is another one.
-        self.connection = Connection::new(&self.address, SNAPSHOT_MAX);
+        self.connection = Connection::new(&self.caller, &self.address, SNAPSHOT_MAX);
         let answer = self.call(RPCTypes::InstallSnapshot, "/v1/raft/snapshot", sent, option.soft_ttl());
         tokio::select! {
             answer = answer => Ok(answer?),

@@ -3,6 +3,7 @@
 use super::trio::*;
 use agent::store::{Limits, StoreError};
 use cluster::NodeName;
+use identity::Caller;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -94,8 +95,9 @@ fn calls_from_outside_are_checked() {
     let trio = Trio::formed("hostile", On::Embedded);
     let address = trio.members[&name("n1")].clone();
     let runtime = runtime();
+    let caller = Caller::plain();
     let post = |path: &str, body: serde_json::Value| {
-        let answer = agent::http::post_json::<_, serde_json::Value>(&address, path, &body, PATIENCE);
+        let answer = agent::http::post_json::<_, serde_json::Value>(&caller, &address, path, &body, PATIENCE);
         runtime.block_on(answer).map_err(|e| e.to_string())
     };
     let vote = serde_json::json!({"leader_id": {"term": 9, "node_id": 9}, "committed": false});
@@ -108,11 +110,12 @@ fn calls_from_outside_are_checked() {
             "{path}"
         );
     }
-    let identity: serde_json::Value =
-        runtime.block_on(agent::http::get(&address, "/v1/raft/identity", PATIENCE)).unwrap();
+    let identity: serde_json::Value = runtime
+        .block_on(agent::http::get(&Caller::plain(), &address, "/v1/raft/identity", PATIENCE))
+        .unwrap();
     assert_eq!((&identity["name"], &identity["formed"]), (&"n1".into(), &true.into()));
     let large = runtime.block_on(async {
-        let mut wide = agent::http::Connection::new(&address, usize::MAX);
+        let mut wide = agent::http::Connection::new(&Caller::plain(), &address, usize::MAX);
         wide.post_json::<_, serde_json::Value>("/v1/raft/append", &"x".repeat(5 << 20), PATIENCE).await
     });
     assert!(large.is_err());

@@ -4,6 +4,7 @@ use super::servers::Servers;
 use super::trio::*;
 use agent::store::{Limits, StoreError};
 use cluster::NodeName;
+use identity::Caller;
 use rustix::process::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -245,8 +246,9 @@ fn what_the_agents_ask_each_other_is_checked() {
     let Some(trio) = trio("etcd-hostile", 1) else { return };
     let address = trio.members[&name("n1")].clone();
     let runtime = runtime();
+    let caller = Caller::plain();
     let post = |path: &str, body: serde_json::Value| {
-        let answer = agent::http::post_json::<_, serde_json::Value>(&address, path, &body, PATIENCE);
+        let answer = agent::http::post_json::<_, serde_json::Value>(&caller, &address, path, &body, PATIENCE);
         runtime.block_on(answer).map_err(|e| e.to_string())
     };
     for path in ["/v1/etcd/pulse", "/v1/etcd/silence"] {

@@ -139,7 +139,7 @@ impl Servers {
     }
 
     fn ask_member(&self, i: usize, path: &str, body: &Value) -> Result<Value, String> {
-        let mut connection = Connection::new(&self.members[i].address, BODY_MAX).secured(self.tls.clone());
+        let mut connection = Connection::to_etcd(self.tls.clone(), &self.members[i].address, BODY_MAX);
         runtime().block_on(connection.post_json(path, body, LIMIT)).map_err(|e| e.to_string())
     }
 

@@ -6,6 +6,7 @@ use agent::store::{Limits, Standing, Store, StoreError, StoreKind, StoreOptions}
 use cluster::NodeName;
 use cluster::command::{Change, Command};
 use cluster::state::{Member, State};
+use identity::{Acceptor, Caller};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ impl Node {
         });
         let listener =
             until("the port is free", || runtime.block_on(TcpListener::bind(&options.address)).ok());
-        runtime.spawn(serve(listener, store.router(), std::future::pending()));
+        runtime.spawn(serve(listener, Acceptor::with(None), store.router(), std::future::pending()));
         Node { store, runtime }
     }
 
@@ -170,6 +171,7 @@ impl Trio {
             address: self.members[&name(node)].clone(),
             members: self.members.clone(),
             detect: DETECT,
+            caller: Caller::plain(),
             kind: match &self.on {
                 On::Embedded => StoreKind::Embedded,
                 On::Etcd(servers) => StoreKind::Etcd(servers.options()),

@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use super::cert_args::CertCommand;
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
@@ -22,8 +23,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run what the configuration file has sections for: agent, proxy, or both
     Run(RunArgs),
-    /// Run only the agent: it looks after this host's PostgreSQL
-    Agent(RunArgs),
+    /// Run only the agent: it looks after this host's PostgreSQL; or exchange the program of one that runs
+    Agent(AgentArgs),
     /// Run only the proxy: it carries clients to the primary; its console is the database `pgkeel`
     Proxy(ProxyArgs),
     /// Show the nodes, their roles and positions, and what the cluster waits for
@@ -58,6 +59,9 @@ pub enum Command {
     Restart(RestartArgs),
     /// Let servers read their configuration files again
     Reload(ReloadArgs),
+    /// Make, show and renew the certificates by which the processes of a cluster, and people, know each other
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Start a cluster on this machine, kill its primary under load, and tell what happens
     Demo(DemoArgs),
     /// Print the completions of this command line for a shell
@@ -101,6 +105,31 @@ pub struct RunArgs {
     pub log_format: Option<LogFormat>,
 }
 
+/// Options of `agent`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct AgentArgs {
+    /// About agents that run.
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
+    /// What to run.
+    #[command(flatten)]
+    pub run: Option<RunArgs>,
+}
+
+/// Commands for agents that run.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Exchange the processes of agents for ones of the program that is installed on their hosts now; PostgreSQL runs on
+    Upgrade {
+        /// The node; without it all of them, one after the other
+        node: Option<NodeName>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
 /// Options of `proxy`.
 #[derive(Args, Debug)]
 pub struct ProxyArgs {
@@ -138,6 +167,9 @@ pub struct AskArgs {
     /// Ask the agent at this address; may be given several times
     #[arg(short, long = "agent", value_name = "HOST:PORT")]
     pub agents: Vec<String>,
+    /// Speak TLS with the certificates in this directory [default: what the configuration file says by tls.dir]
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -45,6 +45,7 @@ pub fn judge(path: &Path) -> Verdict {
     };
     let mut problems = config.agent.as_ref().map(check_host).unwrap_or_default();
     problems.extend(config.proxy.iter().flat_map(proxy::check_files));
+    problems.extend(config.credentials().err().map(|trouble| trouble.to_string()));
     if !problems.is_empty() {
         let err = problems.iter().map(|problem| format!("{}: {problem}\n", path.display())).collect();
         return Verdict { out: String::new(), err, exit_code: 1 };
@@ -56,6 +57,7 @@ pub fn judge(path: &Path) -> Verdict {
 #[must_use]
 pub fn summary(config: &Config) -> String {
     let mut lines = vec![format!("cluster {}", config.cluster)];
+    lines.extend(config.tls.iter().map(config::ClusterTls::line));
     if let Some(agent) = &config.agent {
         lines.extend(agent_lines(agent));
     }

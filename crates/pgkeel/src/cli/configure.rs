@@ -16,7 +16,7 @@ use cluster::decide::switchover::{Order, Ordered};
 use cluster::status::{NodeStatus, Status};
 use serde::Serialize;
 
-use super::agents::first_answer;
+use super::agents::{Agents, first_answer};
 use super::each_node::{Answers, ask_each};
 use super::order::{send, tell};
 use super::status::Format;
@@ -69,7 +69,7 @@ pub enum Wish {
 }
 
 /// Does it. Ends with 1 when it is refused or fails.
-pub async fn run(agents: &[String], format: Format, wish: Wish) -> ExitCode {
+pub async fn run(agents: &Agents, format: Format, wish: Wish) -> ExitCode {
     let outcome = match wish {
         Wish::Show => shown::show(agents, format).await,
         Wish::Diff { from, to } => diff(agents, format, from, to).await,
@@ -85,7 +85,7 @@ pub async fn run(agents: &[String], format: Format, wish: Wish) -> ExitCode {
     })
 }
 
-async fn fetch(agents: &[String]) -> Result<Configuration, String> {
+async fn fetch(agents: &Agents) -> Result<Configuration, String> {
     first_answer(agents, "/v1/config").await
 }
 
@@ -109,7 +109,7 @@ fn pair_of(text: &str) -> Result<(String, String), String> {
 }
 
 async fn set(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     pairs: &[String],
     from: Option<u64>,
@@ -128,7 +128,7 @@ async fn set(
 }
 
 async fn unset(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     names: &[String],
     from: Option<u64>,
@@ -146,7 +146,7 @@ async fn unset(
     record(agents, format, &present, from, content, None).await
 }
 
-async fn rollback(agents: &[String], format: Format, to: u64) -> Result<ExitCode, String> {
+async fn rollback(agents: &Agents, format: Format, to: u64) -> Result<ExitCode, String> {
     let present = fetch(agents).await?;
     let content = kept(&present, to)?.clone();
     record(agents, format, &present, None, content, Some(to)).await
@@ -161,7 +161,7 @@ fn kept(configuration: &Configuration, number: u64) -> Result<&Content, String> 
 
 /// Offers it to the servers and to the cluster, then says how far the nodes are.
 async fn record(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     present: &Configuration,
     from: Option<u64>,
@@ -231,7 +231,7 @@ fn runs(node: &NodeStatus) -> bool {
 }
 
 /// Until every server that runs has it, and has had a moment to tell what waits for a restart.
-async fn follow(agents: &[String], format: Format, version: u64) -> Result<Vec<Taken>, String> {
+async fn follow(agents: &Agents, format: Format, version: u64) -> Result<Vec<Taken>, String> {
     let began = Instant::now();
     let (mut told, mut complete_since) = (false, None);
     loop {
@@ -270,7 +270,7 @@ async fn follow(agents: &[String], format: Format, version: u64) -> Result<Vec<T
 }
 
 /// Nodes whose own files have the last word on what was set.
-async fn overridden(agents: &[String], changes: &[Difference]) -> String {
+async fn overridden(agents: &Agents, changes: &[Difference]) -> String {
     let own: Answers<OwnConfiguration> = ask_each(agents, None, "/v1/config/own").await.unwrap_or_default();
     let mut text = String::new();
     for change in changes {
@@ -312,7 +312,7 @@ fn outcome(version: u64, nodes: &[Taken]) -> String {
 }
 
 async fn diff(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     from: Option<u64>,
     to: Option<u64>,
@@ -334,7 +334,7 @@ async fn diff(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn history(agents: &[String], format: Format) -> Result<ExitCode, String> {
+async fn history(agents: &Agents, format: Format) -> Result<ExitCode, String> {
     let configuration = fetch(agents).await?;
     match format {
         Format::Json => print_json(&configuration.versions)?,

@@ -1,15 +1,16 @@
 //! From the command line to the command.
 
+use super::agents::Agents;
 use super::args::{
-    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, PauseArgs,
-    RestartArgs, WhyArgs, WhyCommand,
+    AgentArgs, AgentCommand, Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs,
+    MaintenanceCommand, PauseArgs, RestartArgs, WhyArgs, WhyCommand,
 };
 use super::run::{self, Source, What};
 use super::status::{Format, StatusOptions};
 use super::why::WhyOptions;
 use super::{
-    agents, aside, clone, config, configure, explain, failover, generate, guard, lost, order, restart,
-    status, switchover, why,
+    agents, aside, cert, clone, config, configure, explain, failover, generate, guard, lost, order, restart,
+    status, switchover, upgrade, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use cluster::decide::switchover::Order;
@@ -28,8 +29,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Reload(args) => {
             with_agents(&args.ask, |agents, format| in_runtime(restart::reload(&agents, format, args.node)))
         }
+        Command::Cert(command) => cert::run(&command),
         Command::Run(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::All)),
-        Command::Agent(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::Agent)),
+        Command::Agent(args) => agent(args),
         Command::Proxy(args) => {
             let format = args.log_format;
             in_runtime(run::run(Source::of_proxy(args), format, What::Proxy))
@@ -124,6 +126,17 @@ fn pause(args: &PauseArgs) -> ExitCode {
     })
 }
 
+fn agent(args: AgentArgs) -> ExitCode {
+    match (args.command, args.run) {
+        (Some(AgentCommand::Upgrade { node, ask }), _) => {
+            with_agents(&ask, |agents, format| in_runtime(upgrade::run(&agents, format, node.as_ref())))
+        }
+        (None, Some(args)) => in_runtime(run::run(Source::File(args.config), args.log_format, What::Agent)),
+        // The parser asks for one of them.
+        (None, None) => ExitCode::from(2),
+    }
+}
+
 fn pause_words(fence: bool) -> (Fencing, &'static str) {
     match fence {
         true => (
@@ -178,9 +191,9 @@ fn demo_options(args: DemoArgs) -> DemoOptions {
     }
 }
 
-fn with_agents(ask: &AskArgs, then: impl FnOnce(Vec<String>, Format) -> ExitCode) -> ExitCode {
+fn with_agents(ask: &AskArgs, then: impl FnOnce(Agents, Format) -> ExitCode) -> ExitCode {
     let format = if ask.json { Format::Json } else { Format::Table };
-    match agents::choose(&ask.agents, ask.config.as_deref()) {
+    match agents::choose(&ask.agents, ask.config.as_deref(), ask.tls.as_deref()) {
         Ok(agents) => then(agents, format),
         Err(said) => {
             eprintln!("pgkeel: {said}");

@@ -12,7 +12,7 @@ use cluster::state::Entry;
 use cluster::status::Status;
 use serde::Serialize;
 
-use super::agents::first_answer;
+use super::agents::{Agents, first_answer};
 use super::each_node::tell_one;
 use super::order::{send, tell};
 use super::status::Format;
@@ -49,7 +49,7 @@ pub enum Wish {
 }
 
 /// Does it. Ends with 1 when it is refused, fails or is given up.
-pub async fn run(agents: &[String], format: Format, wish: Wish) -> ExitCode {
+pub async fn run(agents: &Agents, format: Format, wish: Wish) -> ExitCode {
     let outcome = match wish {
         Wish::Cancel(id) => send(agents, &Order::Cancel { id: id.clone() }, false).await.map(|answer| {
             tell(&answer, format, &format!("restarts {id} cancelled; what has begun is finished"))
@@ -66,7 +66,7 @@ pub async fn run(agents: &[String], format: Format, wish: Wish) -> ExitCode {
 }
 
 async fn restart(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     order: Order,
     sure: bool,
@@ -121,7 +121,7 @@ fn end_of(entry: &Entry, id: &str) -> Option<ExitCode> {
 }
 
 /// Prints every decision from the beginning of these restarts on, until they have ended.
-async fn follow(agents: &[String], format: Format, id: &str) -> Result<ExitCode, String> {
+async fn follow(agents: &Agents, format: Format, id: &str) -> Result<ExitCode, String> {
     let (mut answered, mut told) = (Instant::now(), 0);
     let mut said = (String::new(), Instant::now());
     loop {
@@ -156,7 +156,7 @@ async fn follow(agents: &[String], format: Format, id: &str) -> Result<ExitCode,
     }
 }
 
-async fn say_wait(agents: &[String], said: &mut (String, Instant)) {
+async fn say_wait(agents: &Agents, said: &mut (String, Instant)) {
     let Ok(status) = first_answer::<Status>(agents, "/v1/status").await else { return };
     let why = status.why.join("; ");
     if why != said.0 || said.1.elapsed() > SAY_SAME {
@@ -173,7 +173,7 @@ struct Read {
 }
 
 /// Lets one server, or all, read their configuration files again.
-pub async fn reload(agents: &[String], format: Format, node: Option<NodeName>) -> ExitCode {
+pub async fn reload(agents: &Agents, format: Format, node: Option<NodeName>) -> ExitCode {
     let nodes = match node {
         Some(node) => Ok(vec![node]),
         None => first_answer::<Status>(agents, "/v1/status")

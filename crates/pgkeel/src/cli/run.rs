@@ -1,8 +1,13 @@
 //! `pgkeel run`, `agent` and `proxy`: what the configuration file has sections for, until a signal comes.
 
 use super::args::ProxyArgs;
+use super::sign;
+use super::succeed::{self, Myself};
 use crate::config::{self, Config, LoadError};
 use crate::log::{Log, LogFormat, LogOptions};
+use agent::successor::{Ended, Successor};
+use identity::renew;
+use identity::{Caller, Credentials};
 use proxy::{Reader, Reload};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,6 +87,8 @@ impl Source {
 
 /// Runs until SIGTERM or SIGINT. 1: something failed; 2: the settings are wrong.
 pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> ExitCode {
+    let myself = Myself::now();
+    tokio::spawn(succeed::wait_for(succeed::inherited()));
     let loaded = source.load();
     let epoch = Arc::new(AtomicU64::new(0));
     let config = loaded.as_ref().ok();
@@ -91,24 +98,39 @@ pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> E
         node: agent.map(|agent| agent.node.clone()),
         epoch: Arc::clone(&epoch),
     });
-    let code = match loaded {
-        Ok(config) => run_config(config, source, what, epoch, &log).await,
+    let end = match loaded {
+        Ok(config) => run_config(config, (source, &myself), what, epoch, &log).await,
         Err(e) => {
             log.last_words(&e.to_string());
-            ExitCode::from(2)
+            End::With(2)
         }
     };
     log.finish();
-    code
+    match end {
+        End::With(code) => ExitCode::from(code),
+        End::ForSuccessor => {
+            eprintln!("pgkeel: {}", myself.become_anew());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// With this exit code.
+    With(u8),
+    /// As another one.
+    ForSuccessor,
 }
 
 async fn run_config(
     config: Config,
-    source: Source,
+    (source, myself): (Source, &Myself),
     what: What,
     epoch: Arc<AtomicU64>,
     log: &Log,
-) -> ExitCode {
+) -> End {
     let file = source.name();
     for warning in &config.warnings {
         tracing::warn!("{file}: {warning}");
@@ -120,7 +142,7 @@ async fn run_config(
     };
     if let Some(section) = missing {
         log.last_words(&format!("{file}: there is no section {section}; add it, or run something else"));
-        return ExitCode::from(2);
+        return End::With(2);
     }
     let both = config.agent.is_some() && what == What::All;
     if both && config.proxy.as_ref().is_some_and(|proxy| proxy.takeover.is_some()) {
@@ -128,24 +150,50 @@ async fn run_config(
             "{file}: proxy.takeover needs the proxy in a process of its own, which can be replaced alone: run `pgkeel agent` \
              and `pgkeel proxy` instead of `pgkeel run`"
         ));
-        return ExitCode::from(2);
+        return End::With(2);
     }
-    match run_parts(config, source, what, epoch).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let credentials = match config.credentials() {
+        Ok(credentials) => credentials,
+        Err(trouble) => {
+            log.last_words(&format!("{file}: {trouble}"));
+            return End::With(2);
+        }
+    };
+    let successor = match (&source, config.proxy.is_some() && what != What::Agent) {
+        (Source::File(file), false) => myself.as_successor(file),
+        (Source::Text(_), _) | (_, true) => Successor::none(
+            "this process runs the proxy too, whose clients would lose their connections: run `pgkeel agent` and `pgkeel \
+             proxy` as two processes",
+        ),
+    };
+    match run_parts(config, (credentials, successor), source, what, epoch).await {
+        Ok(Ended::Stopped) => End::With(0),
+        Ok(Ended::ForSuccessor) => End::ForSuccessor,
         Err(e) => {
             log.last_words(&format!("pgkeel: {e:#}"));
-            ExitCode::FAILURE
+            End::With(1)
         }
     }
 }
 
-async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<AtomicU64>) -> anyhow::Result<()> {
+async fn run_parts(
+    config: Config,
+    (credentials, successor): (Option<Credentials>, Successor),
+    source: Source,
+    what: What,
+    epoch: Arc<AtomicU64>,
+) -> anyhow::Result<Ended> {
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
     let (ask, asked) = watch::channel(0);
     let has_agent = config.agent.is_some() && what != What::Proxy;
+    let caller = Caller::with(credentials.clone());
+    let renewing = credentials.clone().map(|credentials| {
+        let renewal = sign::renewal(&credentials, agents_of(&config), has_agent);
+        tokio::spawn(renew::keep_current(credentials, renewal))
+    });
     let stop_by_signal = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stops in order"),
@@ -158,9 +206,11 @@ async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<Atomic
         match config.agent.filter(|_| what != What::Proxy) {
             Some(settings) => {
                 let epoch = Arc::clone(&epoch);
-                agent::start::run(settings, epoch, stopped.clone()).await.map_err(anyhow::Error::from)
+                let running =
+                    agent::start::run(settings, (credentials.clone(), successor), epoch, stopped.clone());
+                running.await.map_err(anyhow::Error::from)
             }
-            None => Ok(()),
+            None => Ok(Ended::Stopped),
         }
     };
     let proxy = async {
@@ -168,18 +218,30 @@ async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<Atomic
             Some(settings) => {
                 let epoch = Arc::clone(&epoch);
                 let reload = Reload { reader: reader(source), asked };
-                let running = proxy::run_reloading(settings, reload, epoch, stopped.clone());
+                let running = proxy::run_reloading(settings, reload, caller.clone(), epoch, stopped.clone());
                 running.await.map_err(anyhow::Error::from)
             }
             None => Ok(()),
         }
     };
     // One that fails ends the process: a service manager then starts both again.
-    tokio::select! {
-        outcome = async { tokio::try_join!(agent, proxy) } => outcome.map(|_| ()),
-        () = stop_by_signal => Ok(()),
-        () = pass_on(hangup, ask, has_agent) => Ok(()),
+    let outcome = tokio::select! {
+        outcome = async { tokio::try_join!(agent, proxy) } => outcome.map(|(agent, ())| agent),
+        () = stop_by_signal => Ok(Ended::Stopped),
+        () = pass_on(hangup, ask, has_agent) => Ok(Ended::Stopped),
+    };
+    renewing.inspect(tokio::task::JoinHandle::abort);
+    if matches!(outcome, Ok(Ended::ForSuccessor)) && *stopped.borrow() {
+        anyhow::bail!(
+            "told to stop while it made room for another process: the guard ends the server with its lease"
+        );
     }
+    outcome
+}
+
+fn agents_of(config: &Config) -> Vec<String> {
+    let of_node = config.agent.as_ref().map(|agent| agent.members.values().cloned().collect());
+    of_node.or(config.proxy.as_ref().map(|proxy| proxy.agents.clone())).unwrap_or_default()
 }
 
 /// SIGHUP: the proxy reads its settings again.

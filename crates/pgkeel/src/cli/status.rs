@@ -9,7 +9,7 @@ use cluster::exposure::Exposure;
 use cluster::readiness::Readiness;
 use cluster::status::{Exposed, NodeStatus, Role, Status};
 
-use super::agents;
+use super::agents::{self, Agents};
 use super::explain::sentences;
 use super::text::{bytes, columns, cut, say, seconds, terminal_columns, wrap};
 use crate::ask::ask;
@@ -39,10 +39,10 @@ pub enum Repeat {
 }
 
 /// What `pgkeel status` was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct StatusOptions {
-    /// The agents to ask, "host:port", in this order; see [`agents::choose`].
-    pub agents: Vec<String>,
+    /// The agents to ask, see [`agents::choose`].
+    pub agents: Agents,
     /// How to print.
     pub format: Format,
     /// How often.
@@ -94,13 +94,13 @@ async fn picture(options: &StatusOptions) -> Result<String, String> {
 }
 
 /// Only the leader hears from all nodes, so its answer is preferred to the first one.
-async fn fetch(agents: &[String]) -> Result<Status, String> {
+async fn fetch(agents: &Agents) -> Result<Status, String> {
     let first: Status = agents::first_answer(agents, "/v1/status").await?;
     let leader = first.leader.as_ref().filter(|leader| **leader != first.asked);
     let Some(leader) = leader.and_then(|leader| first.nodes.iter().find(|node| node.node == *leader)) else {
         return Ok(first);
     };
-    let better = ask(&leader.agent, "/v1/status", agents::ANSWER_LIMIT).await;
+    let better = ask(&agents.caller, &leader.agent, "/v1/status", agents::ANSWER_LIMIT).await;
     Ok(better.unwrap_or(first))
 }
 

@@ -2,11 +2,11 @@
 
 use super::{Caller, File, Rules, Way};
 use crate::error::Refusal;
-use crate::file_changes::{FileChanges, LOOK_EVERY, Stamp};
 use crate::settings::RuleFiles;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::worker::Shared;
+use identity::file_changes::{FileChanges, LOOK_EVERY, Stamp};
 use pgwire::startup::parse_body;
 use pgwire::{Startup, StartupMessage};
 use std::fmt;

@@ -1,7 +1,8 @@
 //! Certificates are replaced while clients are connected: has them read again.
 
-use super::{Problem, Tls};
-use crate::file_changes::{FileChanges, LOOK_EVERY};
+use super::Tls;
+use identity::file_changes::{FileChanges, LOOK_EVERY};
+use identity::files::Problem;
 use std::sync::Arc;
 
 /// Keeps both sides as their files say. Never returns.

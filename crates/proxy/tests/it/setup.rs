@@ -78,7 +78,8 @@ impl Proxy {
         let (stop, stop_seen) = watch::channel(false);
         let running = match reload {
             Some(reload) => {
-                tokio::spawn(proxy::run_reloading(settings, reload, Default::default(), stop_seen))
+                let caller = identity::Caller::plain();
+                tokio::spawn(proxy::run_reloading(settings, reload, caller, Default::default(), stop_seen))
             }
             None => tokio::spawn(proxy::run(settings, Default::default(), stop_seen)),
         };

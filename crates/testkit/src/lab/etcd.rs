@@ -103,10 +103,16 @@ impl Etcd {
     pub async fn leader(&self) -> Option<usize> {
         for (i, member) in self.members.iter().enumerate().filter(|(_, m)| m.child.is_some()) {
             let address = member.url.trim_start_matches("http://");
+            let caller = identity::Caller::plain();
             let nothing = serde_json::json!({});
             let path = "/v3/maintenance/status";
-            let asked =
-                agent::http::post_json::<_, serde_json::Value>(address, path, &nothing, super::SHORT_LIMIT);
+            let asked = agent::http::post_json::<_, serde_json::Value>(
+                &caller,
+                address,
+                path,
+                &nothing,
+                super::SHORT_LIMIT,
+            );
             let Ok(status) = asked.await else { continue };
             if status["leader"].is_string() && status["leader"] == status["header"]["member_id"] {
                 return Some(i);

@@ -178,7 +178,7 @@ impl Caller {
         let options = &self.members.options;
         let endpoint = options.endpoints.get(self.at);
         let tls = options.tls.clone().filter(|_| endpoint.is_some_and(|e| e.secure));
-        Connection::new(endpoint.map_or("", |e| &e.address), BODY_MAX).secured(tls)
+        Connection::to_etcd(tls, endpoint.map_or("", |e| &e.address), BODY_MAX)
     }
 
     async fn ask_here<R: DeserializeOwned>(&mut self, path: &str, body: &Value) -> Result<R, HttpError> {

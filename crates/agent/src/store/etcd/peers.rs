@@ -148,10 +148,11 @@ pub(super) async fn listen(etcd: Weak<Etcd>) {
             run: here.me.run.clone(),
             lease: here.lease(),
         };
+        let agents = here.agents.clone();
         drop(here);
         if let Some((term, address)) = asked {
             if wire.as_ref().is_none_or(|(to, _)| *to != address) {
-                wire = Some((address.clone(), Connection::new(&address, BODY_MAX)));
+                wire = Some((address.clone(), Connection::new(&agents, &address, BODY_MAX)));
             }
             let sent = boottime_ms();
             if let Some((_, connection)) = &mut wire
@@ -197,8 +198,9 @@ impl Etcd {
         let others = self.members.iter().filter(|(n, _)| **n != self.me.node && Some(*n) != leader.as_ref());
         let patience = self.patience();
         let asked = SilenceAsked { cluster: self.cluster.clone(), term };
-        let calls =
-            others.map(|(_, address)| post_json::<_, Silence>(address, "/v1/etcd/silence", &asked, patience));
+        let calls = others.map(|(_, address)| {
+            post_json::<_, Silence>(&self.agents, address, "/v1/etcd/silence", &asked, patience)
+        });
         let least = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let answers = join_all(calls).await;
         let silent = |s: &Silence| s.silent_ms.is_some_and(|ms| ms >= least);

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use cluster::status::Status;
 
-use super::{fetch, record};
+use super::{Agents, fetch, record};
 use crate::cli::agents::first_answer;
 use crate::cli::status::Format;
 use crate::cli::text::say;
@@ -17,18 +17,14 @@ use crate::config::cluster_wide::{self, Edited};
 /// A longer text is refused: no version may be so long.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
 
-pub(super) async fn edit(
-    agents: &[String],
-    format: Format,
-    file: Option<PathBuf>,
-) -> Result<ExitCode, String> {
+pub(super) async fn edit(agents: &Agents, format: Format, file: Option<PathBuf>) -> Result<ExitCode, String> {
     match file {
         Some(file) => from_file(agents, format, &file).await,
         None => in_editor(agents, format).await,
     }
 }
 
-async fn from_file(agents: &[String], format: Format, file: &Path) -> Result<ExitCode, String> {
+async fn from_file(agents: &Agents, format: Format, file: &Path) -> Result<ExitCode, String> {
     let name = file.display().to_string();
     let text = if name == "-" {
         read_all(std::io::stdin().lock())
@@ -54,7 +50,7 @@ fn parsed(name: &str, text: &str) -> Result<Edited, String> {
     })
 }
 
-async fn in_editor(agents: &[String], format: Format) -> Result<ExitCode, String> {
+async fn in_editor(agents: &Agents, format: Format) -> Result<ExitCode, String> {
     let present = fetch(agents).await?;
     let status: Status = first_answer(agents, "/v1/status").await?;
     let before = cluster_wide::text(&status.cluster, present.number(), present.content());

@@ -9,7 +9,7 @@ use cluster::configuration::{Configuration, Content, differences, in_words};
 use cluster::status::{NodeStatus, Status};
 use serde::Serialize;
 
-use super::{fetch, print_json};
+use super::{Agents, fetch, print_json};
 use crate::cli::agents::first_answer;
 use crate::cli::each_node::{Answers, ask_each};
 use crate::cli::status::Format;
@@ -36,7 +36,7 @@ struct Node<'a> {
     problem: Option<&'a str>,
 }
 
-pub(super) async fn show(agents: &[String], format: Format) -> Result<ExitCode, String> {
+pub(super) async fn show(agents: &Agents, format: Format) -> Result<ExitCode, String> {
     let configuration = fetch(agents).await?;
     let status: Status = first_answer(agents, "/v1/status").await?;
     let own: Answers<OwnConfiguration> = ask_each(agents, None, "/v1/config/own").await?;

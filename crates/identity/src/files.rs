@@ -51,7 +51,7 @@ pub enum Trouble {
     OpenToOthers(u32),
     /// Others could replace the secret.
     #[error(
-        "belongs to user number {owner}; a key must belong to root, or to the user that runs the proxy ({own})"
+        "belongs to user number {owner}; a key must belong to root, or to the user that runs pgkeel ({own})"
     )]
     Foreign {
         /// Of the file.

@@ -1,0 +1,92 @@
+//! What is to be known of a certificate beyond what rustls asks: until when it is good, and its common name.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_cert::Certificate;
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::{Decode, Tag, Tagged};
+use x509_cert::time::Time;
+
+/// `id-at-commonName` (X.520).
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+
+/// When a certificate is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// Now.
+    Now,
+    /// From this time on, as text.
+    NotYet(String),
+    /// Until this time, as text.
+    Expired(String),
+}
+
+/// The first and the last moment at which a certificate is good, as time since 1970. `None` if it cannot be read.
+#[must_use]
+pub fn span(der: &[u8]) -> Option<(Duration, Duration)> {
+    let valid = Certificate::from_der(der).ok()?.tbs_certificate.validity;
+    Some((valid.not_before.to_unix_duration(), valid.not_after.to_unix_duration()))
+}
+
+/// Whether a certificate is good at a moment, told as the time since 1970. `None` if it cannot be read.
+#[must_use]
+pub fn validity(der: &[u8], now: Duration) -> Option<Validity> {
+    let valid = Certificate::from_der(der).ok()?.tbs_certificate.validity;
+    let text = |time: &Time| time.to_date_time().to_string();
+    Some(if now < valid.not_before.to_unix_duration() {
+        Validity::NotYet(text(&valid.not_before))
+    } else if now > valid.not_after.to_unix_duration() {
+        Validity::Expired(text(&valid.not_after))
+    } else {
+        Validity::Now
+    })
+}
+
+/// The only common name of its subject. A name with a zero byte in it is none: somebody else could be meant by its beginning.
+#[must_use]
+pub fn common_name(der: &[u8]) -> Option<String> {
+    let subject = Certificate::from_der(der).ok()?.tbs_certificate.subject;
+    let mut names = subject.0.iter().flat_map(|part| part.0.iter()).filter(|part| part.oid == COMMON_NAME);
+    let (name, None) = (names.next()?, names.next()) else { return None };
+    let text = match name.value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => str::from_utf8(name.value.value()).ok()?,
+        _ => return None,
+    };
+    (!text.contains('\0')).then(|| text.to_owned())
+}
+
+/// The host's clock, as time since 1970.
+#[must_use]
+pub fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    #[test]
+    fn a_certificate_is_good_in_its_time_only() {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::new(vec!["n1".to_owned()]).unwrap();
+        (parameters.not_before, parameters.not_after) =
+            (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        let der = parameters.self_signed(&key).unwrap().der().to_vec();
+        let at = |days: u64| validity(&der, Duration::from_secs(days * 86_400)).unwrap();
+        assert_eq!(at(18_261), Validity::NotYet("2020-01-01T00:00:00Z".to_owned()));
+        assert_eq!(at(18_300), Validity::Now);
+        assert_eq!(at(20_000), Validity::Expired("2021-01-01T00:00:00Z".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_not_read_and_does_not_panic() {
+        let key = KeyPair::generate().unwrap();
+        let der = CertificateParams::default().self_signed(&key).unwrap().der().to_vec();
+        for cut in 0..der.len() {
+            assert_eq!(span(&der[..cut]), None);
+            let mut broken = der.clone();
+            broken[cut] ^= 0xff;
+            let _ = (span(&broken), common_name(&broken), crate::Subject::of_certificate(&broken));
+        }
+    }
+}
