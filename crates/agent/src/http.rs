@@ -4,6 +4,7 @@
 //! The client can use TLS ([`tls`]), show a token and read an answer that does not end: etcd is asked so.
 //! This module does not know what is said over it.
 
+mod introductions;
 mod listen;
 pub mod tls;
 
@@ -174,6 +175,15 @@ impl Connection {
         self.token = token.map(Token);
     }
 
+    /// Opens it, unless it is open.
+    ///
+    /// # Errors
+    /// [`HttpError::Unreachable`]
+    pub async fn keep_open(&mut self, timeout: Duration) -> Result<(), HttpError> {
+        self.wire = Some(self.opened_by(tokio::time::Instant::now() + timeout).await?);
+        Ok(())
+    }
+
     /// Asks for `path`.
     ///
     /// # Errors
@@ -257,11 +267,7 @@ impl Connection {
         timeout: Duration,
     ) -> Result<R, HttpError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        // A host that is gone answers nothing at all: then nothing was sent either, and the caller may ask another one.
-        let wire = tokio::time::timeout_at(deadline, self.open()).await.unwrap_or_else(|_| {
-            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection in time");
-            Err(HttpError::Unreachable { address: self.address.clone(), source })
-        })?;
+        let wire = self.opened_by(deadline).await?;
         let answered = tokio::time::timeout_at(deadline, self.exchange(wire, path, request)).await;
         let (status, body) = answered.unwrap_or_else(|_| {
             Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
@@ -270,6 +276,14 @@ impl Connection {
             return Err(self.refused(path, status, &body));
         }
         serde_json::from_slice(&body).map_err(|e| self.malformed(path, e.to_string()))
+    }
+
+    /// A host that is gone answers nothing at all: then nothing was sent either, and the caller may ask another one.
+    async fn opened_by(&mut self, deadline: tokio::time::Instant) -> Result<Wire, HttpError> {
+        tokio::time::timeout_at(deadline, self.open()).await.unwrap_or_else(|_| {
+            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection in time");
+            Err(HttpError::Unreachable { address: self.address.clone(), source })
+        })
     }
 
     async fn open(&mut self) -> Result<Wire, HttpError> {

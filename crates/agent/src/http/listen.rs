@@ -1,26 +1,23 @@
 //! How an agent serves: who has connected is asked who it is, by itself and with a limit, so that nobody keeps others waiting.
 
+use super::introductions::Introductions;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use identity::{Acceptor, Role, Stream, Who};
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// How long the other side may take to show who it is.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(5);
-/// Connections that may be about it at the same time; more wait to be accepted.
-const INTRODUCTIONS_MAX: usize = 1024;
-/// Of one address: more are closed at once, so that one host that says nothing keeps no other one waiting.
-const INTRODUCTIONS_OF_ONE_MAX: usize = 64;
+/// Connections that may wait for the server to take them over, which it does at once.
+const READY_MAX: usize = 64;
 /// So much of the request of somebody who is not let in is read, in bytes.
 const HEAD_MAX: usize = 8192;
 /// What somebody without a certificate is told.
@@ -106,7 +103,7 @@ pub async fn serve(
     until: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let local = listener.local_addr()?;
-    let (sender, ready) = mpsc::channel(INTRODUCTIONS_MAX);
+    let (sender, ready) = mpsc::channel(READY_MAX);
     let accepting = tokio::spawn(accept(listener, acceptor, sender));
     let introduced = Introduced { ready, local, accepting };
     let service = router.into_make_service_with_connect_info::<Guest>();
@@ -114,10 +111,8 @@ pub async fn serve(
 }
 
 async fn accept(listener: TcpListener, acceptor: Acceptor, ready: mpsc::Sender<(Stream, Guest)>) {
-    let places = Arc::new(Semaphore::new(INTRODUCTIONS_MAX));
-    let crowd = Crowd::default();
+    let introductions = Introductions::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(e) => {
@@ -126,15 +121,14 @@ async fn accept(listener: TcpListener, acceptor: Acceptor, ready: mpsc::Sender<(
                 continue;
             }
         };
-        let Some(one) = crowd.enter(from.ip()) else {
-            tracing::debug!(
-                "{from} is not let in: {INTRODUCTIONS_OF_ONE_MAX} others of its host say nothing"
-            );
-            continue;
-        };
+        let (place, gone) = introductions.enter(from.ip());
+        if let Some(of) = gone {
+            tracing::debug!("a connection from {of} that said nothing made room for one from {}", from.ip());
+        }
         let (acceptor, ready) = (acceptor.clone(), ready.clone());
         tokio::spawn(async move {
-            let introduced = timeout(INTRODUCTION_LIMIT, introduce(&acceptor, stream)).await;
+            let introducing = timeout(INTRODUCTION_LIMIT, introduce(&acceptor, stream));
+            let Some(introduced) = place.hold(introducing).await else { return };
             match introduced.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
                 Ok((stream, who)) => drop(ready.send((stream, Guest { from, who })).await),
                 // Somebody only looks whether the port is open.
@@ -143,47 +137,7 @@ async fn accept(listener: TcpListener, acceptor: Acceptor, ready: mpsc::Sender<(
                 }
                 Err(e) => tracing::warn!("{} is not let in: {e}", from.ip()),
             }
-            drop((place, one));
         });
-    }
-}
-
-/// How many of each address are about to show who they are.
-#[derive(Clone, Default)]
-struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One of them, until it is dropped.
-struct One {
-    crowd: Crowd,
-    of: IpAddr,
-}
-
-impl Crowd {
-    fn enter(&self, of: IpAddr) -> Option<One> {
-        let of = match of {
-            // One host has a whole network of them.
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
-            IpAddr::V4(_) => of,
-        };
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(of).or_default();
-        if *count >= INTRODUCTIONS_OF_ONE_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(One { crowd: self.clone(), of })
-    }
-}
-
-impl Drop for One {
-    fn drop(&mut self) {
-        let mut counts = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.of) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.of);
-            }
-        }
     }
 }
 
@@ -205,23 +159,4 @@ async fn introduce(acceptor: &Acceptor, stream: TcpStream) -> io::Result<(Stream
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     Err(io::Error::other("shows no certificate"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_host_does_not_take_all_places() {
-        let crowd = Crowd::default();
-        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut held: Vec<One> = (0..INTRODUCTIONS_OF_ONE_MAX).filter_map(|_| crowd.enter(one)).collect();
-        assert_eq!(held.len(), INTRODUCTIONS_OF_ONE_MAX);
-        assert!(crowd.enter(one).is_none());
-        assert!(crowd.enter(other).is_some());
-        held.pop();
-        assert!(crowd.enter(one).is_some());
-        drop(held);
-        assert!(crowd.0.lock().is_ok_and(|counts| counts.is_empty()));
-    }
 }

@@ -1,5 +1,6 @@
 //! The store inside the agents: Raft by a library, its log on this node's disk, its messages over the agents' HTTP.
 
+use super::ballots::{self, Ballots};
 use super::contacts::{Contacts, SuspendClock};
 use super::disk::{self, Disk, Owner};
 use super::error::StoreError;
@@ -36,6 +37,7 @@ pub(super) struct Embedded {
     pub(super) configured: BTreeMap<NodeName, String>,
     pub(super) raft: Raft,
     pub(super) contacts: Arc<Contacts>,
+    pub(super) ballots: Arc<Ballots>,
     pub(super) caller: Caller,
     /// Who introduced itself of late.
     pub(super) seen: Mutex<Seen>,
@@ -59,10 +61,12 @@ impl Embedded {
         let opened = tokio::task::spawn_blocking(move || disk::open(&dir, &cluster, &node)).await;
         let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
         let contacts = Arc::new(Contacts::new());
+        let ballots = Arc::new(Ballots::new(&caller));
         let network = Network {
             cluster: loaded.owner.cluster.clone(),
             me: loaded.owner.id,
             contacts: contacts.clone(),
+            ballots: ballots.clone(),
             caller: caller.clone(),
             append_timeout: Duration::from_millis(config.heartbeat_interval * 4)
                 .max(Duration::from_millis(100)),
@@ -81,6 +85,7 @@ impl Embedded {
             configured,
             raft,
             contacts,
+            ballots,
             caller,
             seen: Mutex::default(),
             detect,
@@ -93,6 +98,7 @@ impl Embedded {
             closed: AtomicBool::new(false),
         });
         tokio::spawn(follow(Arc::downgrade(&store)));
+        tokio::spawn(ballots::keep_open(Arc::downgrade(&store)));
         Ok(store)
     }
 

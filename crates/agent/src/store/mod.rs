@@ -4,10 +4,12 @@
 //!
 //! It is one of two. In the agents themselves:
 //! - `embedded` ties the parts together; `log`, `machine` and `transport` are what the library asks of us.
+//! - `ballots` keeps connections open for votes.
 //! - `disk` is the file, `routes` what other members may ask, `form` how the members find each other.
 //!
 //! Or in an etcd beside them: `etcd`.
 
+mod ballots;
 mod contacts;
 mod disk;
 mod embedded;
