@@ -384,6 +384,9 @@ impl Observations {
         {
             self.primary_reached = self.primary_reached.max(Some((last.epoch, *lsn)));
         }
+        if state.removed.contains(&observation.node) && !mutant::is(Mutant::RemovedSeals) {
+            return;
+        }
         if self.is_overtaken(state, &observation, now) && !mutant::is(Mutant::LateReportAccepted) {
             return;
         }

@@ -303,12 +303,18 @@ impl Story {
             }
             ["unmaintain", node] => Order::Unmaintain { node: name(node) },
             ["resume"] => Order::Resume,
+            ["admit", node, address] => {
+                Order::Admit { node: name(node), seat: Seat { address: (*address).to_owned(), raft_id: 0 } }
+            }
+            ["remove", node, rest @ ..] => Order::Remove { node: name(node), insist: rest == ["insist"] },
+            ["keep", node] => Order::Keep { node: name(node) },
             ["set" | "restart", ..] => upkeep::order(words),
             other => panic!("{other:?}: no order"),
         };
         let seen = self.seen.as_ref().unwrap();
         let now = Now { at: self.now, wall: self.now.0, nonce: format!("s{}", self.state.epoch) };
-        match switchover::order(&self.state, seen, &order, "ada", &now) {
+        let proposed = self.proposed.as_ref().unwrap();
+        match switchover::order(&self.state, seen, proposed, &order, "ada", &now) {
             Ok((command, _)) => self.record(&command),
             Err(because) => {
                 self.out.extend(because.iter().map(|o| format!("refused: {o}")));
