@@ -72,7 +72,8 @@ pub fn barred(state: &State, node: &NodeName) -> bool {
     tags(state, node).never_primary || state.maintenance.contains_key(node) || leaves(state, node)
 }
 
-fn leaves(state: &State, node: &NodeName) -> bool {
+/// Whether a node is on its way out.
+pub(crate) fn leaves(state: &State, node: &NodeName) -> bool {
     state.leaving.contains_key(node) && !mutant::is(Mutant::LeavingChosen)
 }
 

@@ -35,7 +35,6 @@ mutants! {
     RemovedFromSet: "a node that leaves is struck out while a sync set in force names it",
     LeavingChosen: "a node that leaves is chosen, and confirms commits, like any other",
     RemovedSeals: "quorum: the seals of nodes that were struck out count",
-    RemovedHeard: "a late report of a node that was struck out is believed of the next of that name",
     EditOverwrites: "a configuration that was made from an older version is recorded",
     RestartUnleased: "a primary that restarts in place starts whether or not its lease still runs",
     LeaseNotWaited: "asynchronous: appoint without waiting for the old lease to end",

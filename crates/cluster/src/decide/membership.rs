@@ -154,7 +154,7 @@ fn no_majority(
     (count * 2 <= of).then(|| Bar::NoMajority { node: node.clone(), heard, of })
 }
 
-/// Quorum mode: too few could confirm commits without it.
+/// Too few could confirm commits without it; in asynchronous mode with a bound on losses one must be near.
 fn too_few(
     state: &State,
     settings: &Settings,
@@ -162,8 +162,11 @@ fn too_few(
     node: &NodeName,
     now: &Now,
 ) -> Option<Bar> {
-    let (Replication::Quorum { k, .. }, Some(primary)) = (settings.replication, state.primary()) else {
-        return None;
+    let primary = state.primary()?;
+    let k = match settings.replication {
+        Replication::Quorum { k, .. } => k,
+        Replication::Async { loss_bound_bytes: Some(_), .. } => 1,
+        Replication::Async { loss_bound_bytes: None, .. } => return None,
     };
     let report = seen.fresh(primary, now.at, settings.detect_ms);
     let streams = |n: &NodeName| report.and_then(|o| o.replicas.get(n)).is_some_and(|r| r.streaming);

@@ -12,6 +12,7 @@ use crate::candidate;
 use crate::command::Change;
 use crate::handover::{Handover, Obstacle, Planned, Stage, Stopped};
 use crate::lineage;
+use crate::membership;
 use crate::observe::{Observation, Observations, Server, Standby};
 use crate::reason::{NotChosen, Position, Reason, Safe};
 use crate::restart::Bar;
@@ -41,6 +42,10 @@ pub(super) fn planned(
         Order::Switchover { to, at: Some(at) } => {
             if let Some(to) = to {
                 known(state, to)?;
+                if candidate::leaves(state, to) {
+                    let bar = membership::Bar::Leaves { node: to.clone() };
+                    return Err(vec![Obstacle::Membership { bar }]);
+                }
             }
             let planned = Planned { id: id.clone(), to: to.clone(), at: *at, by: by.clone() };
             let reason = Reason::SwitchoverPlanned { id: id.clone(), to: to.clone(), at: *at, by };
@@ -157,6 +162,9 @@ fn obstacles(
     }
     if state.maintenance.contains_key(to) {
         found.push(Obstacle::Objected { objection: Objection::Maintained { node: node.clone() } });
+    }
+    if candidate::leaves(state, to) {
+        found.push(Obstacle::Membership { bar: membership::Bar::Leaves { node: node.clone() } });
     }
     let primary_lsn = match heard(settings, seen, from, now).map(|o| &o.server) {
         Some(Server::Primary { lsn, .. }) => Some(*lsn),

@@ -37,6 +37,7 @@ use cluster::copy::CloneCause;
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
 use cluster::handover::{Obstacle, Progress, Stopped};
+use cluster::membership::Seat;
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Seen, Server, Standby, SyncApplied,
 };

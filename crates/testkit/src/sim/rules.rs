@@ -112,6 +112,7 @@ names!(
         ServerGone,
         NotAsAppointed,
         Maintained,
+        Removed,
         Promotion,
     ]
 );
