@@ -39,7 +39,10 @@ pub fn remember(standbys: &mut BTreeMap<NodeName, Replica>, present: &BTreeMap<N
 }
 
 fn may_take_over<'a>(state: &'a State, me: &'a NodeName) -> impl Iterator<Item = &'a NodeName> {
-    state.data_nodes().map(|(n, _)| n).filter(move |n| *n != me && !candidate::tags(state, n).never_primary)
+    state
+        .data_nodes()
+        .map(|(n, _)| n)
+        .filter(move |n| *n != me && !candidate::tags(state, n).never_primary && !candidate::leaves(state, n))
 }
 
 /// Of those that may become primary the one that has most of what this primary had flushed up to `lsn`, and the bytes that

@@ -4,6 +4,7 @@ use crate::basics::{Epoch, NodeName, WallMs};
 use crate::configuration::Content;
 use crate::handover::{Handover, Planned, Stage};
 use crate::leash::Unleased;
+use crate::membership::{self, Leaving, Seat, Token};
 use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
@@ -185,6 +186,44 @@ pub enum Change {
         /// Their identity.
         id: String,
     },
+    /// Let a node in.
+    Admit {
+        /// The node.
+        node: NodeName,
+        /// Where it is.
+        seat: Seat,
+    },
+    /// A node begins to leave, or stays after all.
+    Leave {
+        /// The node.
+        node: NodeName,
+        /// `None`: it stays.
+        leaving: Option<Leaving>,
+    },
+    /// A node that leaves is needed no more: strike it out.
+    Remove {
+        /// The node.
+        node: NodeName,
+    },
+    /// Remember an invitation; those that have expired are dropped.
+    Invite {
+        /// Its identity.
+        id: String,
+        /// It.
+        token: Token,
+    },
+    /// An invitation was used.
+    Redeem {
+        /// Its identity.
+        id: String,
+        /// By whom.
+        node: NodeName,
+    },
+    /// Forget an invitation.
+    Uninvite {
+        /// Its identity.
+        id: String,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -230,6 +269,7 @@ pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
         by: command.by.clone(),
         reason: reason.clone(),
     }));
+    membership::bound_knocks(&mut state.history);
     drop_oldest(&mut state.history, HISTORY_MAX);
     drop_oldest(&mut state.promotions, PROMOTIONS_MAX);
     Ok(())
@@ -244,6 +284,10 @@ fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal>
             state.cluster.clone_from(cluster);
             state.settings = Some(settings.clone());
             Ok(())
+        }
+        // A report of it came late.
+        Change::Register { node, .. } if state.removed.contains(node) => {
+            Err(Refusal::OutOfPlace(format!("{node} was removed")))
         }
         Change::Register { node, member } => {
             state.members.insert(node.clone(), member.clone());
@@ -287,6 +331,12 @@ fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal>
         Change::Restart { .. } | Change::RestartStage { .. } | Change::RestartEnd { .. } => {
             change_restart(state, change)
         }
+        Change::Admit { .. }
+        | Change::Leave { .. }
+        | Change::Remove { .. }
+        | Change::Invite { .. }
+        | Change::Redeem { .. }
+        | Change::Uninvite { .. } => membership::change(state, change, at),
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
 }
@@ -298,6 +348,9 @@ fn change_restart(state: &mut State, change: &Change) -> Result<(), Refusal> {
             same_epoch(state, *epoch)?;
             if state.restart.is_some() {
                 return Err(Refusal::OutOfPlace("other restarts are under way".into()));
+            }
+            if restart.turns.iter().any(|turn| state.leaving.contains_key(&turn.node)) {
+                return Err(Refusal::OutOfPlace("one of the nodes leaves".into()));
             }
             state.restart = Some(restart.clone());
         }
@@ -337,6 +390,9 @@ fn change_upkeep(state: &mut State, change: &Change) -> Result<(), Refusal> {
             state.unleased = None;
         }
         Change::Maintain { node, maintenance: Some(maintenance) } => {
+            if !state.has_seat(node) || state.leaving.contains_key(node) {
+                return Err(Refusal::OutOfPlace(format!("{node} leaves, or is gone")));
+            }
             if state.lease_holder() == Some(node) {
                 return Err(Refusal::OutOfPlace(format!("{node} is primary, or about to be")));
             }
@@ -356,7 +412,8 @@ fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
             same_epoch(state, *epoch)?;
             let fits =
                 matches!(&state.phase, Phase::Serving { appointment } if appointment.node == handover.from);
-            if !fits || state.handover.is_some() {
+            let stays = state.has_seat(&handover.to) && !state.leaving.contains_key(&handover.to);
+            if !fits || !stays || state.handover.is_some() {
                 return Err(Refusal::OutOfPlace(
                     "no primary that could hand over, or one that does already".into(),
                 ));
@@ -480,6 +537,8 @@ fn appoint(
         state.sync_since = state.revision;
     }
     state.unleased = None;
+    // A person can make it primary all the same: then it stays.
+    state.leaving.remove(&appointment.node);
     state.phase = Phase::Promoting { appointment: appointment.clone() };
     Ok(())
 }

@@ -9,6 +9,8 @@ mod failover;
 mod force;
 mod leadership;
 mod maintenance;
+mod membership;
+mod order;
 mod pause;
 mod rejoin;
 mod restart;
@@ -117,6 +119,7 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             failover::open_epoch(state, settings, seen, now),
             sync_set::change(state, settings, seen, now),
             restart::conduct(state, settings, seen, now),
+            membership::conduct(state, seen),
             rejoin::note(state, seen),
         ],
     };
@@ -133,10 +136,12 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             Outcome::Nothing => {}
         }
     }
-    // A reduced set may last, and hinders nothing.
-    if decision.waits.iter().all(|reason| matches!(reason, Reason::SyncReduced { .. })) {
+    // A reduced set may last, and hinders nothing; so may a node that leaves.
+    let lasts = |reason: &Reason| matches!(reason, Reason::SyncReduced { .. } | Reason::Membership { .. });
+    if decision.waits.iter().all(lasts) {
         decision.transfer = leadership::transfer(state, settings, seen, now.at);
     }
+    decision.transfer = decision.transfer.or_else(|| membership::takes_over(state, settings, seen, now));
     if decision.waits.is_empty() {
         decision.waits.push(Reason::Steady);
     }

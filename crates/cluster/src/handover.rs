@@ -6,6 +6,7 @@
 
 use crate::basics::{Lsn, Millis, NodeName, WallMs};
 use crate::configuration::Fault;
+use crate::membership;
 use crate::restart::Bar;
 use crate::word::Objection;
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,11 @@ pub enum Obstacle {
         /// What.
         bar: Bar,
     },
+    /// What speaks against letting a node in or out.
+    Membership {
+        /// What.
+        bar: membership::Bar,
+    },
     /// What is wrong with a cluster-wide configuration.
     Configuration {
         /// What.
@@ -269,6 +275,7 @@ impl fmt::Display for Obstacle {
             ),
             Obstacle::Objected { objection } => objection.fmt(f),
             Obstacle::Restart { bar } => bar.fmt(f),
+            Obstacle::Membership { bar } => bar.fmt(f),
             Obstacle::Configuration { fault } => fault.fmt(f),
             Obstacle::Hindered { node, by } => write!(f, "{node}: {by}"),
             Obstacle::NoCandidate { each } => {

@@ -14,6 +14,7 @@ pub mod basics;
 pub mod command;
 pub mod configuration;
 pub mod copy;
+pub mod membership;
 pub mod mutant;
 pub mod observe;
 pub mod reason;

@@ -384,12 +384,16 @@ impl Observations {
         {
             self.primary_reached = self.primary_reached.max(Some((last.epoch, *lsn)));
         }
+        // Whatever it still believes, it does not belong any more.
+        if state.removed.contains(&observation.node) && !mutant::is(Mutant::RemovedSeals) {
+            return;
+        }
         if self.is_overtaken(state, &observation, now) && !mutant::is(Mutant::LateReportAccepted) {
             return;
         }
         if state.primary() == Some(&observation.node) {
             for (node, replica) in &observation.replicas {
-                if replica.streaming {
+                if replica.streaming && !state.removed.contains(node) {
                     self.streamed_at.insert(node.clone(), now);
                 }
             }
@@ -412,6 +416,11 @@ impl Observations {
 
     /// Takes in a change of the recorded state.
     pub fn see_state(&mut self, state: &State, now: Moment) {
+        // One that comes back under the name is another one: what was heard of the first says nothing of it.
+        if !mutant::is(Mutant::RemovedSeals) {
+            self.nodes.retain(|node, _| !state.removed.contains(node));
+            self.streamed_at.retain(|node, _| !state.removed.contains(node));
+        }
         let open = matches!(state.phase, Phase::Sealing { .. });
         match self.open_since {
             Some((epoch, _)) if open && epoch == state.epoch => {}

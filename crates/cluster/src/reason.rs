@@ -7,6 +7,7 @@ use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::brake::Brake;
 use crate::configuration::Difference;
 use crate::handover::{Obstacle, Stage};
+use crate::membership;
 use crate::observe::Rejoined;
 use crate::restart::Tale;
 use crate::state::{Fencing, OldLease, SyncSet};
@@ -109,6 +110,8 @@ pub enum NotChosen {
     Witness,
     /// It is under maintenance.
     Maintained,
+    /// It is leaving the cluster.
+    Leaves,
     /// Its configuration says that it is never appointed.
     NeverPrimary,
 }
@@ -225,6 +228,9 @@ pub enum Reason {
     },
     Restart {
         tale: Tale,
+    },
+    Membership {
+        tale: membership::Tale,
     },
     // Waits and refusals: shown while they last.
     SwitchoverWaits {

@@ -4,6 +4,7 @@ use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::configuration::Configuration;
 use crate::handover::{Handover, Planned};
 use crate::leash::Unleased;
+use crate::membership::{Leaving, Seat, Token};
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
 use crate::restart::Restart;
@@ -369,6 +370,18 @@ pub struct State {
     /// Nodes that are left alone.
     #[serde(default)]
     pub maintenance: BTreeMap<NodeName, Maintenance>,
+    /// Nodes that were let in after the cluster was formed.
+    #[serde(default)]
+    pub admitted: BTreeMap<NodeName, Seat>,
+    /// Nodes on their way out: never chosen, and in no sync set any more as soon as others can confirm.
+    #[serde(default)]
+    pub leaving: BTreeMap<NodeName, Leaving>,
+    /// Nodes that were struck out, although configuration files may still list them.
+    #[serde(default)]
+    pub removed: BTreeSet<NodeName>,
+    /// Invitations, by their identity.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, Token>,
     /// Remembered decisions, oldest first.
     pub history: Vec<Entry>,
     /// Number of commands applied.

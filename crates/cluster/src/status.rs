@@ -5,6 +5,7 @@ use crate::configuration::{self, Pending};
 use crate::copy::CopyProgress;
 use crate::exposure::Exposure;
 use crate::handover::{Planned, Stage};
+use crate::membership;
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
 use crate::readiness::Readiness;
 use crate::reason::Reason;
@@ -130,7 +131,7 @@ pub fn status(
 ) -> Status {
     let primary = view_primary(state);
     let primary_lsn = furthest_primary_lsn(observations);
-    let nodes = state.members.keys().map(|n| node_status(state, observations, n, primary_lsn, now)).collect();
+    let nodes = state.seated().map(|n| node_status(state, observations, n, primary_lsn, now)).collect();
     Status {
         cluster: state.cluster.clone(),
         asked: asked.clone(),
@@ -262,6 +263,7 @@ fn node_status(
     now: Moment,
 ) -> NodeStatus {
     let member = state.members.get(node);
+    let seat = state.admitted.get(node).map(|seat| seat.address.clone());
     let heard = observations.nodes.get(node);
     let silent_after = state.settings.as_ref().map_or(1500, |s| s.detect_ms);
     let silent = heard.is_none_or(|h| now.since(h.at) >= silent_after);
@@ -271,7 +273,7 @@ fn node_status(
     let age = heard.map(|h| now.since(h.at));
     NodeStatus {
         node: node.clone(),
-        agent: member.map(|m| m.agent.clone()).unwrap_or_default(),
+        agent: member.map(|m| m.agent.clone()).or(seat).unwrap_or_default(),
         postgres: member.and_then(|m| m.postgres.as_ref()).map(|pg| format!("{}:{}", pg.host, pg.port)),
         role,
         state: word,
@@ -293,13 +295,19 @@ fn node_status(
         copying: heard.and_then(|h| h.observation.copying.clone()),
         configured: heard.map_or(0, |h| h.observation.configured),
         pending: heard.map(|h| h.observation.pending.clone()).unwrap_or_default(),
-        why: maintained(state, node)
+        why: leaving(state, node)
+            + &maintained(state, node)
             + &restart_pending(heard)
             + &heard.map_or_else(
                 || "no heartbeat yet".to_owned(),
                 |h| why_line(&h.observation, silent, now.since(h.at)),
             ),
     }
+}
+
+fn leaving(state: &State, node: &NodeName) -> String {
+    let of = |l: &membership::Leaving| format!("leaving: asked for by {}; ", l.by);
+    state.leaving.get(node).map_or_else(String::new, of)
 }
 
 fn maintained(state: &State, node: &NodeName) -> String {

@@ -220,6 +220,8 @@ pub enum Wait {
     NotAsAppointed,
     /// It is under maintenance: nothing is started and no data is replaced.
     Maintained,
+    /// It was struck out.
+    Removed,
     /// It waits for the appointed node to promote.
     Promotion {
         /// Who.
@@ -262,6 +264,10 @@ impl fmt::Display for Wait {
             ),
             Wait::Maintained => f.write_str(
                 "under maintenance: its server is neither started nor stopped and its data is left alone until pgkeel maintenance off",
+            ),
+            Wait::Removed => f.write_str(
+                "does not belong to the cluster any more: its server takes no writes and follows nobody; stop the agent, \
+                 or let the node in again",
             ),
             Wait::Promotion { of } => write!(f, "waits for the promotion of {of}"),
         }
@@ -309,7 +315,9 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
         DataDir::Absent => None,
         DataDir::Present { system_identifier } => Some(system_identifier),
     };
-    if !state.members.contains_key(me) {
+    // To a node that was struck out, what was recorded since counts as ever: it must not be primary.
+    let removed = state.removed.contains(me) && !mutant::is(Mutant::RemovedSeals);
+    if !state.members.contains_key(me) && !state.removed.contains(me) {
         return Step::Wait(Wait::NotRecorded);
     }
     // It has promoted in this epoch, and its state does not know of the appointment yet: what it sees is from before.
@@ -317,6 +325,9 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     let before_promotion = state.epoch > 0 && state.epoch == local.promoted_for && unheard;
     if (state.epoch < local.promised || before_promotion) && !mutant::is(Mutant::PromiseForgotten) {
         return Step::Wait(Wait::StateIsOld { promised: local.promised });
+    }
+    if removed {
+        return struck_out(state, local);
     }
     if let Phase::Initialising { node } = &state.phase
         && node == me
@@ -342,6 +353,20 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
         Phase::Serving { appointment } if appointment.node == *me => serving(state, me, local, now),
         Phase::Promoting { appointment } | Phase::Serving { appointment } => {
             other_is_primary(state, local, appointment)
+        }
+    }
+}
+
+/// It does not belong any more: its server takes no writes and follows nobody. It may go on running, with all that it has.
+fn struck_out(state: &State, local: &Local) -> Step {
+    match &local.server {
+        Server::Unknown => Step::Wait(Wait::Looking),
+        Server::Primary { .. } => Step::Fence { epoch: state.epoch },
+        Server::Unresponsive { .. } if was_primary(state, local) => Step::Fence { epoch: state.epoch },
+        Server::Standby(_) if local.told_to_promote.is_some() => Step::Fence { epoch: state.epoch },
+        Server::Standby(standby) if standby.upstream.is_some() => Step::Seal { epoch: state.epoch },
+        Server::Standby(_) | Server::Stopped | Server::Starting | Server::Unresponsive { .. } => {
+            Step::Wait(Wait::Removed)
         }
     }
 }

@@ -140,7 +140,8 @@ impl Run {
             return drop(reply.send(None));
         };
         let now = Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() };
-        let checked = switchover::order(&self.state, seen, &asked.order, &asked.by, &now);
+        let checked =
+            switchover::order(&self.state, seen, &self.parts.proposed, &asked.order, &asked.by, &now);
         let (command, ordered) = match checked {
             Ok(checked) => checked,
             // A new leader may refuse only because it has not heard of somebody yet.

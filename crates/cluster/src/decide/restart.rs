@@ -15,6 +15,7 @@ use crate::candidate;
 use crate::command::Change;
 use crate::configuration::Pending;
 use crate::handover::{Handover, Hindrance, Obstacle, Stage};
+use crate::membership;
 use crate::observe::{Observation, Observations, Server};
 use crate::reason::Reason;
 use crate::restart::{Bar, Restart, Tale, Turn, Way};
@@ -41,6 +42,10 @@ pub(super) struct Wanted<'a> {
 
 fn bar(bar: Bar) -> Vec<Obstacle> {
     vec![Obstacle::Restart { bar }]
+}
+
+fn leaves(node: &NodeName) -> Obstacle {
+    Obstacle::Membership { bar: membership::Bar::Leaves { node: node.clone() } }
 }
 
 fn told(tale: Tale) -> Vec<Reason> {
@@ -106,10 +111,14 @@ fn chosen(
                 let objection = Objection::Maintained { node: node.clone() };
                 return Err(vec![Obstacle::Objected { objection }]);
             }
+            if candidate::leaves(state, node) {
+                return Err(vec![leaves(node)]);
+            }
             BTreeSet::from([node.clone()])
         }
         None => {
-            let looked_after = |n: &&NodeName| !state.maintenance.contains_key(*n);
+            let looked_after =
+                |n: &&NodeName| !state.maintenance.contains_key(*n) && !state.leaving.contains_key(*n);
             state.data_nodes().map(|(n, _)| n).filter(looked_after).cloned().collect()
         }
     };
@@ -303,6 +312,9 @@ fn ready_standby(
     let node = &turn.node;
     if state.maintenance.contains_key(node) {
         return Err(vec![Obstacle::Objected { objection: Objection::Maintained { node: node.clone() } }]);
+    }
+    if candidate::leaves(state, node) {
+        return Err(vec![leaves(node)]);
     }
     if heard(settings, seen, node, now).is_none() {
         return Err(vec![silent(settings, seen, node, now)]);

@@ -3,19 +3,21 @@
 //! Every check is made when it is asked for, when its time has come, and again at every stage until the primary is told to
 //! stop. From then on there is no way back but the one of every stopped primary: a failover, which may choose it again.
 
-use super::{Draft, Now, Outcome, configure, force, maintenance, pause, restart};
-use crate::basics::{Millis, NodeName, WallMs};
+pub use super::order::{Order, Ordered, order};
+
+pub(super) use super::order::Recorded;
+use super::{Draft, Now, Outcome, restart};
+use crate::basics::{Millis, NodeName};
 use crate::candidate;
-use crate::command::{Change, Command};
-use crate::configuration::Content;
+use crate::command::Change;
 use crate::handover::{Handover, Obstacle, Planned, Stage, Stopped};
 use crate::lineage;
+use crate::membership;
 use crate::observe::{Observation, Observations, Server, Standby};
 use crate::reason::{NotChosen, Position, Reason, Safe};
-use crate::restart::{Bar, Turn};
-use crate::state::{Appointment, Fencing, Phase, Replication, Settings, State};
+use crate::restart::Bar;
+use crate::state::{Appointment, Phase, Replication, Settings, State};
 use crate::word::Objection;
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,165 +30,7 @@ pub const DRAIN_MS: Millis = 5_000;
 /// A planned switchover that could not begin for so long is dropped.
 const MISSED_MS: Millis = 600_000;
 
-/// What a person may ask the leader for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "order")]
-pub enum Order {
-    /// Change the primary in order.
-    Switchover {
-        /// The next one; `None`: the best candidate.
-        to: Option<NodeName>,
-        /// When, in milliseconds since 1970; `None`: now.
-        at: Option<WallMs>,
-    },
-    /// Forget a planned switchover.
-    Cancel {
-        /// Its identity.
-        id: String,
-    },
-    /// Decide nothing until resumed.
-    Pause {
-        /// Whether the primary is still ended with its lease.
-        #[serde(default)]
-        fencing: Fencing,
-    },
-    /// Decide again.
-    Resume,
-    /// Make a node primary where nothing automatic may.
-    Failover {
-        /// The next primary.
-        to: NodeName,
-        /// The loss that the person accepts, as [`crate::word::Loss::token`] names it.
-        accept: Option<String>,
-        /// A node of which the person vouches that its server does not run.
-        #[serde(default)]
-        stopped: Option<NodeName>,
-    },
-    /// Leave a node alone.
-    Maintain {
-        /// The node.
-        node: NodeName,
-        /// Why, in the person's words.
-        text: Option<String>,
-        /// Although commits may have to wait.
-        #[serde(default)]
-        insist: bool,
-    },
-    /// Leave it alone no more.
-    Unmaintain {
-        /// The node.
-        node: NodeName,
-    },
-    /// Record the next version of the cluster-wide configuration. Whether servers take it was asked before.
-    Configure {
-        /// The version that it was made from.
-        from: u64,
-        /// What it says.
-        content: Content,
-        /// The version that it repeats, if it takes changes back.
-        #[serde(default)]
-        back_to: Option<u64>,
-    },
-    /// Restart servers, one after the other.
-    Restart {
-        /// Only this node's; `None`: all.
-        node: Option<NodeName>,
-        /// Only those that wait for it.
-        #[serde(default)]
-        pending: bool,
-        /// The primary hands over first, where that is possible.
-        #[serde(default)]
-        rolling: bool,
-        /// Although commits may have to wait.
-        #[serde(default)]
-        insist: bool,
-    },
-}
-
-/// What came of an order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "outcome")]
-pub enum Ordered {
-    /// It can be done; a try-out ends here.
-    Possible {
-        /// The next primary, of a switchover.
-        to: Option<NodeName>,
-    },
-    /// It is recorded.
-    Recorded {
-        /// The switchover's identity, or empty.
-        id: String,
-        /// The next primary, of a switchover that begins now.
-        to: Option<NodeName>,
-    },
-    /// Servers restart in this order, or would.
-    Restarts {
-        /// Their identity.
-        id: String,
-        /// Whose turn it is when.
-        turns: Vec<Turn>,
-    },
-    /// It is refused.
-    Refused {
-        /// Why, with the cure.
-        because: Vec<Obstacle>,
-    },
-}
-
-/// Checks an order and returns the command that carries it out.
-///
-/// # Errors
-/// Every obstacle.
-pub fn order(
-    state: &State,
-    seen: &Observations,
-    order: &Order,
-    by: &str,
-    now: &Now,
-) -> Result<(Command, Ordered), Vec<Obstacle>> {
-    let id: String = now.nonce.chars().take(8).collect();
-    let by = by.to_owned();
-    let recorded = |to: Option<NodeName>| Ordered::Recorded { id: String::new(), to };
-    let ((change, reasons), ordered) = match order {
-        Order::Pause { fencing } => (pause::begin(state, seen, *fencing, by, now)?, recorded(None)),
-        Order::Resume => ((Change::Resume, vec![Reason::Resumed { by }]), recorded(None)),
-        Order::Failover { to, accept, stopped } => {
-            let asked = force::Asked { to, accept: accept.as_deref(), stopped: stopped.as_ref(), by };
-            (force::order(state, seen, &asked, now)?, recorded(Some(to.clone())))
-        }
-        Order::Maintain { node, text, insist } => {
-            (maintenance::begin(state, seen, node, text.clone(), *insist, by, now)?, recorded(None))
-        }
-        Order::Unmaintain { node } => (maintenance::end(state, node, by)?, recorded(None)),
-        Order::Configure { from, content, back_to } => {
-            let number = (state.configuration.number() + 1).to_string();
-            (
-                configure::next(state, *from, content, *back_to, by)?,
-                Ordered::Recorded { id: number, to: None },
-            )
-        }
-        Order::Restart { node, pending, rolling, insist } => {
-            let wanted = restart::Wanted {
-                node: node.as_ref(),
-                pending: *pending,
-                rolling: *rolling,
-                insist: *insist,
-            };
-            let (recorded, turns) = restart::begin(state, seen, &wanted, (id.as_str(), by), now)?;
-            (recorded, Ordered::Restarts { id: id.clone(), turns })
-        }
-        Order::Cancel { id } if state.restart.as_ref().is_some_and(|r| r.id == *id) => {
-            (restart::cancel(id, by), recorded(None))
-        }
-        Order::Switchover { .. } | Order::Cancel { .. } => planned(state, seen, order, id, by, now)?,
-    };
-    Ok((Command { by: seen.leader.clone(), at: now.wall, change, reasons }, ordered))
-}
-
-/// A change and its reasons.
-pub(super) type Recorded = (Change, Vec<Reason>);
-
-fn planned(
+pub(super) fn planned(
     state: &State,
     seen: &Observations,
     order: &Order,
@@ -198,6 +42,10 @@ fn planned(
         Order::Switchover { to, at: Some(at) } => {
             if let Some(to) = to {
                 known(state, to)?;
+                if candidate::leaves(state, to) {
+                    let bar = membership::Bar::Leaves { node: to.clone() };
+                    return Err(vec![Obstacle::Membership { bar }]);
+                }
             }
             let planned = Planned { id: id.clone(), to: to.clone(), at: *at, by: by.clone() };
             let reason = Reason::SwitchoverPlanned { id: id.clone(), to: to.clone(), at: *at, by };
@@ -314,6 +162,9 @@ fn obstacles(
     }
     if state.maintenance.contains_key(to) {
         found.push(Obstacle::Objected { objection: Objection::Maintained { node: node.clone() } });
+    }
+    if candidate::leaves(state, to) {
+        found.push(Obstacle::Membership { bar: membership::Bar::Leaves { node: node.clone() } });
     }
     let primary_lsn = match heard(settings, seen, from, now).map(|o| &o.server) {
         Some(Server::Primary { lsn, .. }) => Some(*lsn),

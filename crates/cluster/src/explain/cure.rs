@@ -1,6 +1,7 @@
 //! What would end a wait, a refusal or a fault.
 
 use crate::basics::{Millis, NodeName};
+use crate::membership;
 use crate::reason::Reason;
 use crate::restart::Tale;
 use serde::{Deserialize, Serialize};
@@ -146,6 +147,7 @@ pub fn cure(reason: &Reason) -> Option<Cure> {
         Reason::WaitPromotion { .. }
         | Reason::WaitInitialise { .. }
         | Reason::SwitchoverWaits { .. }
+        | Reason::Membership { tale: membership::Tale::Waits { .. } }
         | Reason::Restart { tale: Tale::Waits { .. } } => passes(None),
         _ => None,
     }

@@ -93,6 +93,7 @@ impl fmt::Display for NotChosen {
                 write!(f, "stands at {at}, with WAL of a promotion that the last choice had to do without")
             }
             NotChosen::Maintained => f.write_str("is under maintenance"),
+            NotChosen::Leaves => f.write_str("is leaving the cluster"),
             NotChosen::Witness => f.write_str("is a witness"),
             NotChosen::NeverPrimary => f.write_str("is never to be primary, its configuration says"),
         }
@@ -136,6 +137,7 @@ impl fmt::Display for Reason {
             | R::WaitLoss { .. }
             | R::WaitPromotion { .. }
             | R::Steady => self.said_wait(f),
+            R::Membership { tale } => tale.fmt(f),
             R::Word { word } => word.fmt(f),
             R::Restart { tale } => tale.fmt(f),
         }

@@ -37,6 +37,7 @@ use cluster::copy::CloneCause;
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
 use cluster::handover::{Obstacle, Progress, Stopped};
+use cluster::membership::Seat;
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Seen, Server, Standby, SyncApplied,
 };
@@ -303,12 +304,18 @@ impl Story {
             }
             ["unmaintain", node] => Order::Unmaintain { node: name(node) },
             ["resume"] => Order::Resume,
+            ["admit", node, address] => {
+                Order::Admit { node: name(node), seat: Seat { address: (*address).to_owned(), raft_id: 0 } }
+            }
+            ["remove", node, rest @ ..] => Order::Remove { node: name(node), insist: rest == ["insist"] },
+            ["keep", node] => Order::Keep { node: name(node) },
             ["set" | "restart", ..] => upkeep::order(words),
             other => panic!("{other:?}: no order"),
         };
         let seen = self.seen.as_ref().unwrap();
         let now = Now { at: self.now, wall: self.now.0, nonce: format!("s{}", self.state.epoch) };
-        match switchover::order(&self.state, seen, &order, "ada", &now) {
+        let proposed = self.proposed.as_ref().unwrap();
+        match switchover::order(&self.state, seen, proposed, &order, "ada", &now) {
             Ok((command, _)) => self.record(&command),
             Err(because) => {
                 self.out.extend(because.iter().map(|o| format!("refused: {o}")));
