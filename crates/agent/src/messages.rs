@@ -2,6 +2,7 @@
 
 use cluster::configuration::Fault;
 use cluster::decide::switchover::Order;
+use cluster::membership::TokenRole;
 use cluster::{Epoch, Lsn, Millis, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -114,6 +115,40 @@ pub struct CertificateAsked {
 pub struct CertificateSigned {
     /// As PEM.
     pub certificate: String,
+}
+
+/// `POST /v1/join`: somebody with an invitation wants to belong to the cluster. He has no certificate yet.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinAsked {
+    /// The invitation.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+    /// As what.
+    pub role: TokenRole,
+    /// Under which name.
+    pub node: NodeName,
+    /// A request for a certificate (PKCS #10, as PEM).
+    pub request: String,
+}
+
+/// The answer.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinAnswer {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The certificate, as PEM.
+    pub certificate: String,
+    /// The authorities that are trusted, as PEM.
+    pub authorities: String,
+    /// The authority's key, as PEM, for nodes with data: so the loss of no host leaves a cluster that can let nobody in.
+    pub authority_key: Option<String>,
+    /// The agents of all nodes.
+    pub agents: BTreeMap<NodeName, String>,
+    /// The recorded settings, which the new node's file repeats.
+    pub settings: cluster::state::Settings,
+    /// The port of the primary's server, as a proposal for another one.
+    pub postgres_port: Option<u16>,
 }
 
 /// What somebody wants to be rid of.

@@ -42,6 +42,8 @@ pub struct Settings {
     pub listen: String,
     /// Every voter: name to the "host:port" of its agent.
     pub members: BTreeMap<String, String>,
+    /// Whether the cluster is known to exist: then this node never founds one, whatever it has lost.
+    pub founded: bool,
     /// Where the cluster's record is kept.
     pub store: StoreKind,
     /// The PostgreSQL server of this node; `None` makes it a witness.

@@ -176,6 +176,7 @@ fn check(
             tags: node.tags,
             listen: node.address?.text(),
             members: voters?.texts(),
+            founded: false,
             store,
             postgres,
             replication,
