@@ -136,8 +136,6 @@ pub struct Parts {
     pub member: Member,
     /// What its configuration file says of the cluster.
     pub proposed: Proposed,
-    /// `host:port` of every agent in the configuration file.
-    pub agents: std::collections::BTreeMap<NodeName, String>,
     /// How other agents are called.
     pub caller: Caller,
     /// The store.

@@ -186,6 +186,7 @@ async fn open_store(settings: &Settings, me: &NodeName, caller: Caller) -> Resul
         address: settings.listen.clone(),
         members,
         detect: settings.detect,
+        founded: settings.founded,
         kind: settings.store.clone(),
         caller,
     };
@@ -253,11 +254,7 @@ fn parts(
     hands: Option<Arc<Hands>>,
     epoch_seen: Arc<AtomicU64>,
 ) -> Result<Parts, AgentError> {
-    let agents = settings
-        .members
-        .iter()
-        .map(|(name, agent)| Ok((name.parse()?, agent.clone())))
-        .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
+    let names = settings.members.keys().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let postgres = settings.postgres.as_ref().map(|pg| PgAddress { host: pg.host.clone(), port: pg.port });
     let replication = match settings.replication {
         Replication::Async { max_loss_bytes, loss_bound_bytes } => {
@@ -274,7 +271,7 @@ fn parts(
             detect_ms: settings.detect.as_millis() as u64,
             drift_ppm: u64::from(settings.drift_ppm),
         },
-        names: agents.keys().cloned().collect(),
+        names,
         record: match settings.store {
             StoreKind::Embedded => Record::Nodes,
             StoreKind::Etcd(_) => Record::Elsewhere,
@@ -285,7 +282,7 @@ fn parts(
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
     let hooks = settings.hooks.clone();
-    Ok(Parts { me, run, member, proposed, agents, caller, store, hands, epoch_seen, hooks })
+    Ok(Parts { me, run, member, proposed, caller, store, hands, epoch_seen, hooks })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

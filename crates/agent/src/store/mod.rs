@@ -5,6 +5,7 @@
 //! It is one of two. In the agents themselves:
 //! - `embedded` ties the parts together; `log`, `machine` and `transport` are what the library asks of us.
 //! - `ballots` keeps connections open for votes.
+//! - `voters` makes the library's list of members like the record.
 //! - `disk` is the file, `routes` what other members may ask, `form` how the members find each other.
 //!
 //! Or in an etcd beside them: `etcd`.
@@ -23,6 +24,7 @@ mod routes;
 mod standing;
 mod transport;
 mod types;
+mod voters;
 
 pub use error::StoreError;
 pub use options::{Endpoint, EtcdOptions, EtcdUser, StoreKind, StoreOptions};
