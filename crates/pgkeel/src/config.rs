@@ -29,7 +29,7 @@ use crate::log::LogFormat;
 use agent::settings::Settings;
 use toml::de::DeTable;
 
-pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR};
+pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR, Shower};
 pub use report::ConfigError;
 use report::Report;
 use section::Section;

@@ -1,11 +1,13 @@
-//! Who may ask an agent for what. What is not listed here is for agents only.
+//! Who may ask an agent for what. What is not listed here is for agents only. A connection is asked for each request whether what it
+//! began with still holds: it can be years old.
 
 use crate::http::{Guest, NAMELESS};
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use identity::{Right, Who};
+use identity::{Credentials, Right, Standing, Subject, Who, certificate};
 
 /// What anybody of the cluster may look at.
 const TO_SEE: [&str; 13] = [
@@ -38,15 +40,41 @@ fn needed(method: &Method, path: &str) -> Right {
 }
 
 /// Lets a request pass, or says why not.
-pub(super) async fn check(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
+pub(super) async fn check(
+    State(credentials): State<Option<Credentials>>,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let standing = standing(&guest.who, credentials.as_ref());
     let right = needed(request.method(), request.uri().path());
-    match refusal(&guest.who, right) {
+    let refused = match standing.refusal() {
+        Some(said) => {
+            Some((StatusCode::UNAUTHORIZED, format!("{said}; connect again with one that is good")))
+        }
+        None => refusal(&guest.who, right),
+    };
+    let mut response = match refused {
         None => next.run(request).await,
         Some((status, said)) => {
             let (method, path) = (request.method(), request.uri().path());
-            tracing::warn!("refused {method} {path} from {}: {said}", guest.from);
+            tracing::warn!("refused {method} {path} from {}: {said}", guest.from.ip());
             (status, said).into_response()
         }
+    };
+    if standing != Standing::Good {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What the certificate that a connection began with is worth now.
+fn standing(who: &Who, credentials: Option<&Credentials>) -> Standing {
+    match (who, credentials) {
+        (Who::Known(holder), Some(credentials)) => {
+            holder.standing(&credentials.current(), certificate::now())
+        }
+        (Who::Known(_) | Who::Unasked | Who::Nameless, _) => Standing::Good,
     }
 }
 
@@ -54,18 +82,22 @@ fn refusal(who: &Who, right: Right) -> Option<(StatusCode, String)> {
     match who {
         Who::Unasked => None,
         Who::Nameless => Some((StatusCode::UNAUTHORIZED, NAMELESS.to_owned())),
-        Who::Known(subject) if subject.role.may(right) => None,
-        Who::Known(subject) => Some((
-            StatusCode::FORBIDDEN,
-            format!(
-                "{} is known as {} {}, who may not {}",
-                subject.name,
-                article(subject.role.word()),
-                subject.role,
-                right.words()
-            ),
-        )),
+        Who::Known(holder) => lacks(holder, right),
     }
+}
+
+fn lacks(subject: &Subject, right: Right) -> Option<(StatusCode, String)> {
+    if subject.role.may(right) {
+        return None;
+    }
+    let said = format!(
+        "{} is known as {} {}, who may not {}",
+        subject.name,
+        article(subject.role.word()),
+        subject.role,
+        right.words()
+    );
+    Some((StatusCode::FORBIDDEN, said))
 }
 
 fn article(word: &str) -> &'static str {
@@ -75,7 +107,7 @@ fn article(word: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use identity::{Role, Subject};
+    use identity::Role;
 
     #[test]
     fn looking_ordering_and_taking_part_are_three_things() {
@@ -95,15 +127,16 @@ mod tests {
 
     #[test]
     fn who_is_not_known_is_told_what_to_show_and_who_is_what_he_lacks() {
-        let known = |role| Who::Known(Subject::new("shop", role, "alice").unwrap());
+        let known = |role| Subject::new("shop", role, "alice").unwrap();
         let status = |who: &Who, right| refusal(who, right).map(|(status, _)| status.as_u16());
+        let lack = |role, right| lacks(&known(role), right).map(|(status, _)| status.as_u16());
         assert_eq!(status(&Who::Nameless, Right::See), Some(401));
-        assert_eq!(status(&known(Role::Viewer), Right::See), None);
-        assert_eq!(status(&known(Role::Viewer), Right::Operate), Some(403));
-        assert_eq!(status(&known(Role::Admin), Right::TakePart), Some(403));
-        assert_eq!(status(&known(Role::Agent), Right::TakePart), None);
+        assert_eq!(lack(Role::Viewer, Right::See), None);
+        assert_eq!(lack(Role::Viewer, Right::Operate), Some(403));
+        assert_eq!(lack(Role::Admin, Right::TakePart), Some(403));
+        assert_eq!(lack(Role::Agent, Right::TakePart), None);
         assert_eq!(status(&Who::Unasked, Right::TakePart), None);
-        let (_, said) = refusal(&known(Role::Operator), Right::TakePart).unwrap();
+        let (_, said) = lacks(&known(Role::Operator), Right::TakePart).unwrap();
         assert_eq!(said, "alice is known as an operator, who may not take part as an agent");
     }
 }
