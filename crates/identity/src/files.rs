@@ -44,9 +44,9 @@ pub enum Trouble {
     /// What is there cannot be used.
     #[error("cannot be used: {0}")]
     Unusable(String),
-    /// Others could read the secret, or write it.
+    /// Others could read the secret, or its group write it.
     #[error(
-        "can be read or written by others (mode {0:04o}): a key must have mode 0600 or less, or 0640 or less when it belongs to \
+        "can be read by others (mode {0:04o}): a key must have mode 0600 or less, or 0640 or less when it belongs to \
          root; chmod it"
     )]
     OpenToOthers(u32),
