@@ -57,6 +57,9 @@ pub struct NodeStatus {
     /// How far its copy is, while one is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copying: Option<CopyProgress>,
+    /// What is left of its certificate's time, once that is less than a third and it should have been renewed; 0: others refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_left_ms: Option<Millis>,
     /// What it does, and what hinders it.
     pub why: String,
 }
@@ -284,6 +287,7 @@ fn node_status(
         sync,
         heard_ms: age,
         copying: heard.and_then(|h| h.observation.copying.clone()),
+        certificate_left_ms: heard.and_then(|h| h.observation.certificate_left_ms),
         why: maintained(state, node)
             + &heard.map_or_else(
                 || "no heartbeat yet".to_owned(),

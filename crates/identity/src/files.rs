@@ -46,7 +46,7 @@ pub enum Trouble {
     Unusable(String),
     /// Others could read the secret, or its group write it.
     #[error(
-        "can be read by others (mode {0:04o}): a key must have mode 0600 or less, or 0640 or less when it belongs to \
+        "can be read by others (mode {0:04o}): a key must have 0600 or less, or 0640 or less when it belongs to \
          root; chmod it"
     )]
     OpenToOthers(u32),

@@ -22,6 +22,7 @@ fn node(text: &str, role: Role, state: &str, sync: bool, lag_bytes: u64) -> Node
         sync,
         heard_ms: None,
         copying: None,
+        certificate_left_ms: None,
         why: String::new(),
     }
 }
