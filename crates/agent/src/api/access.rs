@@ -69,7 +69,7 @@ pub(super) async fn check(
 }
 
 /// What the certificate that a connection began with is worth now.
-fn standing(who: &Who, credentials: Option<&Credentials>) -> Standing {
+pub(super) fn standing(who: &Who, credentials: Option<&Credentials>) -> Standing {
     match (who, credentials) {
         (Who::Known(holder), Some(credentials)) => {
             holder.standing(&credentials.current(), certificate::now())
