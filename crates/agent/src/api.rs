@@ -69,6 +69,7 @@ pub fn router(
     successor: Successor,
 ) -> Router {
     let raft = store.router();
+    let credentials = caller.credentials().cloned();
     let shared = Shared { events, store, files, caller, successor };
     Router::new()
         .merge(heartbeat::routes())
@@ -89,7 +90,7 @@ pub fn router(
         .merge(upgrade::routes())
         .with_state(shared)
         .merge(raft)
-        .layer(axum::middleware::from_fn(access::check))
+        .layer(axum::middleware::from_fn_with_state(credentials, access::check))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

@@ -156,4 +156,7 @@ pub struct JoinAnswer {
 pub struct Prune {
     /// Names of directories, as `GET /v1/aside` tells them.
     pub names: Vec<String>,
+    /// Who asks, for the log.
+    #[serde(default)]
+    pub by: String,
 }

@@ -278,6 +278,9 @@ pub struct Observation {
     pub copying: Option<CopyProgress>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
+    /// What is left of its certificate's time, once that is less than a third and it should have been renewed; 0: others refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_left_ms: Option<Millis>,
     /// What it is doing, for people.
     pub doing: String,
     /// What hinders it, for people.
@@ -317,6 +320,7 @@ impl Observation {
             leased_again: None,
             copying: None,
             lease_left_ms: None,
+            certificate_left_ms: None,
             doing: String::new(),
             problem: None,
         }

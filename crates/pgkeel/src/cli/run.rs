@@ -3,7 +3,7 @@
 use super::args::ProxyArgs;
 use super::sign;
 use super::succeed::{self, Myself};
-use crate::config::{self, Config, LoadError};
+use crate::config::{self, Config, LoadError, Shower};
 use crate::log::{Log, LogFormat, LogOptions};
 use agent::successor::{Ended, Successor};
 use identity::renew;
@@ -152,7 +152,8 @@ async fn run_config(
         ));
         return End::With(2);
     }
-    let credentials = match config.credentials() {
+    let shower = if what == What::Proxy { Shower::Proxy } else { Shower::Host };
+    let credentials = match config.credentials(shower) {
         Ok(credentials) => credentials,
         Err(trouble) => {
             log.last_words(&format!("{file}: {trouble}"));
@@ -190,10 +191,14 @@ async fn run_parts(
     let (ask, asked) = watch::channel(0);
     let has_agent = config.agent.is_some() && what != What::Proxy;
     let caller = Caller::with(credentials.clone());
-    let renewing = credentials.clone().map(|credentials| {
-        let renewal = sign::renewal(&credentials, agents_of(&config), has_agent);
-        tokio::spawn(renew::keep_current(credentials, renewal))
-    });
+    let renewing = match credentials.clone() {
+        Some(credentials) => {
+            let renewal = sign::renewal(&credentials, agents_of(&config), has_agent);
+            renew::begin(&credentials, &renewal).await;
+            Some(tokio::spawn(renew::keep_current(credentials, renewal)))
+        }
+        None => None,
+    };
     let stop_by_signal = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stops in order"),
