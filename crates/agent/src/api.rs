@@ -10,6 +10,7 @@ mod config;
 mod elsewhere;
 pub mod explain;
 mod heartbeat;
+mod join;
 mod leader;
 mod lost;
 mod order;
@@ -74,6 +75,7 @@ pub fn router(
     Router::new()
         .merge(heartbeat::routes())
         .merge(config::routes())
+        .merge(join::routes())
         .merge(order::routes())
         .merge(reload::routes())
         .merge(ping::routes())

@@ -164,6 +164,8 @@ pub struct Run {
     drain: drain::Drain,
     leash: leash::Leash,
     telling: Option<tell_hooks::Telling>,
+    /// Since when the record says that this node was removed.
+    struck_out_since: Option<Moment>,
     /// The next turn is the last one.
     makes_room: bool,
     tasks: Tasks,
@@ -177,6 +179,9 @@ struct Tasks {
     leader: watch::Sender<Leader>,
     outgoing: watch::Sender<Option<Outgoing>>,
 }
+
+/// How long the record must have said that this node was removed, before it ends.
+const STRUCK_OUT_MS: Millis = 3000;
 
 fn now() -> Moment {
     Moment(crate::clock::boottime_ms())
@@ -207,6 +212,7 @@ pub async fn run(
     let rounds = stall::watch(lease, quiet_after, move |may| leads.may_lead(may))
         .map_err(|e| format!("cannot make a thread: {e}"))?;
     run.look_at_data();
+    let mut ended = Ended::Stopped;
     loop {
         tokio::select! {
             biased;
@@ -223,6 +229,10 @@ pub async fn run(
         if run.makes_room {
             return Ok(Ended::ForSuccessor);
         }
+        if run.is_struck_out() {
+            ended = Ended::Removed;
+            break;
+        }
         run.turn();
         rounds.count();
     }
@@ -231,7 +241,7 @@ pub async fn run(
     if let Some(telling) = run.telling.take() {
         telling.finish().await;
     }
-    Ok(Ended::Stopped)
+    Ok(ended)
 }
 
 impl Run {
@@ -277,6 +287,7 @@ impl Run {
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
             leash: leash::Leash::default(),
+            struck_out_since: None,
             makes_room: false,
             telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
@@ -332,6 +343,18 @@ impl Run {
             Event::AskStatus(reply) => drop(reply.send(self.status())),
             Event::AskKnown(reply) => drop(reply.send(self.known())),
         }
+    }
+
+    /// Whether the record has said for a while that this node was removed. While a new store takes in the record, it may say so of
+    /// an earlier node of this name.
+    fn is_struck_out(&mut self) -> bool {
+        let state = &self.state;
+        if !state.removed.contains(&self.parts.me) || state.has_seat(&self.parts.me) {
+            self.struck_out_since = None;
+            return false;
+        }
+        let since = *self.struck_out_since.get_or_insert(now());
+        now().since(since) >= STRUCK_OUT_MS
     }
 
     /// What follows from all that is known now.

@@ -76,6 +76,15 @@ pub enum AgentError {
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] cluster::basics::BadNodeName),
+    /// The node belongs to the cluster no more.
+    #[error(
+        "node {node} was removed from the cluster: its server has stopped and its agent ends; its data is untouched. To come back, \
+         empty its directories and run pgkeel join"
+    )]
+    Removed {
+        /// The node.
+        node: String,
+    },
     /// The store died while it ran.
     #[error(
         "the store has died and does not recover by itself: {0}; the agent ends so that it is started again"
@@ -144,7 +153,7 @@ pub async fn run(
     };
     forming.abort();
     // The server has stopped. After a failure it may still run, and is ended by its guard.
-    if let (Ok(Ended::Stopped), Some(fence)) = (&outcome, fence)
+    if let (Ok(Ended::Stopped | Ended::Removed), Some(fence)) = (&outcome, fence)
         && let Err(e) = fence.remove().await
     {
         tracing::error!("{e}");
@@ -154,7 +163,10 @@ pub async fn run(
     let limit = if matches!(outcome, Ok(Ended::ForSuccessor)) { CLOSE_LIMIT } else { Duration::MAX };
     let _ = tokio::time::timeout(limit, store.close()).await;
     server.abort();
-    outcome
+    match outcome {
+        Ok(Ended::Removed) => Err(AgentError::Removed { node: settings.node }),
+        outcome => outcome,
+    }
 }
 
 async fn ended(mut served: watch::Receiver<bool>) {

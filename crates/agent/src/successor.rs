@@ -20,6 +20,8 @@ const FAREWELL: Duration = Duration::from_millis(100);
 pub enum Ended {
     /// In order, its server too.
     Stopped,
+    /// In order, as the node was removed from the cluster.
+    Removed,
     /// To be followed by another process at once; its server runs.
     ForSuccessor,
 }

@@ -31,6 +31,11 @@ const TO_SEE: [&str; 15] = [
 /// What is done for whoever may give orders.
 const TO_OPERATE: [&str; 5] = ["/v1/aside/prune", "/v1/clone", "/v1/order", "/v1/reload", "/v1/upgrade"];
 
+/// What is for who has an invitation and nothing else; it looks for itself at that.
+fn is_for_all(method: &Method, path: &str) -> bool {
+    matches!((method.as_str(), path), ("GET", "/v1/authority") | ("POST", "/v1/join"))
+}
+
 fn needed(method: &Method, path: &str) -> Right {
     match *method {
         // It looks for itself at who asks.
@@ -54,6 +59,7 @@ pub(super) async fn check(
         Some(said) => {
             Some((StatusCode::UNAUTHORIZED, format!("{said}; connect again with one that is good")))
         }
+        None if is_for_all(request.method(), request.uri().path()) => None,
         None => refusal(&guest.who, right),
     };
     let mut response = match refused {

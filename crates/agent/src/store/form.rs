@@ -105,10 +105,7 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
             Verdict::NoMember => {
                 format!("the store exists ({name} belongs to it), but {} is not a member of it", me.name)
             }
-            Verdict::Removed => format!(
-                "{name} says that {} was removed from the cluster; to come back, empty its directories and run pgkeel join",
-                me.name
-            ),
+            Verdict::Removed => removed(&me.name, name),
             Verdict::Welcome | Verdict::NameTaken { .. } => {
                 format!("the store exists ({name} belongs to it); waiting for its leader")
             }
@@ -136,6 +133,17 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
         Some(first) => Next::Wait(format!("all members answer; {first} founds the store")),
         None => Next::Wait("no members are configured".into()),
     }
+}
+
+fn struck_out_by(answers: &BTreeMap<NodeName, Result<Greeting, String>>) -> Option<&NodeName> {
+    let of_store = answers.values().filter_map(|a| a.as_ref().ok()).filter(|g| g.identity.formed);
+    of_store.filter(|g| g.verdict == Verdict::Removed).map(|g| &g.identity.name).next()
+}
+
+fn removed(me: &NodeName, told_by: &NodeName) -> String {
+    format!(
+        "{told_by} says that {me} was removed from the cluster; to come back, empty its directories and run pgkeel join"
+    )
 }
 
 impl Embedded {
@@ -173,8 +181,14 @@ impl Embedded {
         loop {
             let answers = self.greet_all().await?;
             if !self.members().is_empty() {
-                self.say(None);
-                return Ok(());
+                // It was away when it was struck out, and does not know.
+                let Some(by) = struck_out_by(&answers) else {
+                    self.say(None);
+                    return Ok(());
+                };
+                self.say(Some(removed(&self.owner.node, by)));
+                tokio::time::sleep(GREETING).await;
+                continue;
             }
             match next(&self.identity(), &answers) {
                 Next::Wait(why) => self.say(Some(why)),

@@ -168,7 +168,7 @@ async fn run_config(
         ),
     };
     match run_parts(config, (credentials, successor), source, what, epoch).await {
-        Ok(Ended::Stopped) => End::With(0),
+        Ok(Ended::Stopped | Ended::Removed) => End::With(0),
         Ok(Ended::ForSuccessor) => End::ForSuccessor,
         Err(e) => {
             log.last_words(&format!("pgkeel: {e:#}"));
