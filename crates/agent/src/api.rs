@@ -24,6 +24,7 @@ use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
 use crate::successor::Successor;
+use crate::successor::fit::Used;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -42,7 +43,7 @@ struct Shared {
     store: Store,
     files: Files,
     caller: Caller,
-    successor: Successor,
+    follows: Follows,
 }
 
 /// Whose files the API tells of.
@@ -54,16 +55,25 @@ pub struct Files {
     pub place: Option<Place>,
 }
 
+/// Who follows this process, and what it has to find.
+#[derive(Clone, Debug)]
+pub struct Follows {
+    /// Who.
+    pub successor: Successor,
+    /// What this process uses.
+    pub used: Used,
+}
+
 /// All routes of the agent.
 pub fn router(
     events: mpsc::Sender<Event>,
     store: Store,
     files: Files,
     caller: Caller,
-    successor: Successor,
+    follows: Follows,
 ) -> Router {
     let raft = store.router();
-    let shared = Shared { events, store, files, caller, successor };
+    let shared = Shared { events, store, files, caller, follows };
     Router::new()
         .merge(heartbeat::routes())
         .merge(order::routes())
