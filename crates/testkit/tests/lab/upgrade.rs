@@ -1,7 +1,6 @@
 //! The program of running agents is exchanged under load; no server is stopped, and no client notices.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -68,10 +67,17 @@ async fn exchange(lab: &mut Lab) -> Result<()> {
 
 /// Another file under the same name, as package managers do it: the one that runs stays as it is.
 fn replace(program: &Path, content: &[u8]) -> Result<()> {
-    let new = program.with_extension("new");
-    fs::write(&new, content)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-    fs::rename(&new, program).context("the program cannot be replaced")
+    let source = program.with_extension("source");
+    fs::write(&source, content)?;
+    install(&source, &program.with_extension("new"))?;
+    fs::rename(program.with_extension("new"), program).context("the program cannot be replaced")
+}
+
+/// By a process of its own: a program cannot be started while a child of another test has inherited the file that is written.
+fn install(from: &Path, to: &Path) -> Result<()> {
+    let done = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status()?;
+    ensure!(done.success(), "install: {done}");
+    Ok(())
 }
 
 /// What must not be exchanged is not, and it is said why; what was done before is said too.
@@ -142,9 +148,9 @@ async fn signal(lab: &mut Lab) -> Result<()> {
         })
         .await?;
     }
-    // Between the two programs, where neither is there to hear it.
+    // Between the two programs, where neither is there to hear it. Bash leaves the mask of signals alone, which others clear.
     let script =
-        format!("#!/bin/sh\n[ \"$1\" = succeed-check ] || sleep 0.3\nexec {} \"$@\"\n", real.display());
+        format!("#!/bin/bash\n[ \"$1\" = succeed-check ] || sleep 0.3\nexec {} \"$@\"\n", real.display());
     for node in [standby, primary] {
         replace(&program, script.as_bytes())?;
         told_to_end(lab, node, in_the_gap).await?;
@@ -187,8 +193,8 @@ fn server_ends(lab: &Lab, node: usize) -> Result<usize> {
 
 async fn in_the_gap(pid: i32) -> Result<()> {
     let began = Instant::now();
-    while !fs::read(format!("/proc/{pid}/cmdline"))?.starts_with(b"/bin/sh\0") {
-        ensure!(began.elapsed() < SETTLE_LIMIT, "it does not become the other program");
+    while !fs::read(format!("/proc/{pid}/cmdline"))?.starts_with(b"/bin/bash\0") {
+        ensure!(began.elapsed() < SHORT_LIMIT, "it does not become the other program");
         sleep(Duration::from_millis(5)).await;
     }
     Ok(())
@@ -197,7 +203,7 @@ async fn in_the_gap(pid: i32) -> Result<()> {
 /// A copy of the program for this cluster alone, so that another one can lie in its place. Before anything is started.
 fn own_program(lab: &mut Lab) -> Result<PathBuf> {
     let program = lab.cluster.options.root.join("pgkeel");
-    fs::copy(&lab.cluster.options.program, &program)?;
+    install(&lab.cluster.options.program, &program)?;
     lab.cluster.options.program.clone_from(&program);
     Ok(program)
 }
