@@ -106,10 +106,7 @@ pub async fn run(
     let (guard_sender, guard_events) = mpsc::unbounded_channel();
     let hands = match place(&settings)? {
         Some(place) => {
-            let fence = match settings.second_line {
-                SecondLine::None => None,
-                SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
-            };
+            let fence = fence_of(&settings, &place);
             Some(Arc::new(open_hands(place, &me, (&store, &caller), fence, guard_sender).await?))
         }
         None => None,
@@ -156,6 +153,13 @@ pub async fn run(
     }
     server.abort();
     outcome
+}
+
+fn fence_of(settings: &Settings, place: &Place) -> Option<Arc<Fence>> {
+    match settings.second_line {
+        SecondLine::None => None,
+        SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
+    }
 }
 
 async fn ended(mut served: watch::Receiver<bool>) {
