@@ -28,6 +28,7 @@ use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
 use crate::successor::Successor;
+use crate::successor::fit::Used;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -47,7 +48,7 @@ struct Shared {
     store: Store,
     files: Files,
     caller: Caller,
-    successor: Successor,
+    follows: Follows,
 }
 
 /// Whose files the API tells of.
@@ -61,17 +62,26 @@ pub struct Files {
     pub hands: Option<Arc<Hands>>,
 }
 
+/// Who follows this process, and what it has to find.
+#[derive(Clone, Debug)]
+pub struct Follows {
+    /// Who.
+    pub successor: Successor,
+    /// What this process uses.
+    pub used: Used,
+}
+
 /// All routes of the agent.
 pub fn router(
     events: mpsc::Sender<Event>,
     store: Store,
     files: Files,
     caller: Caller,
-    successor: Successor,
+    follows: Follows,
 ) -> Router {
     let raft = store.router();
     let credentials = caller.credentials().cloned();
-    let shared = Shared { events, store, files, caller, successor };
+    let shared = Shared { events, store, files, caller, follows };
     Router::new()
         .merge(heartbeat::routes())
         .merge(config::routes())

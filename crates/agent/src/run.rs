@@ -10,11 +10,13 @@ mod cut_off;
 mod drain;
 mod lead;
 mod leash;
+mod leave;
 mod observe;
 mod server;
 mod tell_hooks;
 
 pub use asked::Known;
+pub use leave::Purpose;
 
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
@@ -113,8 +115,15 @@ pub enum Event {
         reply: oneshot::Sender<Option<Ordered>>,
     },
     /// Somebody wants another process in the place of this one: whether that may be now, or why not.
-    AskRoom(oneshot::Sender<Result<(), String>>),
-    /// End at once, for another process.
+    AskRoom {
+        /// How long the program that would follow took to say that it can.
+        checked: Duration,
+        /// With which intention.
+        purpose: Purpose,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Leave the room that was given, as soon as it may be left.
     MakeRoom,
     /// Somebody asks what this process is.
     AskProcess(oneshot::Sender<Process>),
@@ -146,6 +155,8 @@ pub struct Parts {
     pub epoch_seen: Arc<AtomicU64>,
     /// A person's commands.
     pub hooks: Hooks,
+    /// How long this process took from its start to here.
+    pub started_in: Duration,
 }
 
 /// The loop's state.
@@ -166,8 +177,7 @@ pub struct Run {
     telling: Option<tell_hooks::Telling>,
     /// Since when the record says that this node was removed.
     struck_out_since: Option<Moment>,
-    /// The next turn is the last one.
-    makes_room: bool,
+    leave: leave::Leave,
     tasks: Tasks,
 }
 
@@ -226,8 +236,8 @@ pub async fn run(
             Some(event) = inbox.recv() => run.on(event),
             _ = ticks.tick() => {}
         }
-        if run.makes_room {
-            return Ok(Ended::ForSuccessor);
+        if let Some(ended) = run.leaves() {
+            return Ok(ended);
         }
         if run.is_struck_out() {
             ended = Ended::Removed;
@@ -288,7 +298,7 @@ impl Run {
             drain: drain::Drain::default(),
             leash: leash::Leash::default(),
             struck_out_since: None,
-            makes_room: false,
+            leave: leave::Leave::default(),
             telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
@@ -332,12 +342,10 @@ impl Run {
             Event::CloneOrdered { cause, reply } => drop(reply.send(self.on_clone_ordered(cause))),
             Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
-            Event::AskRoom(reply) => drop(reply.send(self.room())),
-            // Asked once more: a step may have begun since.
-            Event::MakeRoom => match self.room() {
-                Ok(()) => self.makes_room = true,
-                Err(why) => tracing::warn!("makes no room for another process: {why}"),
-            },
+            Event::AskRoom { checked, purpose, reply } => {
+                drop(reply.send(self.on_ask_room(checked, purpose)));
+            }
+            Event::MakeRoom => self.leave.call(),
             Event::AskProcess(reply) => drop(reply.send(self.process())),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),

@@ -7,3 +7,4 @@ pub mod ask;
 pub mod config;
 pub mod demo;
 pub mod log;
+pub mod signals;
