@@ -1,7 +1,7 @@
 //! A person who lets nodes in and out, never careful about the moment. Nodes that were struck out go on running, with what
 //! they know, and some are still told what is agreed. Some of them come back under their name, with their data or without.
 
-use super::node::{Clock, NodeId, Notes, Replica};
+use super::node::{Clock, Node, NodeId, Notes, Replica};
 use super::random::Random;
 use super::world::{Event, FAULTS_FROM, FAULTS_UNTIL, World, empty_node};
 use cluster::NodeName;
@@ -69,19 +69,36 @@ impl World {
         }
     }
 
+    /// Somebody insisted, and too few nodes are left for commits to go on: the world lets others in.
+    pub(super) fn let_in_enough(&mut self) {
+        let needed = 1 + self.checks.agreed.confirmations().unwrap_or(1);
+        let able = |n: &Node| !n.witness && !n.tags.never_primary && !n.tags.never_sync;
+        let belongs = |n: &Node| self.checks.agreed.has_seat(&n.name);
+        let enough = self.nodes.iter().filter(|n| able(n) && belongs(n)).count() >= needed;
+        let outside = self.nodes.iter().position(|n| able(n) && !belongs(n));
+        if let (false, Some(node), true) = (enough, outside, self.invited.struck_out > 0) {
+            self.set_up_and_ask(node);
+        }
+    }
+
+    fn set_up_and_ask(&mut self, node: NodeId) {
+        if self.nodes[node].boots == 0 {
+            self.after(0, Event::PowerOn { node, boots: 0 });
+        }
+        let name = self.nodes[node].name.clone();
+        let seat = Seat { address: format!("{name}:1"), raft_id: node as u64 + 1 };
+        self.ask_leader(&Order::Admit { node: name, seat });
+    }
+
     /// A node that does not belong is set up, and let in.
     fn let_in(&mut self, own: &mut Random) {
         let outside = |id: &NodeId| !self.checks.agreed.has_seat(&self.nodes[*id].name);
         let outside: Vec<NodeId> = (0..self.nodes.len()).filter(outside).collect();
         let Some(node) = outside.get(own.index(outside.len())).copied() else { return };
-        if self.nodes[node].boots == 0 {
-            self.after(0, Event::PowerOn { node, boots: 0 });
-        } else if own.chance(60) {
+        if self.nodes[node].boots > 0 && own.chance(60) {
             self.set_up_anew(node, own);
         }
-        let name = self.nodes[node].name.clone();
-        let seat = Seat { address: format!("{name}:1"), raft_id: node as u64 + 1 };
-        self.ask_leader(&Order::Admit { node: name, seat });
+        self.set_up_and_ask(node);
     }
 
     /// Its host is exchanged for an empty one. Not while it votes: a vote that is forgotten could be given twice, so a store

@@ -55,6 +55,8 @@ impl World {
             self.ask_leader(&Order::Unmaintain { node });
         } else if let Some(node) = self.checks.agreed.leaving.keys().next().cloned() {
             self.ask_leader(&Order::Keep { node });
+        } else {
+            self.let_in_enough();
         }
         self.after(500_000, Event::Order);
     }
