@@ -422,6 +422,11 @@ impl Observations {
     pub fn see_state(&mut self, state: &State, now: Moment) {
         // One that comes back under the name is another one: what was heard of the first says nothing of it.
         if !mutant::is(Mutant::RemovedSeals) {
+            // But of how far the primary had come it was a witness.
+            let last = state.promotions.last().map_or(0, |promotion| promotion.epoch);
+            let gone = self.nodes.iter().filter(|(node, _)| state.removed.contains(*node));
+            let told = gone.filter_map(|(_, heard)| heard.observation.primary_lsn).max();
+            self.primary_reached = self.primary_reached.max(told.map(|lsn| (last, lsn)));
             self.nodes.retain(|node, _| !state.removed.contains(node));
             self.streamed_at.retain(|node, _| !state.removed.contains(node));
         }
