@@ -10,6 +10,7 @@ mod config;
 mod elsewhere;
 pub mod explain;
 mod heartbeat;
+mod join;
 mod leader;
 mod lost;
 mod order;
@@ -27,6 +28,7 @@ use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
 use crate::successor::Successor;
+use crate::successor::fit::Used;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -46,7 +48,7 @@ struct Shared {
     store: Store,
     files: Files,
     caller: Caller,
-    successor: Successor,
+    follows: Follows,
 }
 
 /// Whose files the API tells of.
@@ -60,19 +62,30 @@ pub struct Files {
     pub hands: Option<Arc<Hands>>,
 }
 
+/// Who follows this process, and what it has to find.
+#[derive(Clone, Debug)]
+pub struct Follows {
+    /// Who.
+    pub successor: Successor,
+    /// What this process uses.
+    pub used: Used,
+}
+
 /// All routes of the agent.
 pub fn router(
     events: mpsc::Sender<Event>,
     store: Store,
     files: Files,
     caller: Caller,
-    successor: Successor,
+    follows: Follows,
 ) -> Router {
     let raft = store.router();
-    let shared = Shared { events, store, files, caller, successor };
+    let credentials = caller.credentials().cloned();
+    let shared = Shared { events, store, files, caller, follows };
     Router::new()
         .merge(heartbeat::routes())
         .merge(config::routes())
+        .merge(join::routes())
         .merge(order::routes())
         .merge(reload::routes())
         .merge(ping::routes())
@@ -89,7 +102,7 @@ pub fn router(
         .merge(upgrade::routes())
         .with_state(shared)
         .merge(raft)
-        .layer(axum::middleware::from_fn(access::check))
+        .layer(axum::middleware::from_fn_with_state(credentials, access::check))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

@@ -117,6 +117,13 @@ pub struct CertificateSigned {
     pub certificate: String,
 }
 
+/// `GET /v1/authority`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AuthorityAnswer {
+    /// The authorities that are trusted, as PEM.
+    pub authorities: String,
+}
+
 /// `POST /v1/join`: somebody with an invitation wants to belong to the cluster. He has no certificate yet.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinAsked {
@@ -156,4 +163,7 @@ pub struct JoinAnswer {
 pub struct Prune {
     /// Names of directories, as `GET /v1/aside` tells them.
     pub names: Vec<String>,
+    /// Who asks, for the log.
+    #[serde(default)]
+    pub by: String,
 }

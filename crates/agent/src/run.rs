@@ -10,11 +10,13 @@ mod cut_off;
 mod drain;
 mod lead;
 mod leash;
+mod leave;
 mod observe;
 mod server;
 mod tell_hooks;
 
 pub use asked::Known;
+pub use leave::Purpose;
 
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
@@ -113,8 +115,15 @@ pub enum Event {
         reply: oneshot::Sender<Option<Ordered>>,
     },
     /// Somebody wants another process in the place of this one: whether that may be now, or why not.
-    AskRoom(oneshot::Sender<Result<(), String>>),
-    /// End at once, for another process.
+    AskRoom {
+        /// How long the program that would follow took to say that it can.
+        checked: Duration,
+        /// With which intention.
+        purpose: Purpose,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Leave the room that was given, as soon as it may be left.
     MakeRoom,
     /// Somebody asks what this process is.
     AskProcess(oneshot::Sender<Process>),
@@ -136,8 +145,6 @@ pub struct Parts {
     pub member: Member,
     /// What its configuration file says of the cluster.
     pub proposed: Proposed,
-    /// `host:port` of every agent in the configuration file.
-    pub agents: std::collections::BTreeMap<NodeName, String>,
     /// How other agents are called.
     pub caller: Caller,
     /// The store.
@@ -148,6 +155,8 @@ pub struct Parts {
     pub epoch_seen: Arc<AtomicU64>,
     /// A person's commands.
     pub hooks: Hooks,
+    /// How long this process took from its start to here.
+    pub started_in: Duration,
 }
 
 /// The loop's state.
@@ -166,8 +175,9 @@ pub struct Run {
     drain: drain::Drain,
     leash: leash::Leash,
     telling: Option<tell_hooks::Telling>,
-    /// The next turn is the last one.
-    makes_room: bool,
+    /// Since when the record says that this node was removed.
+    struck_out_since: Option<Moment>,
+    leave: leave::Leave,
     tasks: Tasks,
 }
 
@@ -179,6 +189,9 @@ struct Tasks {
     leader: watch::Sender<Leader>,
     outgoing: watch::Sender<Option<Outgoing>>,
 }
+
+/// How long the record must have said that this node was removed, before it ends.
+const STRUCK_OUT_MS: Millis = 3000;
 
 fn now() -> Moment {
     Moment(crate::clock::boottime_ms())
@@ -209,6 +222,7 @@ pub async fn run(
     let rounds = stall::watch(lease, quiet_after, move |may| leads.may_lead(may))
         .map_err(|e| format!("cannot make a thread: {e}"))?;
     run.look_at_data();
+    let mut ended = Ended::Stopped;
     loop {
         tokio::select! {
             biased;
@@ -222,8 +236,12 @@ pub async fn run(
             Some(event) = inbox.recv() => run.on(event),
             _ = ticks.tick() => {}
         }
-        if run.makes_room {
-            return Ok(Ended::ForSuccessor);
+        if let Some(ended) = run.leaves() {
+            return Ok(ended);
+        }
+        if run.is_struck_out() {
+            ended = Ended::Removed;
+            break;
         }
         run.turn();
         rounds.count();
@@ -233,7 +251,7 @@ pub async fn run(
     if let Some(telling) = run.telling.take() {
         telling.finish().await;
     }
-    Ok(Ended::Stopped)
+    Ok(ended)
 }
 
 impl Run {
@@ -279,7 +297,8 @@ impl Run {
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
             leash: leash::Leash::default(),
-            makes_room: false,
+            struck_out_since: None,
+            leave: leave::Leave::default(),
             telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
@@ -323,17 +342,27 @@ impl Run {
             Event::CloneOrdered { cause, reply } => drop(reply.send(self.on_clone_ordered(cause))),
             Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
-            Event::AskRoom(reply) => drop(reply.send(self.room())),
-            // Asked once more: a step may have begun since.
-            Event::MakeRoom => match self.room() {
-                Ok(()) => self.makes_room = true,
-                Err(why) => tracing::warn!("makes no room for another process: {why}"),
-            },
+            Event::AskRoom { checked, purpose, reply } => {
+                drop(reply.send(self.on_ask_room(checked, purpose)));
+            }
+            Event::MakeRoom => self.leave.call(),
             Event::AskProcess(reply) => drop(reply.send(self.process())),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
             Event::AskKnown(reply) => drop(reply.send(self.known())),
         }
+    }
+
+    /// Whether the record has said for a while that this node was removed. While a new store takes in the record, it may say so of
+    /// an earlier node of this name.
+    fn is_struck_out(&mut self) -> bool {
+        let state = &self.state;
+        if !state.removed.contains(&self.parts.me) || state.has_seat(&self.parts.me) {
+            self.struck_out_since = None;
+            return false;
+        }
+        let since = *self.struck_out_since.get_or_insert(now());
+        now().since(since) >= STRUCK_OUT_MS
     }
 
     /// What follows from all that is known now.

@@ -10,6 +10,7 @@ use crate::postgres::{PgError, Place, files, process};
 use crate::run::{self, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
 use crate::store::{Store, StoreKind, StoreOptions};
+use crate::successor::fit::Used;
 use crate::successor::{Ended, Successor};
 use crate::{api, http};
 use cluster::NodeName;
@@ -20,15 +21,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 1024;
-
-/// How long a successor waits for the store to be closed in order.
-const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +74,15 @@ pub enum AgentError {
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] cluster::basics::BadNodeName),
+    /// The node belongs to the cluster no more.
+    #[error(
+        "node {node} was removed from the cluster: its server has stopped and its agent ends; its data is untouched. To come back, \
+         empty its directories and run pgkeel join"
+    )]
+    Removed {
+        /// The node.
+        node: String,
+    },
     /// The store died while it ran.
     #[error(
         "the store has died and does not recover by itself: {0}; the agent ends so that it is started again"
@@ -94,6 +101,7 @@ pub async fn run(
     epoch_seen: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
 ) -> Result<Ended, AgentError> {
+    let began = Instant::now();
     let problems = check_host(&settings);
     if !problems.is_empty() {
         return Err(AgentError::Host { node: settings.node.clone(), problems });
@@ -107,10 +115,7 @@ pub async fn run(
     let (guard_sender, guard_events) = mpsc::unbounded_channel();
     let hands = match place(&settings)? {
         Some(place) => {
-            let fence = match settings.second_line {
-                SecondLine::None => None,
-                SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
-            };
+            let fence = fence_of(&settings, &place);
             Some(open_hands(place, &me, (&store, &caller), fence, guard_sender).await?)
         }
         None => None,
@@ -119,7 +124,8 @@ pub async fn run(
     let (served_until, served) = watch::channel(false);
     let place = hands.as_ref().map(|h| h.place.clone());
     let files = api::Files { me: me.clone(), place, hands: hands.clone() };
-    let router = api::router(events.clone(), store.clone(), files, caller.clone(), successor);
+    let follows = api::Follows { successor, used: Used::of(&settings) };
+    let router = api::router(events.clone(), store.clone(), files, caller.clone(), follows);
     let acceptor = Acceptor::with(credentials);
     let server = tokio::spawn(http::serve(listener, acceptor, router, ended(served)));
     let mut forming = tokio::spawn({
@@ -127,7 +133,7 @@ pub async fn run(
         async move { store.form().await }
     });
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
-    let parts = parts(&settings, me, (store.clone(), caller), hands, epoch_seen)?;
+    let parts = parts(&settings, me, (store.clone(), caller), hands, (epoch_seen, began))?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
     tokio::pin!(running);
     let mut formed = false;
@@ -144,17 +150,29 @@ pub async fn run(
     };
     forming.abort();
     // The server has stopped. After a failure it may still run, and is ended by its guard.
-    if let (Ok(Ended::Stopped), Some(fence)) = (&outcome, fence)
+    if let (Ok(Ended::Stopped | Ended::Removed), Some(fence)) = (&outcome, fence)
         && let Err(e) = fence.remove().await
     {
         tracing::error!("{e}");
     }
     let _ = served_until.send(true);
-    // Whoever follows finds the store as after a crash; nobody renews the lease meanwhile.
-    let limit = if matches!(outcome, Ok(Ended::ForSuccessor)) { CLOSE_LIMIT } else { Duration::MAX };
-    let _ = tokio::time::timeout(limit, store.close()).await;
+    match outcome {
+        // Nobody renews the lease meanwhile. What is not closed in time is found as after a crash.
+        Ok(Ended::ForSuccessor { by }) => drop(tokio::time::timeout_at(by.into(), store.close()).await),
+        Ok(Ended::Stopped | Ended::Removed) | Err(_) => store.close().await,
+    }
     server.abort();
-    outcome
+    match outcome {
+        Ok(Ended::Removed) => Err(AgentError::Removed { node: settings.node }),
+        outcome => outcome,
+    }
+}
+
+fn fence_of(settings: &Settings, place: &Place) -> Option<Arc<Fence>> {
+    match settings.second_line {
+        SecondLine::None => None,
+        SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
+    }
 }
 
 async fn ended(mut served: watch::Receiver<bool>) {
@@ -186,6 +204,7 @@ async fn open_store(settings: &Settings, me: &NodeName, caller: Caller) -> Resul
         address: settings.listen.clone(),
         members,
         detect: settings.detect,
+        founded: settings.founded,
         kind: settings.store.clone(),
         caller,
     };
@@ -251,13 +270,9 @@ fn parts(
     me: NodeName,
     (store, caller): (Store, Caller),
     hands: Option<Arc<Hands>>,
-    epoch_seen: Arc<AtomicU64>,
+    (epoch_seen, began): (Arc<AtomicU64>, Instant),
 ) -> Result<Parts, AgentError> {
-    let agents = settings
-        .members
-        .iter()
-        .map(|(name, agent)| Ok((name.parse()?, agent.clone())))
-        .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
+    let names = settings.members.keys().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let postgres = settings.postgres.as_ref().map(|pg| PgAddress { host: pg.host.clone(), port: pg.port });
     let replication = match settings.replication {
         Replication::Async { max_loss_bytes, loss_bound_bytes } => {
@@ -274,7 +289,7 @@ fn parts(
             detect_ms: settings.detect.as_millis() as u64,
             drift_ppm: u64::from(settings.drift_ppm),
         },
-        names: agents.keys().cloned().collect(),
+        names,
         record: match settings.store {
             StoreKind::Embedded => Record::Nodes,
             StoreKind::Etcd(_) => Record::Elsewhere,
@@ -285,7 +300,8 @@ fn parts(
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
     let hooks = settings.hooks.clone();
-    Ok(Parts { me, run, member, proposed, agents, caller, store, hands, epoch_seen, hooks })
+    let started_in = began.elapsed();
+    Ok(Parts { me, run, member, proposed, caller, store, hands, epoch_seen, hooks, started_in })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

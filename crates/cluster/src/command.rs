@@ -299,6 +299,7 @@ fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal>
         Change::Publish { epoch, promoted, promotion_id } => publish(state, *epoch, promoted, promotion_id),
         Change::SyncSetNext { epoch, next } => {
             same_epoch(state, *epoch)?;
+            membership::belong(state, &next.members)?;
             state.sync.add(next.clone());
             state.sync_since = state.revision;
             Ok(())
@@ -441,6 +442,7 @@ fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
             if !stopping && !mutant::is(Mutant::OldCommandAccepted) {
                 return Err(Refusal::OutOfPlace("no switchover has come so far".into()));
             }
+            membership::belong(state, sync.iter().chain([&appointment.node]))?;
             open_epoch(state, *epoch, OldLease::Returned)?;
             appoint(state, *epoch, appointment, sync)?;
         }
@@ -514,6 +516,7 @@ fn appoint(
     sync: &BTreeSet<NodeName>,
 ) -> Result<(), Refusal> {
     same_epoch(state, epoch)?;
+    membership::belong(state, sync.iter().chain([&appointment.node]))?;
     if !matches!(state.phase, Phase::Sealing { .. }) && !mutant::is(Mutant::SecondAppointment) {
         return Err(Refusal::OutOfPlace("the epoch is not open".into()));
     }

@@ -166,6 +166,17 @@ pub(crate) fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(
     }
 }
 
+/// A node that was struck out meanwhile is not appointed, and confirms nothing.
+pub(crate) fn belong<'a>(
+    state: &State,
+    nodes: impl IntoIterator<Item = &'a NodeName>,
+) -> Result<(), Refusal> {
+    match nodes.into_iter().find(|node| state.removed.contains(*node)) {
+        Some(gone) if !mutant::is(Mutant::RemovedSeals) => refused(format!("{gone} was removed")),
+        _ => Ok(()),
+    }
+}
+
 fn admit(state: &mut State, node: &NodeName, seat: &Seat) -> Result<(), Refusal> {
     settled(state)?;
     if state.has_seat(node) {
@@ -255,3 +266,6 @@ pub(crate) fn bound_knocks(history: &mut Vec<Entry>) {
         !drop
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,6 +278,9 @@ pub struct Observation {
     pub copying: Option<CopyProgress>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
+    /// What is left of its certificate's time, once that is less than a third and it should have been renewed; 0: others refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_left_ms: Option<Millis>,
     /// What it is doing, for people.
     pub doing: String,
     /// What hinders it, for people.
@@ -317,6 +320,7 @@ impl Observation {
             leased_again: None,
             copying: None,
             lease_left_ms: None,
+            certificate_left_ms: None,
             doing: String::new(),
             problem: None,
         }
@@ -418,6 +422,11 @@ impl Observations {
     pub fn see_state(&mut self, state: &State, now: Moment) {
         // One that comes back under the name is another one: what was heard of the first says nothing of it.
         if !mutant::is(Mutant::RemovedSeals) {
+            // But of how far the primary had come it was a witness.
+            let last = state.promotions.last().map_or(0, |promotion| promotion.epoch);
+            let gone = self.nodes.iter().filter(|(node, _)| state.removed.contains(*node));
+            let told = gone.filter_map(|(_, heard)| heard.observation.primary_lsn).max();
+            self.primary_reached = self.primary_reached.max(told.map(|lsn| (last, lsn)));
             self.nodes.retain(|node, _| !state.removed.contains(node));
             self.streamed_at.retain(|node, _| !state.removed.contains(node));
         }

@@ -65,6 +65,9 @@ pub struct NodeStatus {
     /// What its server takes on only when it starts again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<Pending>,
+    /// What is left of its certificate's time, once that is less than a third and it should have been renewed; 0: others refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_left_ms: Option<Millis>,
     /// What it does, and what hinders it.
     pub why: String,
 }
@@ -295,6 +298,7 @@ fn node_status(
         copying: heard.and_then(|h| h.observation.copying.clone()),
         configured: heard.map_or(0, |h| h.observation.configured),
         pending: heard.map(|h| h.observation.pending.clone()).unwrap_or_default(),
+        certificate_left_ms: heard.and_then(|h| h.observation.certificate_left_ms),
         why: leaving(state, node)
             + &maintained(state, node)
             + &restart_pending(heard)

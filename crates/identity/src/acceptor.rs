@@ -1,8 +1,8 @@
 //! Lets other processes of the cluster in, and says who they are.
 
 use crate::credentials::{Credentials, Plain};
+use crate::holder::Holder;
 use crate::stream::Stream;
-use crate::subject::Subject;
 use std::io;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -21,8 +21,8 @@ pub enum Who {
     Unasked,
     /// Somebody who showed no certificate.
     Nameless,
-    /// The holder of a certificate of this cluster's authority.
-    Known(Subject),
+    /// The holder of a certificate of this cluster's authority. A connection can last longer: see [`Holder::standing`].
+    Known(Holder),
 }
 
 /// See the module. Cloning is cheap.
@@ -59,12 +59,13 @@ impl Acceptor {
         }
         let current = credentials.current();
         let stream = TlsAcceptor::from(current.server.clone()).accept(stream).await?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let who = match shown.map(|der| Subject::of_certificate(der)) {
+        let shown = stream.get_ref().1.peer_certificates();
+        let shown = shown.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect::<Vec<_>>());
+        let who = match shown.as_deref().map(|chain| Holder::of(chain, &current)) {
             None => Who::Nameless,
-            Some(Some(subject)) if subject.cluster == current.subject.cluster => Who::Known(subject),
-            Some(Some(subject)) => {
-                return Err(io::Error::other(format!("its certificate is for another cluster: {subject}")));
+            Some(Some(holder)) if holder.cluster == current.subject.cluster => Who::Known(holder),
+            Some(Some(holder)) => {
+                return Err(io::Error::other(format!("its certificate is for another cluster: {}", *holder)));
             }
             Some(None) => return Err(io::Error::other("its certificate does not say for whom it is")),
         };

@@ -1,12 +1,15 @@
-//! What is to be known of a certificate beyond what rustls asks: until when it is good, and its common name.
+//! What is to be known of a certificate beyond what rustls asks: until when it is good, for how long it was made, its key and its
+//! common name.
 
 use crate::subject::Subject;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_cert::Certificate;
-use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::der::{Decode, Tag, Tagged};
+use x509_cert::der::asn1::{GeneralizedTime, ObjectIdentifier};
+use x509_cert::der::oid::AssociatedOid;
+use x509_cert::der::{Decode, Encode, Tag, Tagged};
+use x509_cert::ext::pkix::PrivateKeyUsagePeriod;
 use x509_cert::time::Time;
 
 /// `id-at-commonName` (X.520).
@@ -28,6 +31,31 @@ pub enum Validity {
 pub fn span(der: &[u8]) -> Option<(Duration, Duration)> {
     let valid = Certificate::from_der(der).ok()?.tbs_certificate.validity;
     Some((valid.not_before.to_unix_duration(), valid.not_after.to_unix_duration()))
+}
+
+/// For how long a certificate was made: from the moment that [`made_at`] says, or else from the first at which it is good. `None` if it
+/// cannot be read.
+#[must_use]
+pub fn lifetime(der: &[u8]) -> Option<Duration> {
+    let whole = Certificate::from_der(der).ok()?.tbs_certificate;
+    let (first, last) =
+        (whole.validity.not_before.to_unix_duration(), whole.validity.not_after.to_unix_duration());
+    let made = whole.get::<PrivateKeyUsagePeriod>().ok().flatten();
+    let made = made.and_then(|(_, period)| period.not_before).map(|time| time.to_unix_duration());
+    Some(last.saturating_sub(made.unwrap_or(first).max(first)))
+}
+
+/// The extension by which a certificate says when it was made (RFC 3280, chapter 4.2.1.4): its number and its content. The moment from
+/// which it is good tells nothing of that, see `authority`. Programs that do not know it pass over it.
+pub(crate) fn made_at(now: Duration) -> Option<(Vec<u64>, Vec<u8>)> {
+    let not_before = Some(GeneralizedTime::from_unix_duration(now).ok()?);
+    let content = PrivateKeyUsagePeriod { not_before, not_after: None }.to_der().ok()?;
+    Some((PrivateKeyUsagePeriod::OID.arcs().map(u64::from).collect(), content))
+}
+
+/// Its public key with the algorithm, as DER.
+pub(crate) fn public_key(der: &[u8]) -> Option<Vec<u8>> {
+    Certificate::from_der(der).ok()?.tbs_certificate.subject_public_key_info.to_der().ok()
 }
 
 /// Whether a certificate is good at a moment, told as the time since 1970. `None` if it cannot be read.

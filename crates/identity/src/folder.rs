@@ -1,18 +1,23 @@
 //! Where a host, or a person, keeps certificates: one directory, four files.
 
 use crate::authority::{Authority, CannotSign, Pair};
-use crate::credentials::{Loaded, Trouble};
+use crate::credentials::Trouble;
+use crate::exchange::{self, Belongs, Lock, replace};
 use crate::file_changes::Stamp;
 use crate::files;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use crate::subject::Subject;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// A key is its owner's alone.
-const KEY_MODE: u32 = 0o600;
-const CERTIFICATE_MODE: u32 = 0o644;
+pub(crate) const KEY_MODE: u32 = 0o600;
+pub(crate) const CERTIFICATE_MODE: u32 = 0o644;
+
+/// All of them.
+pub(crate) const OWN_FILES: [&str; 4] = ["ca.crt", "ca.key", "own.crt", "own.key"];
 
 /// Why a certificate and its key were not put in place.
 #[derive(Debug, Error)]
@@ -23,6 +28,14 @@ pub enum NotWritten {
     /// They would not do.
     #[error("the new files are not used: {0}")]
     Unfit(#[from] Trouble),
+    /// They are for another holder.
+    #[error("the new files are not used: they are for {found}, and not for {expected}")]
+    SomebodyElse {
+        /// Whom they name.
+        found: Subject,
+        /// Who has asked for them.
+        expected: Subject,
+    },
 }
 
 /// The directory that the configuration calls `tls.dir`.
@@ -85,7 +98,7 @@ impl Folder {
     pub fn authority(&self) -> Result<Authority, CannotSign> {
         // As secret as any key, and more.
         let secret = files::private_key("ca.key", &self.authority_key());
-        secret.map_err(|problem| CannotSign::Authority(problem.trouble.to_string()))?;
+        secret.map_err(|problem| CannotSign::Authority(problem.to_string()))?;
         let read = |path: PathBuf| {
             let text = fs::read_to_string(&path);
             text.map_err(|error| CannotSign::Authority(format!("{}: {error}", path.display())))
@@ -99,51 +112,55 @@ impl Folder {
     /// What the system says.
     pub fn write_authority(&self, pair: &Pair) -> io::Result<()> {
         self.make()?;
+        let _lock = Lock::of(&self.0)?;
         for path in [self.authorities(), self.authority_key()] {
             if path.exists() {
                 let said = format!("{} exists: there is an authority already", path.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, said));
             }
         }
-        replace(&self.authority_key(), &pair.key, KEY_MODE)?;
-        replace(&self.authorities(), &pair.certificate, CERTIFICATE_MODE)
+        write(&self.authority_key(), &pair.key, KEY_MODE)?;
+        write(&self.authorities(), &pair.certificate, CERTIFICATE_MODE)
     }
 
     /// Puts a certificate and its key in place of those that are there, once they have been found good: who could not start
-    /// with them keeps what it has.
+    /// with them keeps what it has. Owner, group and mode of the key stay, and the old pair is kept as `own.crt.old` and
+    /// `own.key.old`. Two processes at once do it one after the other.
     ///
     /// # Errors
     /// What the system says, or what is wrong with them.
     pub fn write_own(&self, pair: &Pair) -> Result<(), NotWritten> {
         self.make()?;
-        let next = self.next();
-        next.make()?;
-        replace(&next.authorities(), &fs::read_to_string(self.authorities())?, CERTIFICATE_MODE)?;
-        replace(&next.key(), &pair.key, KEY_MODE)?;
-        replace(&next.certificate(), &pair.certificate, CERTIFICATE_MODE)?;
-        Loaded::read(&next)?;
-        // Between the two they do not fit. Who reads them then reads them again (`file_changes`), and who finds the key
-        // exchanged and the certificate not, after a crash, does the rest (`finish_exchange`).
-        fs::rename(next.key(), self.key())?;
-        match fs::rename(next.certificate(), self.certificate()) {
-            // Somebody who read them just now was faster.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed?,
-        }
-        sync(&self.0)?;
-        Ok(fs::remove_dir_all(next.dir())?)
+        exchange::exchange(self, pair, None)
     }
 
-    fn next(&self) -> Folder {
-        Folder(self.0.join("next"))
+    /// The same for a pair that somebody else has signed: it must be for this holder.
+    ///
+    /// # Errors
+    /// As [`Folder::write_own`], or [`NotWritten::SomebodyElse`].
+    pub fn renew_own(&self, pair: &Pair, holder: &Subject) -> Result<(), NotWritten> {
+        exchange::exchange(self, pair, Some(holder))
     }
 
-    /// See [`Folder::write_own`]. What cannot be done is found wrong by who reads.
-    pub(crate) fn finish_exchange(&self) {
-        let next = self.next();
-        if next.certificate().exists() && !next.key().exists() {
-            let _ = fs::rename(next.certificate(), self.certificate());
-        }
+    /// Where the file is kept that this one has replaced.
+    #[must_use]
+    pub fn old_of(file: &Path) -> PathBuf {
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push(".old");
+        file.with_file_name(name)
+    }
+
+    /// Whether this process could write there.
+    ///
+    /// # Errors
+    /// What the system has against it.
+    pub fn check_writable(&self) -> io::Result<()> {
+        let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        accessat(CWD, &self.0, access, AtFlags::EACCESS).map_err(|error| {
+            let (user, error) = (rustix::process::geteuid().as_raw(), io::Error::from(error));
+            let said = format!("{} cannot be written by user number {user} ({error})", self.0.display());
+            io::Error::new(error.kind(), said)
+        })
     }
 
     /// Writes the certificates of those that are trusted.
@@ -152,7 +169,8 @@ impl Folder {
     /// What the system says.
     pub fn write_authorities(&self, certificates: &str) -> io::Result<()> {
         self.make()?;
-        replace(&self.authorities(), certificates, CERTIFICATE_MODE)
+        let _lock = Lock::of(&self.0)?;
+        write(&self.authorities(), certificates, CERTIFICATE_MODE)
     }
 
     /// Writes the authority's key, for a host that is to sign as well.
@@ -161,7 +179,8 @@ impl Folder {
     /// What the system says.
     pub fn write_authority_key(&self, key: &str) -> io::Result<()> {
         self.make()?;
-        replace(&self.authority_key(), key, KEY_MODE)
+        let _lock = Lock::of(&self.0)?;
+        write(&self.authority_key(), key, KEY_MODE)
     }
 
     fn make(&self) -> io::Result<()> {
@@ -170,27 +189,6 @@ impl Folder {
     }
 }
 
-fn sync(dir: &Path) -> io::Result<()> {
-    fs::File::open(dir)?.sync_all()
-}
-
-/// Whole or not at all, and on disk when it returns.
-fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = (|| {
-        // One that was left would keep its mode; that of a key holds from the first byte on.
-        let _ = fs::remove_file(&temporary);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), sync)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map_err(named)
+fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    replace(path, text, Belongs { owner: None, mode })
 }

@@ -31,7 +31,7 @@ use agent::settings::Settings;
 use agent::store::StoreKind;
 use toml::de::DeTable;
 
-pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR};
+pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR, Shower};
 use members::{Record, Standing};
 pub use report::ConfigError;
 use report::Report;

@@ -8,3 +8,4 @@ pub mod config;
 pub mod demo;
 pub mod log;
 pub mod setup;
+pub mod signals;

@@ -12,6 +12,7 @@ mod execute;
 mod faults;
 mod invariants;
 mod leader;
+mod membership;
 mod network;
 mod node;
 mod operator;

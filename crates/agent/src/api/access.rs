@@ -1,11 +1,13 @@
-//! Who may ask an agent for what. What is not listed here is for agents only.
+//! Who may ask an agent for what. What is not listed here is for agents only. A connection is asked for each request whether what it
+//! began with still holds: it can be years old.
 
 use crate::http::{Guest, NAMELESS};
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use identity::{Right, Who};
+use identity::{Credentials, Right, Standing, Subject, Who, certificate};
 
 /// What anybody of the cluster may look at.
 const TO_SEE: [&str; 15] = [
@@ -29,6 +31,11 @@ const TO_SEE: [&str; 15] = [
 /// What is done for whoever may give orders.
 const TO_OPERATE: [&str; 5] = ["/v1/aside/prune", "/v1/clone", "/v1/order", "/v1/reload", "/v1/upgrade"];
 
+/// What is for who has an invitation and nothing else; it looks for itself at that.
+fn is_for_all(method: &Method, path: &str) -> bool {
+    matches!((method.as_str(), path), ("GET", "/v1/authority") | ("POST", "/v1/join"))
+}
+
 fn needed(method: &Method, path: &str) -> Right {
     match *method {
         // It looks for itself at who asks.
@@ -40,15 +47,42 @@ fn needed(method: &Method, path: &str) -> Right {
 }
 
 /// Lets a request pass, or says why not.
-pub(super) async fn check(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
+pub(super) async fn check(
+    State(credentials): State<Option<Credentials>>,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let standing = standing(&guest.who, credentials.as_ref());
     let right = needed(request.method(), request.uri().path());
-    match refusal(&guest.who, right) {
+    let refused = match standing.refusal() {
+        Some(said) => {
+            Some((StatusCode::UNAUTHORIZED, format!("{said}; connect again with one that is good")))
+        }
+        None if is_for_all(request.method(), request.uri().path()) => None,
+        None => refusal(&guest.who, right),
+    };
+    let mut response = match refused {
         None => next.run(request).await,
         Some((status, said)) => {
             let (method, path) = (request.method(), request.uri().path());
-            tracing::warn!("refused {method} {path} from {}: {said}", guest.from);
+            tracing::warn!("refused {method} {path} from {}: {said}", guest.from.ip());
             (status, said).into_response()
         }
+    };
+    if standing != Standing::Good {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What the certificate that a connection began with is worth now.
+pub(super) fn standing(who: &Who, credentials: Option<&Credentials>) -> Standing {
+    match (who, credentials) {
+        (Who::Known(holder), Some(credentials)) => {
+            holder.standing(&credentials.current(), certificate::now())
+        }
+        (Who::Known(_) | Who::Unasked | Who::Nameless, _) => Standing::Good,
     }
 }
 
@@ -56,18 +90,22 @@ fn refusal(who: &Who, right: Right) -> Option<(StatusCode, String)> {
     match who {
         Who::Unasked => None,
         Who::Nameless => Some((StatusCode::UNAUTHORIZED, NAMELESS.to_owned())),
-        Who::Known(subject) if subject.role.may(right) => None,
-        Who::Known(subject) => Some((
-            StatusCode::FORBIDDEN,
-            format!(
-                "{} is known as {} {}, who may not {}",
-                subject.name,
-                article(subject.role.word()),
-                subject.role,
-                right.words()
-            ),
-        )),
+        Who::Known(holder) => lacks(holder, right),
     }
+}
+
+fn lacks(subject: &Subject, right: Right) -> Option<(StatusCode, String)> {
+    if subject.role.may(right) {
+        return None;
+    }
+    let said = format!(
+        "{} is known as {} {}, who may not {}",
+        subject.name,
+        article(subject.role.word()),
+        subject.role,
+        right.words()
+    );
+    Some((StatusCode::FORBIDDEN, said))
 }
 
 fn article(word: &str) -> &'static str {
@@ -77,7 +115,15 @@ fn article(word: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use identity::{Role, Subject};
+    use crate::http::{self, Connection, HttpError};
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::{get, post};
+    use axum::{Json, Router};
+    use identity::{Acceptor, Authority, Caller, Folder, Plain, Role};
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     #[test]
     fn looking_ordering_and_taking_part_are_three_things() {
@@ -106,15 +152,143 @@ mod tests {
 
     #[test]
     fn who_is_not_known_is_told_what_to_show_and_who_is_what_he_lacks() {
-        let known = |role| Who::Known(Subject::new("shop", role, "alice").unwrap());
+        let known = |role| Subject::new("shop", role, "alice").unwrap();
         let status = |who: &Who, right| refusal(who, right).map(|(status, _)| status.as_u16());
+        let lack = |role, right| lacks(&known(role), right).map(|(status, _)| status.as_u16());
         assert_eq!(status(&Who::Nameless, Right::See), Some(401));
-        assert_eq!(status(&known(Role::Viewer), Right::See), None);
-        assert_eq!(status(&known(Role::Viewer), Right::Operate), Some(403));
-        assert_eq!(status(&known(Role::Admin), Right::TakePart), Some(403));
-        assert_eq!(status(&known(Role::Agent), Right::TakePart), None);
+        assert_eq!(lack(Role::Viewer, Right::See), None);
+        assert_eq!(lack(Role::Viewer, Right::Operate), Some(403));
+        assert_eq!(lack(Role::Admin, Right::TakePart), Some(403));
+        assert_eq!(lack(Role::Agent, Right::TakePart), None);
         assert_eq!(status(&Who::Unasked, Right::TakePart), None);
-        let (_, said) = refusal(&known(Role::Operator), Right::TakePart).unwrap();
+        let (_, said) = lacks(&known(Role::Operator), Right::TakePart).unwrap();
         assert_eq!(said, "alice is known as an operator, who may not take part as an agent");
+    }
+
+    /// A host of the cluster that answers what the table allows, over real TLS; its directory, and that of a caller.
+    struct Host {
+        dir: PathBuf,
+        credentials: Credentials,
+        address: String,
+    }
+
+    impl Host {
+        async fn up(name: &str) -> Host {
+            let dir = std::env::temp_dir().join(format!("pgkeel-access-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            Folder::at(&dir.join("ca")).write_authority(&Authority::found("shop").unwrap()).unwrap();
+            let credentials = issue(&dir, Role::Agent, "n1", Duration::from_secs(3600));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let answer = || async { Json(7) };
+            let router = Router::new()
+                .route("/v1/status", get(answer))
+                .route("/v1/order", post(answer))
+                .route("/v1/aside/prune", post(answer))
+                .layer(from_fn_with_state(Some(credentials.clone()), check));
+            let acceptor = Acceptor::with(Some(credentials.clone()));
+            tokio::spawn(http::serve(listener, acceptor, router, std::future::pending()));
+            Host { dir, credentials, address }
+        }
+
+        fn connection(&self, role: Role, good: Duration) -> Connection {
+            let credentials = issue(&self.dir, role, "alice", good);
+            Connection::new(&Caller::with(Some(credentials)), &self.address, 4096)
+        }
+    }
+
+    impl Drop for Host {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    fn issue(dir: &Path, role: Role, name: &str, good: Duration) -> Credentials {
+        let authority = Folder::at(&dir.join("ca")).authority().unwrap();
+        let folder = Folder::at(&dir.join(format!("{role}-{name}")));
+        folder.write_authorities(authority.certificate()).unwrap();
+        let subject = Subject::new("shop", role, name).unwrap();
+        folder.write_own(&authority.issue(&subject, good).unwrap()).unwrap();
+        Credentials::load(folder, Plain::Refused).unwrap()
+    }
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn refused(answer: Result<u64, HttpError>) -> (u16, String) {
+        match answer.unwrap_err() {
+            HttpError::Status { status, body, .. } => (status, body),
+            other => unreachable!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_undone_is_done_for_those_only_who_give_orders() {
+        let host = Host::up("prune").await;
+        let mut viewer = host.connection(Role::Viewer, HOUR);
+        assert_eq!(viewer.get::<u64>("/v1/status", LIMIT).await.unwrap(), 7);
+        let (status, said) = refused(viewer.post_json("/v1/aside/prune?node=n2", &0, LIMIT).await);
+        assert!(status == 403 && said.contains("alice is known as a viewer"), "{status} {said}");
+        let (status, _) =
+            refused(host.connection(Role::Proxy, HOUR).post_json("/v1/aside/prune", &0, LIMIT).await);
+        assert_eq!(status, 403);
+        let mut operator = host.connection(Role::Operator, HOUR);
+        let asked = operator.post_json::<_, u64>("/v1/aside/prune", &0, LIMIT).await;
+        assert_eq!(asked.unwrap(), 7);
+    }
+
+    /// A connection that was let in once is not let in for good.
+    #[tokio::test]
+    async fn a_connection_ends_with_its_certificate() {
+        let host = Host::up("time").await;
+        let mut alice = host.connection(Role::Operator, Duration::from_secs(3));
+        assert_eq!(alice.get::<u64>("/v1/status", LIMIT).await.unwrap(), 7);
+        let lasting = open(&host, "operator-alice").await;
+        tokio::time::sleep(Duration::from_millis(4100)).await;
+        let said = ask(lasting).await;
+        assert!(said.starts_with("HTTP/1.1 401") && said.contains("connection: close"), "{said}");
+        assert!(said.contains("is not good at this time"), "{said}");
+        assert!(alice.get::<u64>("/v1/status", LIMIT).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_when_its_authority_is_taken_out() {
+        let host = Host::up("authority").await;
+        let mut bob = host.connection(Role::Operator, HOUR);
+        assert_eq!(bob.post_json::<_, u64>("/v1/order", &0, LIMIT).await.unwrap(), 7);
+        let new = Authority::found("shop").unwrap();
+        let signs = Authority::load(&new.certificate, &new.key).unwrap();
+        let folder = host.credentials.folder();
+        let both = format!("{}{}", std::fs::read_to_string(folder.authorities()).unwrap(), new.certificate);
+        folder.write_authorities(&both).unwrap();
+        host.credentials.reload().unwrap();
+        assert_eq!(
+            bob.post_json::<_, u64>("/v1/order", &0, LIMIT).await.unwrap(),
+            7,
+            "while both are trusted"
+        );
+        let n1 = Subject::new("shop", Role::Agent, "n1").unwrap();
+        folder.write_own(&signs.issue(&n1, HOUR).unwrap()).unwrap();
+        folder.write_authorities(&new.certificate).unwrap();
+        host.credentials.reload().unwrap();
+        let (status, said) = refused(bob.post_json("/v1/order", &0, LIMIT).await);
+        assert!(status == 401 && said.contains("not trusted any more"), "{status} {said}");
+        assert!(bob.post_json::<_, u64>("/v1/order", &0, LIMIT).await.is_err(), "it was closed");
+    }
+
+    /// Let in, and silent so far.
+    async fn open(host: &Host, whose: &str) -> identity::Stream {
+        let folder = Folder::at(&host.dir.join(whose));
+        let caller = Caller::with(Some(Credentials::load(folder, Plain::Refused).unwrap()));
+        caller.connect(&host.address).await.unwrap()
+    }
+
+    /// All that is answered until the other side closes.
+    async fn ask(mut stream: identity::Stream) -> String {
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: n1\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut said = Vec::new();
+        let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut said)).await.unwrap();
+        String::from_utf8_lossy(&said).into_owned()
     }
 }

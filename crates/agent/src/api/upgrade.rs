@@ -4,11 +4,16 @@
 use super::elsewhere::Whom;
 use super::{Shared, Unanswered};
 use crate::http::Guest;
-use crate::run::Event;
+use crate::run::{Event, Purpose};
+use crate::successor::fit::Question;
 use crate::successor::{self, Process, UpgradeAnswer, UpgradeAsked};
 use axum::extract::{ConnectInfo, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use std::time::Duration;
+
+/// How long the others may take to get another leader. Who asks waits meanwhile.
+const HAND_ON_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/v1/process", get(process)).route("/v1/upgrade", post(upgrade))
@@ -34,26 +39,60 @@ async fn upgrade(
     if let Some(agent) = shared.elsewhere(&whom)? {
         return agent.post("/v1/upgrade?", &asked).await.map(Json);
     }
-    let version = match (shared.successor.check)().await {
-        Ok(version) => version,
-        Err(why) => return Ok(Json(UpgradeAnswer::Refused(why))),
-    };
-    if let Err(why) = shared.ask(Event::AskRoom).await? {
-        return Ok(Json(UpgradeAnswer::Refused(why)));
-    }
-    if !asked.only_try {
-        tracing::info!("makes room for a process of {version}, asked by {}; the server runs on", asked.by);
-        tokio::spawn(async move {
-            shared.hand_leadership_on().await;
-            successor::make_room(shared.events).await;
-        });
-    }
-    Ok(Json(UpgradeAnswer::To(version)))
+    Ok(Json(match shared.exchange(&asked).await? {
+        Ok(version) => UpgradeAnswer::To(version),
+        Err(why) => UpgradeAnswer::Refused(why),
+    }))
 }
 
 impl Shared {
-    /// A leader that goes without a word has to be missed first. If nobody takes it, that is what happens.
+    /// Has this process go, if it may, and says which version follows, or why it stays.
+    async fn exchange(self, asked: &UpgradeAsked) -> Result<Result<String, String>, Unanswered> {
+        let question = Question {
+            used: self.follows.used.clone(),
+            postmaster: self.ask(Event::AskProcess).await?.postmaster,
+            store: self.store.sample().map_err(Unanswered)?,
+        };
+        let (answer, checked) = match (self.follows.successor.check)(question.clone()).await {
+            Ok(answered) => answered,
+            Err(why) => return Ok(Err(why)),
+        };
+        if let Err(why) = question.judge(&answer) {
+            return Ok(Err(why));
+        }
+        if let Err(why) = self.ask_room(checked, Purpose::Try).await? {
+            return Ok(Err(why));
+        }
+        if asked.only_try {
+            return Ok(Ok(answer.version));
+        }
+        // Before the room is taken: no step begins from then on, and this may take a while.
+        self.hand_leadership_on().await;
+        if let Err(why) = self.ask_room(checked, Purpose::Leave).await? {
+            return Ok(Err(why));
+        }
+        let version = &answer.version;
+        tracing::info!(
+            "is to make room for a process of {version}, asked by {}; the server runs on",
+            asked.by
+        );
+        tokio::spawn(successor::make_room(self.events));
+        Ok(Ok(answer.version))
+    }
+
+    async fn ask_room(&self, checked: Duration, purpose: Purpose) -> Result<Result<(), String>, Unanswered> {
+        self.ask(|reply| Event::AskRoom { checked, purpose, reply }).await
+    }
+
+    /// The others have to miss a leader that goes without a word, and nothing is decided until they do: longer than the process
+    /// is away. If nobody takes it in time, that is what happens.
     async fn hand_leadership_on(&self) {
+        if tokio::time::timeout(HAND_ON_LIMIT, self.hand_leadership_to_any()).await.is_err() {
+            tracing::info!("the leadership was not taken over within {} s", HAND_ON_LIMIT.as_secs());
+        }
+    }
+
+    async fn hand_leadership_to_any(&self) {
         let standing = self.store.standing().borrow().clone();
         if !standing.leading {
             return;

@@ -1,14 +1,17 @@
 //! How an agent serves: who has connected is asked who it is, by itself and with a limit, so that nobody keeps others waiting.
 
 use super::introductions::Introductions;
+use axum::Extension;
+use axum::extract::ConnectInfo;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use identity::{Acceptor, Role, Stream, Who};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -18,8 +21,10 @@ use tokio::time::timeout;
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(5);
 /// Connections that may wait for the server to take them over, which it does at once.
 const READY_MAX: usize = 64;
-/// So much of the request of somebody who is not let in is read, in bytes.
-const HEAD_MAX: usize = 8192;
+/// How long somebody without a certificate may stay, for one request.
+const NAMELESS_LIMIT: Duration = Duration::from_secs(15);
+/// So much of his request is read at once, in bytes.
+const NAMELESS_BUFFER: usize = 16 * 1024;
 /// What somebody without a certificate is told.
 pub const NAMELESS: &str = "show a certificate that this cluster's authority has signed: `pgkeel cert issue` makes one, --tls DIR uses it\n";
 /// Pause after the system could not accept a connection, usually for lack of file descriptors.
@@ -104,13 +109,18 @@ pub async fn serve(
 ) -> io::Result<()> {
     let local = listener.local_addr()?;
     let (sender, ready) = mpsc::channel(READY_MAX);
-    let accepting = tokio::spawn(accept(listener, acceptor, sender));
+    let accepting = tokio::spawn(accept(listener, acceptor, router.clone(), sender));
     let introduced = Introduced { ready, local, accepting };
     let service = router.into_make_service_with_connect_info::<Guest>();
     axum::serve(introduced, service).with_graceful_shutdown(until).await
 }
 
-async fn accept(listener: TcpListener, acceptor: Acceptor, ready: mpsc::Sender<(Stream, Guest)>) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    router: axum::Router,
+    ready: mpsc::Sender<(Stream, Guest)>,
+) {
     let introductions = Introductions::default();
     loop {
         let (stream, from) = match listener.accept().await {
@@ -125,38 +135,46 @@ async fn accept(listener: TcpListener, acceptor: Acceptor, ready: mpsc::Sender<(
         if let Some(of) = gone {
             tracing::debug!("a connection from {of} that said nothing made room for one from {}", from.ip());
         }
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        let (acceptor, router, ready) = (acceptor.clone(), router.clone(), ready.clone());
         tokio::spawn(async move {
-            let introducing = timeout(INTRODUCTION_LIMIT, introduce(&acceptor, stream));
-            let Some(introduced) = place.hold(introducing).await else { return };
-            match introduced.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
-                Ok((stream, who)) => drop(ready.send((stream, Guest { from, who })).await),
+            match place.hold(introduce(&acceptor, &router, stream, from)).await {
+                // Its place went to somebody else, or it was served.
+                None | Some(Ok(None)) => {}
+                Some(Ok(Some(introduced))) => drop(ready.send(introduced).await),
                 // Somebody only looks whether the port is open.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                Some(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     tracing::debug!("{from} went before it was let in");
                 }
-                Err(e) => tracing::warn!("{} is not let in: {e}", from.ip()),
+                Some(Err(e)) => tracing::warn!("{} is not let in: {e}", from.ip()),
             }
         });
     }
 }
 
-async fn introduce(acceptor: &Acceptor, stream: TcpStream) -> io::Result<(Stream, Who)> {
+/// Asks who it is; `None`: somebody without a certificate, who has had his answer.
+async fn introduce(
+    acceptor: &Acceptor,
+    router: &axum::Router,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> io::Result<Option<(Stream, Guest)>> {
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY not set on an accepted connection: {e}");
     }
-    let (mut stream, who) = acceptor.accept(stream).await?;
-    if who != Who::Nameless {
-        return Ok((stream, who));
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let (stream, who) = timeout(INTRODUCTION_LIMIT, acceptor.accept(stream)).await.map_err(late)??;
+    let guest = Guest { from, who };
+    if guest.who != Who::Nameless {
+        return Ok(Some((stream, guest)));
     }
-    // There is nothing for him here, and no place in which he could wait.
-    let mut head = vec![0; HEAD_MAX];
-    let _ = stream.read(&mut head).await?;
-    let answer = format!(
-        "HTTP/1.1 401 Unauthorized\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{NAMELESS}",
-        NAMELESS.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
-    Err(io::Error::other("shows no certificate"))
+    // He keeps his place among those who are about to show who they are: nobody waits for him.
+    timeout(NAMELESS_LIMIT, answer_nameless(router, stream, guest)).await.map_err(late)?.map(|()| None)
+}
+
+/// One request, of which the routes see that it comes from nobody known, and no second one.
+async fn answer_nameless(router: &axum::Router, stream: Stream, guest: Guest) -> io::Result<()> {
+    let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(guest))));
+    let mut answering = hyper::server::conn::http1::Builder::new();
+    answering.keep_alive(false).max_buf_size(NAMELESS_BUFFER);
+    answering.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
 }

@@ -196,6 +196,14 @@ impl Run {
             self.keep_slots(hands);
             return;
         }
+        if self.leave.is_going() {
+            // Whoever comes begins it. A server that must end is no reason to go.
+            if let Step::Fence { .. } = &wanted {
+                self.leave.stay(describe_step(&wanted));
+            } else {
+                return;
+            }
+        }
         if let Some(failure) = &self.acting.failure
             && failure.step == wanted
             && now() < failure.again_at

@@ -41,22 +41,15 @@ impl Run {
         }
     }
 
-    /// Whether another process may take the place of this one. One that comes back finds a server that runs; what a step has half
-    /// done is begun anew.
-    pub(super) fn room(&self) -> Result<(), String> {
-        match self.acting.under_way() {
-            Some(step) => Err(format!("{} is busy ({step}); try again when that is over", self.me())),
-            None => Ok(()),
-        }
-    }
-
     pub(super) fn process(&self) -> Process {
         let guard = self.parts.hands.as_ref().and_then(|hands| hands.guard());
         Process {
+            node: self.me().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             run: self.parts.run.clone(),
             postmaster: guard.map(|guard| guard.pid()),
+            stayed: self.leave.stayed(),
         }
     }
 

@@ -69,7 +69,7 @@ impl Run {
         let leader = match &standing.leader {
             None => Leader::None,
             Some(node) if node == self.me() => Leader::Me,
-            Some(node) => match self.parts.agents.get(node) {
+            Some(node) => match &standing.leader_at {
                 Some(agent) => Leader::Other { node: node.clone(), agent: agent.clone() },
                 None => Leader::None,
             },

@@ -272,6 +272,11 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, path: &Path) -> Result<
     serde_json::from_slice::<Versioned<T>>(bytes).map(|versioned| versioned.value).map_err(damaged)
 }
 
+/// Whether this program reads a state that another one has written by [`encode`].
+pub(super) fn read_state(bytes: &[u8]) -> Result<State, StoreError> {
+    decode(bytes, "the recorded state", Path::new(FILE))
+}
+
 /// The writing thread. Ends when told to close, or when nobody is left who could ask.
 fn run(db: Database, waiting: &Receiver<Job>) {
     while let Some(batch) = next_batch(waiting) {

@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::standing::{Standing, members, standing, voters};
 use super::transport::Network;
 use super::types::{Peer, Proposal, Raft, Types};
-use super::{COMMAND_MAX, Limits, StoreOptions};
+use super::{COMMAND_MAX, Limits, StoreOptions, voters as membership};
 use cluster::NodeName;
 use cluster::command::Command;
 use cluster::state::State;
@@ -35,6 +35,8 @@ pub(super) struct Embedded {
     pub(super) address: String,
     /// The members as configured, by name.
     pub(super) configured: BTreeMap<NodeName, String>,
+    /// Whether it may found a store, if nobody has one.
+    pub(super) may_found: bool,
     pub(super) raft: Raft,
     pub(super) contacts: Arc<Contacts>,
     pub(super) ballots: Arc<Ballots>,
@@ -56,7 +58,9 @@ pub(super) struct Embedded {
 impl Embedded {
     /// Opens the file and starts Raft on it.
     pub(super) async fn open(options: StoreOptions, limits: Limits) -> Result<Arc<Embedded>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members: configured, detect, caller, .. } = options;
+        let StoreOptions {
+            dir, cluster, node, address, members: configured, detect, founded, caller, ..
+        } = options;
         let config = config(&cluster, detect, limits)?;
         let opened = tokio::task::spawn_blocking(move || disk::open(&dir, &cluster, &node)).await;
         let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
@@ -83,6 +87,7 @@ impl Embedded {
             owner: loaded.owner,
             address,
             configured,
+            may_found: !founded,
             raft,
             contacts,
             ballots,
@@ -99,6 +104,7 @@ impl Embedded {
         });
         tokio::spawn(follow(Arc::downgrade(&store)));
         tokio::spawn(ballots::keep_open(Arc::downgrade(&store)));
+        tokio::spawn(membership::follow_record(Arc::downgrade(&store)));
         Ok(store)
     }
 
@@ -114,7 +120,22 @@ impl Embedded {
         self.standing.subscribe()
     }
 
-    fn metrics(&self) -> RaftMetrics<Types> {
+    /// The record as it is now.
+    pub(super) fn present(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// Whether it leads and knows all that was recorded before.
+    pub(super) fn is_leading(&self) -> bool {
+        self.standing.borrow().leading
+    }
+
+    /// Whether this member votes.
+    pub(super) fn votes(&self, id: u64) -> bool {
+        voters(&self.metrics()).contains_key(&id)
+    }
+
+    pub(super) fn metrics(&self) -> RaftMetrics<Types> {
         self.raft.metrics().borrow_watched().clone()
     }
 
@@ -326,6 +347,7 @@ mod tests {
             address: "127.0.0.1:1".into(),
             members: BTreeMap::from([(node.clone(), "127.0.0.1:1".into())]),
             detect: Duration::from_millis(300),
+            founded: false,
             kind: Default::default(),
             caller: Caller::plain(),
         };

@@ -71,7 +71,8 @@ pub(super) struct Etcd {
     /// What this agent writes into the leader's key.
     me: Claim,
     address: String,
-    members: BTreeMap<NodeName, String>,
+    /// The members as configured.
+    configured: BTreeMap<NodeName, String>,
     detect: Duration,
     /// How the other agents are called.
     agents: identity::Caller,
@@ -100,7 +101,8 @@ pub(super) struct Etcd {
 impl Etcd {
     /// Opens the node's own file and begins to look.
     pub(super) async fn open(options: StoreOptions, etcd: EtcdOptions) -> Result<Arc<Etcd>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members, detect, caller: agents, .. } = options;
+        let StoreOptions { dir, cluster, node, address, members: configured, detect, caller: agents, .. } =
+            options;
         let (of, name) = (cluster.clone(), node.clone());
         let opened = tokio::task::spawn_blocking(move || Memory::open(&dir, &of, &name)).await;
         let memory = Arc::new(opened.map_err(|e| StoreError::Gone(e.to_string()))??);
@@ -114,7 +116,7 @@ impl Etcd {
             sight: Mutex::new(Sight::new(me.clone())),
             me,
             address,
-            members,
+            configured,
             detect,
             agents,
             keys,
@@ -162,7 +164,8 @@ impl Etcd {
 
     pub(super) fn silent_peers(&self) -> BTreeMap<NodeName, Duration> {
         let standing = self.standing.borrow().clone();
-        let others = self.members.keys().filter(|node| **node != self.me.node);
+        let members = self.members();
+        let others = members.keys().filter(|node| **node != self.me.node);
         let silence = |node: &NodeName| match self.sight().term() {
             Some(term) if standing.leader.as_ref() == Some(node) => {
                 let heard = self.peers.leader_heard_at(term).unwrap_or(self.since);
@@ -255,6 +258,15 @@ impl Etcd {
         }
     }
 
+    /// All members with their addresses: the configured ones and those that were let in, without those that were struck out.
+    fn members(&self) -> BTreeMap<NodeName, String> {
+        let state = self.state.borrow();
+        let mut members = self.configured.clone();
+        members.extend(state.admitted.iter().map(|(name, seat)| (name.clone(), seat.address.clone())));
+        members.retain(|name, _| !state.removed.contains(name));
+        members
+    }
+
     /// Publishes the standing, when it changed.
     fn publish(&self) {
         self.standing.send_if_modified(|was| {
@@ -288,11 +300,13 @@ impl Etcd {
             None if fresh || now.saturating_sub(self.since) < detect => lock(&self.founding),
             None => Some(lock(&self.trouble).unwrap_or_else(|| "etcd does not answer".to_owned())),
         };
+        let leader_at = leader.as_ref().and_then(|leader| self.members().remove(leader));
         Standing {
             leader,
+            leader_at,
             leading: leads.is_some(),
             formed,
-            voters: if formed { self.members.keys().cloned().collect() } else { Default::default() },
+            voters: if formed { self.members().into_keys().collect() } else { Default::default() },
             term: sight.term().unwrap_or(0),
             problem,
         }

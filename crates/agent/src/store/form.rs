@@ -8,7 +8,7 @@ use crate::http::{HttpError, post_json};
 use cluster::NodeName;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub(super) enum Verdict {
     Welcome,
     /// The store exists, and this name is not in it.
     NoMember,
+    /// The store exists, and this name was struck out of it.
+    Removed,
     /// The name is held by this one.
     NameTaken { id: u64, address: String },
 }
@@ -54,10 +56,11 @@ pub(super) enum Verdict {
 /// Holder of a name, as seen.
 pub(super) type Seen = BTreeMap<NodeName, (u64, String, Instant)>;
 
-/// Judges `visitor` by this node's own name, the members of the store, and who else used the name of late.
+/// Judges `visitor` by this node's own name, the members of the store, the names that were struck out, and who else used the name
+/// of late.
 fn judge(
     me: &Identity,
-    members: &BTreeMap<u64, Peer>,
+    (members, removed): (&BTreeMap<u64, Peer>, &BTreeSet<NodeName>),
     seen: &Seen,
     visitor: &Identity,
     now: Instant,
@@ -72,7 +75,7 @@ fn judge(
         return if same { Verdict::Welcome } else { taken(*id, &member.address) };
     }
     if !members.is_empty() {
-        return Verdict::NoMember;
+        return if removed.contains(&visitor.name) { Verdict::Removed } else { Verdict::NoMember };
     }
     match seen.get(&visitor.name) {
         Some((id, address, at)) if *id != visitor.id && now.saturating_duration_since(*at) < NAME_KEPT => {
@@ -102,6 +105,7 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
             Verdict::NoMember => {
                 format!("the store exists ({name} belongs to it), but {} is not a member of it", me.name)
             }
+            Verdict::Removed => removed(&me.name, name),
             Verdict::Welcome | Verdict::NameTaken { .. } => {
                 format!("the store exists ({name} belongs to it); waiting for its leader")
             }
@@ -131,6 +135,17 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
     }
 }
 
+fn struck_out_by(answers: &BTreeMap<NodeName, Result<Greeting, String>>) -> Option<&NodeName> {
+    let of_store = answers.values().filter_map(|a| a.as_ref().ok()).filter(|g| g.identity.formed);
+    of_store.filter(|g| g.verdict == Verdict::Removed).map(|g| &g.identity.name).next()
+}
+
+fn removed(me: &NodeName, told_by: &NodeName) -> String {
+    format!(
+        "{told_by} says that {me} was removed from the cluster; to come back, empty its directories and run pgkeel join"
+    )
+}
+
 impl Embedded {
     /// Who this agent is.
     pub(super) fn identity(&self) -> Identity {
@@ -153,7 +168,7 @@ impl Embedded {
         }
         let now = Instant::now();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = judge(&identity, &self.members(), &seen, visitor, now);
+        let verdict = judge(&identity, (&self.members(), &self.present().removed), &seen, visitor, now);
         // Only configured names are remembered: the map stays small.
         if verdict == Verdict::Welcome && self.configured.contains_key(&visitor.name) {
             seen.insert(visitor.name.clone(), (visitor.id, visitor.address.clone(), now));
@@ -166,11 +181,22 @@ impl Embedded {
         loop {
             let answers = self.greet_all().await?;
             if !self.members().is_empty() {
-                self.say(None);
-                return Ok(());
+                // It was away when it was struck out, and does not know.
+                let Some(by) = struck_out_by(&answers) else {
+                    self.say(None);
+                    return Ok(());
+                };
+                self.say(Some(removed(&self.owner.node, by)));
+                tokio::time::sleep(GREETING).await;
+                continue;
             }
             match next(&self.identity(), &answers) {
                 Next::Wait(why) => self.say(Some(why)),
+                Next::Found(_) if !self.may_found => self.say(Some(format!(
+                    "{} has no part of the record, and none is founded, because its file says that the cluster exists \
+                     (node.joined); if its disk was lost, run pgkeel remove {0} elsewhere and let it join again",
+                    self.owner.node
+                ))),
                 Next::Found(members) => {
                     tracing::info!("founding the store with {} members", members.len());
                     if let Err(e) = self.raft.initialize(members).await {
@@ -265,18 +291,20 @@ mod tests {
     fn a_name_has_one_holder() {
         let now = Instant::now();
         let (me, none, nobody) = (node("a", 1), BTreeMap::new(), Seen::new());
+        let gone = BTreeSet::from(["z".parse().unwrap()]);
         let taken = |v| matches!(v, Verdict::NameTaken { .. });
-        assert_eq!(judge(&me, &none, &nobody, &node("b", 2), now), Verdict::Welcome);
-        assert!(taken(judge(&me, &none, &nobody, &node("a", 2), now)));
+        assert_eq!(judge(&me, (&none, &gone), &nobody, &node("b", 2), now), Verdict::Welcome);
+        assert!(taken(judge(&me, (&none, &gone), &nobody, &node("a", 2), now)));
         let seen = Seen::from([("b".parse().unwrap(), (2, "b:1".into(), now))]);
-        assert!(taken(judge(&me, &none, &seen, &node("b", 3), now)));
-        assert_eq!(judge(&me, &none, &seen, &node("b", 3), now + NAME_KEPT), Verdict::Welcome);
+        assert!(taken(judge(&me, (&none, &gone), &seen, &node("b", 3), now)));
+        assert_eq!(judge(&me, (&none, &gone), &seen, &node("b", 3), now + NAME_KEPT), Verdict::Welcome);
         let members = BTreeMap::from([(1, peer("a")), (2, peer("b"))]);
-        assert_eq!(judge(&me, &members, &nobody, &node("b", 2), now), Verdict::Welcome);
-        assert!(taken(judge(&me, &members, &nobody, &node("b", 3), now)));
+        assert_eq!(judge(&me, (&members, &gone), &nobody, &node("b", 2), now), Verdict::Welcome);
+        assert!(taken(judge(&me, (&members, &gone), &nobody, &node("b", 3), now)));
         let moved = Identity { address: "elsewhere:1".into(), ..node("b", 2) };
-        assert!(taken(judge(&me, &members, &nobody, &moved, now)));
-        assert_eq!(judge(&me, &members, &nobody, &node("c", 3), now), Verdict::NoMember);
+        assert!(taken(judge(&me, (&members, &gone), &nobody, &moved, now)));
+        assert_eq!(judge(&me, (&members, &gone), &nobody, &node("c", 3), now), Verdict::NoMember);
+        assert_eq!(judge(&me, (&members, &gone), &nobody, &node("z", 9), now), Verdict::Removed);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! It is one of two. In the agents themselves:
 //! - `embedded` ties the parts together; `log`, `machine` and `transport` are what the library asks of us.
 //! - `ballots` keeps connections open for votes.
+//! - `voters` makes the library's list of members like the record.
 //! - `disk` is the file, `routes` what other members may ask, `form` how the members find each other.
 //!
 //! Or in an etcd beside them: `etcd`.
@@ -23,6 +24,7 @@ mod routes;
 mod standing;
 mod transport;
 mod types;
+mod voters;
 
 pub use error::StoreError;
 pub use options::{Endpoint, EtcdOptions, EtcdUser, StoreKind, StoreOptions};
@@ -68,7 +70,28 @@ enum Inner {
     Etcd(Arc<etcd::Etcd>),
 }
 
+/// Whether this program reads what another one writes into its store, by a [`Store::sample`] of it.
+///
+/// # Errors
+/// What it does not understand.
+pub fn can_read(sample: &str) -> Result<(), String> {
+    match disk::read_state(sample.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(StoreError::Damaged { what, .. }) => Err(format!("it cannot read what the store holds: {what}")),
+        Err(e) => Err(format!("it cannot read what the store holds: {e}")),
+    }
+}
+
 impl Store {
+    /// The recorded state as it is written into the file.
+    ///
+    /// # Errors
+    /// When it cannot be put into that form.
+    pub fn sample(&self) -> Result<String, String> {
+        let bytes = disk::encode(&*self.state()).map_err(|e| e.to_string())?;
+        String::from_utf8(bytes).map_err(|e| e.to_string())
+    }
+
     /// Opens the store of this node; mints its id at the first start.
     ///
     /// # Errors
@@ -214,4 +237,21 @@ fn refuse_other_kind(dir: &Path, kind: &StoreKind) -> Result<(), StoreError> {
         return Err(StoreError::OtherKind { dir: dir.to_owned(), had, wanted });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_version_has_written_is_read_or_named() {
+        let state = State { cluster: "c".to_owned(), ..State::default() };
+        let bytes = disk::encode(&state).expect("a state");
+        let sample = String::from_utf8(bytes).expect("JSON");
+        assert_eq!(can_read(&sample), Ok(()));
+        let newer = sample.replacen("\"v\":1", "\"v\":2", 1);
+        assert!(can_read(&newer).is_err_and(|why| why.contains("format 2")));
+        let other = sample.replacen("\"phase\":", "\"face\":", 1);
+        assert!(can_read(&other).is_err_and(|why| why.contains("phase") && why.contains("the store")));
+    }
 }

@@ -22,6 +22,8 @@ pub struct StoreOptions {
     pub members: BTreeMap<NodeName, String>,
     /// The silence after which a node is suspected; every time-out derives from it.
     pub detect: Duration,
+    /// Whether the cluster is known to exist: then none is founded.
+    pub founded: bool,
     /// Where the record is kept.
     pub kind: StoreKind,
     /// How the other members are called.

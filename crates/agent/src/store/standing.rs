@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Standing {
     /// Who leads, as far as this node knows; `None` also when the last leader has been silent for `detect`.
     pub leader: Option<NodeName>,
+    /// `host:port` of its agent.
+    pub leader_at: Option<String>,
     /// Whether this node leads AND has applied all that was recorded before its term: only then may it decide.
     /// It stays true while no majority answers; `quorum_age` tells.
     pub leading: bool,
@@ -51,8 +53,11 @@ pub(super) fn standing(metrics: &RaftMetrics<Types>, contacts: &Contacts, detect
         .filter(|(_, silence)| *silence >= detect)
         .collect();
     let problem = if leader.is_none() || leads { no_majority(voters.len(), &silent) } else { None };
+    let leader_at =
+        leader.and_then(|id| metrics.membership_config.get_node(&id)).map(|peer| peer.address.clone());
     Standing {
         leader: leader.and_then(|id| voters.get(&id).cloned()),
+        leader_at,
         leading: leads && caught_up,
         formed: !voters.is_empty(),
         term: metrics.current_term,

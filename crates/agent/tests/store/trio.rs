@@ -171,6 +171,7 @@ impl Trio {
             address: self.members[&name(node)].clone(),
             members: self.members.clone(),
             detect: DETECT,
+            founded: false,
             caller: Caller::plain(),
             kind: match &self.on {
                 On::Embedded => StoreKind::Embedded,

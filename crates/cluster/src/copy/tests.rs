@@ -24,6 +24,7 @@ fn node(text: &str, role: Role, state: &str, sync: bool, lag_bytes: u64) -> Node
         copying: None,
         configured: 0,
         pending: Vec::new(),
+        certificate_left_ms: None,
         why: String::new(),
     }
 }

@@ -29,8 +29,7 @@ pub struct Agents {
 /// # Errors
 /// When neither is given, or a file is not right: a message for people.
 pub fn choose(given: &[String], file: Option<&Path>, tls: Option<&Path>) -> Result<Agents, String> {
-    let named = tls.map(|dir| Credentials::load(Folder::at(dir), Plain::Refused));
-    let named = named.transpose().map_err(|trouble| trouble.to_string().replace("tls.dir", "--tls"))?;
+    let named = tls.map(own).transpose()?;
     if !given.is_empty() {
         let of_file = match (&named, file) {
             (None, Some(file)) => read(file)?.credentials_of(file)?,
@@ -58,6 +57,14 @@ pub fn choose(given: &[String], file: Option<&Path>, tls: Option<&Path>) -> Resu
     Ok(Agents { addresses, caller: Caller::with(credentials) })
 }
 
+/// A person's. One that agents refuse is of no use here, and they could not say so in words.
+fn own(dir: &Path) -> Result<Credentials, String> {
+    let wrong = |trouble: String| trouble.replace("tls.dir", "--tls");
+    let loaded = Credentials::load(Folder::at(dir), Plain::Refused);
+    let loaded = loaded.map_err(|trouble| wrong(trouble.to_string()))?;
+    loaded.doubt().map_or(Ok(loaded), |doubt| Err(wrong(doubt.to_string())))
+}
+
 fn read(file: &Path) -> Result<Config, String> {
     config::load(file).map_err(|error| error.to_string())
 }
@@ -65,9 +72,13 @@ fn read(file: &Path) -> Result<Config, String> {
 impl Config {
     /// Who can read the files of a host may speak for it.
     fn credentials_of(&self, file: &Path) -> Result<Option<Credentials>, String> {
-        self.credentials().map_err(|trouble| {
+        let wrong = |trouble: String| {
             format!("{}: {trouble}; or name certificates of your own: --tls DIR", file.display())
-        })
+        };
+        // Whatever process of the host they are for: the host's.
+        let loaded = self.credentials(config::Shower::Proxy).map_err(|trouble| wrong(trouble.to_string()))?;
+        let doubt = loaded.as_ref().and_then(Credentials::doubt);
+        doubt.map_or(Ok(loaded), |doubt| Err(wrong(doubt.to_string())))
     }
 }
 

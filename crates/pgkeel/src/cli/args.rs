@@ -94,6 +94,13 @@ pub enum Command {
     /// Starts the server's program for the guard
     #[command(hide = true)]
     GuardExec(GuardExecArgs),
+    /// Says whether this program can follow an agent that runs, which asks on standard input
+    #[command(hide = true)]
+    SucceedCheck {
+        /// What the process was started with
+        #[arg(last = true, value_name = "ARGUMENT")]
+        words: Vec<OsString>,
+    },
 }
 
 /// Shells that completions can be made for.

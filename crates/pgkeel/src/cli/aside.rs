@@ -10,6 +10,7 @@ use cluster::{NodeName, WallMs};
 
 use super::agents::Agents;
 use super::each_node::{Answers, ask_each, tell_one};
+use super::order::who;
 use super::status::Format;
 use super::text::{bytes, columns, local_times, say};
 
@@ -81,7 +82,8 @@ pub async fn prune(options: &PruneOptions) -> ExitCode {
     let mut removed = Vec::new();
     for group in going.chunk_by(|(a, _), (b, _)| a == b) {
         let Some((node, _)) = group.first() else { continue };
-        let names = Prune { names: group.iter().map(|(_, kept)| kept.name.clone()).collect() };
+        let names = group.iter().map(|(_, kept)| kept.name.clone()).collect();
+        let names = Prune { names, by: who() };
         match tell_one::<_, Vec<String>>(&options.agents, node, "/v1/aside/prune", &names).await {
             Ok(_) => removed.extend_from_slice(group),
             Err(error) => {

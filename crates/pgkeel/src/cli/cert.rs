@@ -65,8 +65,9 @@ fn issue(args: &IssueArgs) -> Result<String, String> {
     let pair = authority.issue(&subject, DAY * args.days).map_err(|error| error.to_string())?;
     let wrong = |error: std::io::Error| error.to_string();
     let same_place = same(&from, &to);
+    let mut joined = "";
     if !same_place {
-        to.write_authorities(authority.certificate()).map_err(wrong)?;
+        joined = trust(&from, &authority, &to)?;
         if args.with_authority {
             let key = std::fs::read_to_string(from.authority_key()).map_err(wrong)?;
             to.write_authority_key(&key).map_err(wrong)?;
@@ -82,10 +83,38 @@ fn issue(args: &IssueArgs) -> Result<String, String> {
             format!("to use it: pgkeel status --agent HOST:PORT --tls {dir}")
         }
     };
-    Ok(format!("{subject}: good for {} days, in {dir}\n{next}\n", args.days))
+    Ok(format!("{subject}: good for {} days, in {dir}\n{joined}{next}\n", args.days))
 }
 
-fn rotate(folder: &Folder, days: u32) -> Result<String, String> {
+/// Sees to it that the authority is trusted in `to`. What is trusted there already stays: while one authority is exchanged for another,
+/// both must be. Returns what is to be said of it.
+fn trust(from: &Folder, authority: &Authority, to: &Folder) -> Result<&'static str, String> {
+    let read = |folder: &Folder| {
+        let file = folder.authorities();
+        std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))
+    };
+    let written = |text: &str| to.write_authorities(text).map_err(|error| error.to_string());
+    if !to.authorities().exists() {
+        written(&read(from)?)?;
+        return Ok("");
+    }
+    let there = certificates("--out", &to.authorities()).map_err(|problem| problem.to_string())?;
+    if there.iter().any(|der| authority.is(der)) {
+        return Ok("");
+    }
+    let cluster = cluster_of(from)?;
+    let other = there.iter().filter_map(|der| identity::authority::cluster_of(der)).find(|it| *it != cluster);
+    if let Some(other) = other {
+        return Err(format!(
+            "{} holds the authority of another cluster, {other}; name another directory by --out",
+            to.authorities().display()
+        ));
+    }
+    written(&format!("{}\n{}", read(to)?.trim_end(), authority.certificate()))?;
+    Ok("its ca.crt trusts this authority now beside those that it trusted before\n")
+}
+
+fn rotate(folder: &Folder, days: Option<u32>) -> Result<String, String> {
     let dir = folder.dir().display();
     let subject = subject_in(folder)
         .ok_or_else(|| format!("{dir} holds no certificate of a cluster; make one with pgkeel cert issue"))?;
@@ -96,7 +125,9 @@ fn rotate(folder: &Folder, days: u32) -> Result<String, String> {
             subject.role, subject.name
         ));
     }
-    renew::renew(folder, &subject, DAY * days).map_err(|error| error.to_string())?;
+    let lifetime = days.map_or_else(|| lifetime_in(folder), |days| DAY * days);
+    renew::renew(folder, &subject, lifetime).map_err(|error| error.to_string())?;
+    let days = lifetime.as_secs() / DAY.as_secs();
     Ok(format!(
         "{subject}: a new key and certificate, good for {days} days; who runs with it takes it within seconds\n"
     ))
@@ -130,9 +161,14 @@ fn show(folder: &Folder, json: bool) -> Result<String, String> {
             all.push(shown(&own, der, Subject::of_certificate(der))?);
         }
     }
-    let doubt = own.exists().then(|| Loaded::read(folder).err()).flatten();
-    if let Some(doubt) = doubt {
-        eprintln!("pgkeel cert: {}", doubt.to_string().replace("tls.dir", "--dir"));
+    if own.exists() {
+        let doubt = match Loaded::read(folder) {
+            Ok(loaded) => loaded.doubt(certificate::now(), &own).map(|doubt| doubt.to_string()),
+            Err(trouble) => Some(trouble.to_string()),
+        };
+        if let Some(doubt) = doubt {
+            eprintln!("pgkeel cert: {}", doubt.replace("tls.dir", "--dir"));
+        }
     }
     if json {
         return serde_json::to_string(&all).map(|text| text + "\n").map_err(|error| error.to_string());
@@ -201,6 +237,13 @@ fn same(one: &Folder, other: &Folder) -> bool {
 fn subject_in(folder: &Folder) -> Option<Subject> {
     let chain = certificates("--dir", &folder.certificate()).ok()?;
     Subject::of_certificate(chain.first()?)
+}
+
+/// For how long the certificate there was made.
+fn lifetime_in(folder: &Folder) -> Duration {
+    let chain = certificates("--dir", &folder.certificate()).unwrap_or_default();
+    let lifetime = chain.first().and_then(|der| certificate::lifetime(der));
+    lifetime.unwrap_or(identity::authority::GOOD_DEFAULT)
 }
 
 /// Whose authority it is.

@@ -32,9 +32,9 @@ pub enum CertCommand {
         /// Where
         #[arg(long, value_name = "DIR", default_value = TLS_DIR)]
         dir: PathBuf,
-        /// How long it is good, in days
-        #[arg(long, value_name = "N", default_value_t = 365, value_parser = days)]
-        days: u32,
+        /// How long it is good, in days; as long as the one that is there, if this is not said
+        #[arg(long, value_name = "N", value_parser = days)]
+        days: Option<u32>,
     },
 }
 

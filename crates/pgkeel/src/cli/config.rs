@@ -45,12 +45,20 @@ pub fn judge(path: &Path) -> Verdict {
     };
     let mut problems = config.agent.as_ref().map(check_host).unwrap_or_default();
     problems.extend(config.proxy.iter().flat_map(proxy::check_files));
-    problems.extend(config.credentials().err().map(|trouble| trouble.to_string()));
+    problems.extend(certificate_trouble(&config));
     if !problems.is_empty() {
         let err = problems.iter().map(|problem| format!("{}: {problem}\n", path.display())).collect();
         return Verdict { out: String::new(), err, exit_code: 1 };
     }
     Verdict { out: format!("{}: ok\n{}", path.display(), summary(&config)), err: String::new(), exit_code: 0 }
+}
+
+/// A certificate of the wrong time is one too, though a process would start with it.
+fn certificate_trouble(config: &Config) -> Option<String> {
+    match config.credentials(config::Shower::Host) {
+        Ok(credentials) => credentials?.doubt().map(|doubt| doubt.to_string()),
+        Err(trouble) => Some(trouble.to_string()),
+    }
 }
 
 /// What the file would run, one line each, warnings last.

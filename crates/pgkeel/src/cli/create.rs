@@ -17,7 +17,7 @@ use super::agents::{Agents, first_answer};
 use super::invite::{self, Invited};
 use super::membership_args::{CreateArgs, PlaceArgs, ReplicationMode};
 use super::text::say;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Shower};
 use crate::setup::address::{check_free, for_agent};
 use crate::setup::file::{self, HostFile, NodePart, PostgresPart};
 use crate::setup::progress::Progress;
@@ -95,7 +95,8 @@ async fn create(args: &CreateArgs) -> Result<Done, String> {
         return Ok(Done::Written(service));
     }
     service.start()?;
-    let credentials = config.credentials().map_err(|trouble| format!("{}: {trouble}", file.display()))?;
+    let credentials =
+        config.credentials(Shower::Host).map_err(|trouble| format!("{}: {trouble}", file.display()))?;
     let agents = Agents { addresses: vec![address.clone()], caller: Caller::with(credentials) };
     let postgres = until_it_serves(&agents, &service).await?;
     remember_joined(&file)?;

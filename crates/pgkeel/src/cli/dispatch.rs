@@ -6,19 +6,27 @@ use super::args::{
     MaintenanceCommand, PauseArgs, RestartArgs, WhyArgs, WhyCommand,
 };
 use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
-use super::run::{self, Source, What};
+use super::run::{self, End, Source, What};
 use super::status::{Format, StatusOptions};
+use super::succeed::Myself;
 use super::why::WhyOptions;
 use super::{
     add_proxy, agents, aside, cert, clone, config, configure, create, explain, failover, generate, guard,
-    invite, join, leave, lost, order, restart, status, switchover, upgrade, why,
+    invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
+use crate::log::LogFormat;
+use crate::signals;
 use cluster::decide::switchover::Order;
 use cluster::membership::TokenRole;
 use cluster::state::Fencing;
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// How long work that cannot be interrupted may hold up the end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Does what was asked.
 #[must_use]
@@ -37,12 +45,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Reload(args) => {
             with_agents(&args.ask, |agents, format| in_runtime(restart::reload(&agents, format, args.node)))
         }
+        Command::SucceedCheck { words } => in_runtime(succeed::answer(words)),
         Command::Cert(command) => cert::run(&command),
-        Command::Run(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::All)),
+        Command::Run(args) => stay_up(Source::File(args.config), args.log_format, What::All),
         Command::Agent(args) => agent(args),
         Command::Proxy(args) => {
             let format = args.log_format;
-            in_runtime(run::run(Source::of_proxy(args), format, What::Proxy))
+            stay_up(Source::of_proxy(args), format, What::Proxy)
         }
         Command::Status(args) => with_agents(&args.ask, |agents, format| {
             let repeat = if args.watch { status::Repeat::EverySecond } else { status::Repeat::Once };
@@ -160,7 +169,7 @@ fn agent(args: AgentArgs) -> ExitCode {
         (Some(AgentCommand::Upgrade { node, ask }), _) => {
             with_agents(&ask, |agents, format| in_runtime(upgrade::run(&agents, format, node.as_ref())))
         }
-        (None, Some(args)) => in_runtime(run::run(Source::File(args.config), args.log_format, What::Agent)),
+        (None, Some(args)) => stay_up(Source::File(args.config), args.log_format, What::Agent),
         // The parser asks for one of them.
         (None, None) => ExitCode::from(2),
     }
@@ -231,18 +240,40 @@ fn with_agents(ask: &AskArgs, then: impl FnOnce(Agents, Format) -> ExitCode) -> 
     }
 }
 
-/// Two threads: the agent's work is waiting, and the proxy has threads of its own.
-fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    match runtime {
-        Ok(runtime) => {
-            let code = runtime.block_on(work);
-            runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-            code
+/// Runs what stays until it is told to end, and perhaps as another program after that.
+fn stay_up(source: Source, format: Option<LogFormat>, what: What) -> ExitCode {
+    // Before all else: this may be a process that was another program until now, and signals wait for it.
+    if let Err(e) = signals::catch() {
+        eprintln!("pgkeel: it cannot be told to end: {e}");
+        return ExitCode::FAILURE;
+    }
+    let myself = Myself::now();
+    let Some(runtime) = two_threads() else { return ExitCode::FAILURE };
+    match runtime.block_on(run::run(source, format, (what, &myself))) {
+        End::With(code) => {
+            runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+            ExitCode::from(code)
         }
-        Err(e) => {
-            eprintln!("pgkeel: no threads can be started: {e}");
+        End::ForSuccessor { by } => {
+            if let Err(e) = signals::hold() {
+                eprintln!("pgkeel: a signal may be lost while this becomes another program: {e}");
+            }
+            runtime.shutdown_timeout(by.saturating_duration_since(Instant::now()));
+            eprintln!("pgkeel: {}", myself.become_anew());
             ExitCode::FAILURE
         }
     }
+}
+
+/// Two threads: the agent's work is waiting, and the proxy has threads of its own.
+fn two_threads() -> Option<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.inspect_err(|e| eprintln!("pgkeel: no threads can be started: {e}")).ok()
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let Some(runtime) = two_threads() else { return ExitCode::FAILURE };
+    let code = runtime.block_on(work);
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    code
 }

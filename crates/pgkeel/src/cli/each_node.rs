@@ -34,20 +34,34 @@ pub async fn ask_each<T: DeserializeOwned>(
     };
     let mut answers = Vec::new();
     for node in nodes {
-        let path = with_node(path, &node);
-        let mut answer = Err("there is no agent to ask".to_owned());
-        for agent in &agents.addresses {
-            let got = ask(&agents.caller, agent, &path, LIMIT).await;
-            // Any agent that refuses speaks for the node; one that is silent does not.
-            let settled = matches!(got, Ok(_) | Err(AskError::Refused(..)));
-            answer = got.map_err(|error| said(agent, &error));
-            if settled {
-                break;
-            }
-        }
+        let answer = ask_one(agents, &node, path, LIMIT).await;
         answers.push((node, answer));
     }
     Ok(answers)
+}
+
+/// Asks one node through whichever agent answers, each within `limit`.
+///
+/// # Errors
+/// What the last agent said that was asked.
+pub async fn ask_one<T: DeserializeOwned>(
+    agents: &Agents,
+    node: &NodeName,
+    path: &str,
+    limit: Duration,
+) -> Result<T, String> {
+    let path = with_node(path, node);
+    let mut answer = Err("there is no agent to ask".to_owned());
+    for agent in &agents.addresses {
+        let got = ask(&agents.caller, agent, &path, limit).await;
+        // Any agent that refuses speaks for the node; one that is silent does not.
+        let settled = matches!(got, Ok(_) | Err(AskError::Refused(..)));
+        answer = got.map_err(|error| said(agent, &error));
+        if settled {
+            break;
+        }
+    }
+    answer
 }
 
 /// Tells one node to do something; the first agent that can be reached passes it on.

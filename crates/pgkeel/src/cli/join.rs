@@ -21,7 +21,7 @@ use super::membership_args::JoinArgs;
 use super::order;
 use super::text::say;
 use crate::ask::ask;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Shower};
 use crate::setup::address::{AGENT_PORT, for_agent, node_name, with_port};
 use crate::setup::file::{self, HostFile, NodePart};
 use crate::setup::meeting::{self, Got};
@@ -102,7 +102,8 @@ async fn join(args: &JoinArgs) -> Result<Done, String> {
         return Ok(Done::Written(service));
     }
     service.start()?;
-    let credentials = config.credentials().map_err(|trouble| format!("{}: {trouble}", file.display()))?;
+    let credentials =
+        config.credentials(Shower::Host).map_err(|trouble| format!("{}: {trouble}", file.display()))?;
     let caller = Caller::with(credentials);
     let own = agent.listen.clone();
     let raft_id = raft_id(&caller, &own, &service).await?;

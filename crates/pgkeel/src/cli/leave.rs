@@ -14,7 +14,7 @@ use super::membership_args::LeaveArgs;
 use super::order;
 use super::status::Format;
 use super::text::say;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Shower};
 use crate::setup::progress::Progress;
 use crate::setup::service::Service;
 
@@ -68,7 +68,8 @@ fn ended(verb: &str, done: Result<String, String>) -> ExitCode {
 
 async fn leave_here(file: &Path, manner: Manner) -> Result<String, String> {
     let config = config::load(file).map_err(|error| error.to_string())?;
-    let credentials = config.credentials().map_err(|trouble| format!("{}: {trouble}", file.display()))?;
+    let credentials =
+        config.credentials(Shower::Host).map_err(|trouble| format!("{}: {trouble}", file.display()))?;
     let Config { agent: Some(agent), cluster, .. } = config else {
         return Err(format!(
             "{}: this host has no node, only a proxy, of which the cluster keeps no record; to be rid of it, stop it",

@@ -3,16 +3,17 @@
 use super::args::ProxyArgs;
 use super::sign;
 use super::succeed::{self, Myself};
-use crate::config::{self, Config, LoadError};
+use crate::config::{self, Config, LoadError, Shower};
 use crate::log::{Log, LogFormat, LogOptions};
+use crate::signals;
 use agent::successor::{Ended, Successor};
 use identity::renew;
 use identity::{Caller, Credentials};
 use proxy::{Reader, Reload};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -86,8 +87,7 @@ impl Source {
 }
 
 /// Runs until SIGTERM or SIGINT. 1: something failed; 2: the settings are wrong.
-pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> ExitCode {
-    let myself = Myself::now();
+pub async fn run(source: Source, log_format: Option<LogFormat>, (what, myself): (What, &Myself)) -> End {
     tokio::spawn(succeed::wait_for(succeed::inherited()));
     let loaded = source.load();
     let epoch = Arc::new(AtomicU64::new(0));
@@ -99,29 +99,45 @@ pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> E
         epoch: Arc::clone(&epoch),
     });
     let end = match loaded {
-        Ok(config) => run_config(config, (source, &myself), what, epoch, &log).await,
+        Ok(config) => run_config(config, (source, myself), what, epoch, &log).await,
         Err(e) => {
             log.last_words(&e.to_string());
             End::With(2)
         }
     };
     log.finish();
-    match end {
-        End::With(code) => ExitCode::from(code),
-        End::ForSuccessor => {
-            eprintln!("pgkeel: {}", myself.become_anew());
-            ExitCode::FAILURE
-        }
-    }
+    end
 }
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     /// With this exit code.
     With(u8),
     /// As another one.
-    ForSuccessor,
+    ForSuccessor {
+        /// Which is to begin at this time at the latest.
+        by: Instant,
+    },
+}
+
+/// Why this part of the configuration is not run, if it is not.
+pub(super) fn hindrance(config: &Config, what: What) -> Option<String> {
+    let missing = match what {
+        What::Agent if config.agent.is_none() => Some("[node]"),
+        What::Proxy if config.proxy.is_none() => Some("[proxy]"),
+        What::Agent | What::Proxy | What::All => None,
+    };
+    if let Some(section) = missing {
+        return Some(format!("there is no section {section}; add it, or run something else"));
+    }
+    let both = config.agent.is_some() && what == What::All;
+    let takes_over = config.proxy.as_ref().is_some_and(|proxy| proxy.takeover.is_some());
+    (both && takes_over).then(|| {
+        "proxy.takeover needs the proxy in a process of its own, which can be replaced alone: run `pgkeel agent` and `pgkeel \
+         proxy` instead of `pgkeel run`"
+            .to_owned()
+    })
 }
 
 async fn run_config(
@@ -135,24 +151,12 @@ async fn run_config(
     for warning in &config.warnings {
         tracing::warn!("{file}: {warning}");
     }
-    let missing = match what {
-        What::Agent if config.agent.is_none() => Some("[node]"),
-        What::Proxy if config.proxy.is_none() => Some("[proxy]"),
-        What::Agent | What::Proxy | What::All => None,
-    };
-    if let Some(section) = missing {
-        log.last_words(&format!("{file}: there is no section {section}; add it, or run something else"));
+    if let Some(hindrance) = hindrance(&config, what) {
+        log.last_words(&format!("{file}: {hindrance}"));
         return End::With(2);
     }
-    let both = config.agent.is_some() && what == What::All;
-    if both && config.proxy.as_ref().is_some_and(|proxy| proxy.takeover.is_some()) {
-        log.last_words(&format!(
-            "{file}: proxy.takeover needs the proxy in a process of its own, which can be replaced alone: run `pgkeel agent` \
-             and `pgkeel proxy` instead of `pgkeel run`"
-        ));
-        return End::With(2);
-    }
-    let credentials = match config.credentials() {
+    let shower = if what == What::Proxy { Shower::Proxy } else { Shower::Host };
+    let credentials = match config.credentials(shower) {
         Ok(credentials) => credentials,
         Err(trouble) => {
             log.last_words(&format!("{file}: {trouble}"));
@@ -160,15 +164,15 @@ async fn run_config(
         }
     };
     let successor = match (&source, config.proxy.is_some() && what != What::Agent) {
-        (Source::File(file), false) => myself.as_successor(file),
+        (Source::File(_), false) => myself.as_successor(),
         (Source::Text(_), _) | (_, true) => Successor::none(
             "this process runs the proxy too, whose clients would lose their connections: run `pgkeel agent` and `pgkeel \
              proxy` as two processes",
         ),
     };
     match run_parts(config, (credentials, successor), source, what, epoch).await {
-        Ok(Ended::Stopped) => End::With(0),
-        Ok(Ended::ForSuccessor) => End::ForSuccessor,
+        Ok(Ended::Stopped | Ended::Removed) => End::With(0),
+        Ok(Ended::ForSuccessor { by }) => End::ForSuccessor { by },
         Err(e) => {
             log.last_words(&format!("pgkeel: {e:#}"));
             End::With(1)
@@ -187,13 +191,22 @@ async fn run_parts(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
+    // One that came before these were there.
+    if signals::asked_to_end() {
+        tracing::info!("told to stop before it had begun: stops in order");
+        let _ = stop.send(true);
+    }
     let (ask, asked) = watch::channel(0);
     let has_agent = config.agent.is_some() && what != What::Proxy;
     let caller = Caller::with(credentials.clone());
-    let renewing = credentials.clone().map(|credentials| {
-        let renewal = sign::renewal(&credentials, agents_of(&config), has_agent);
-        tokio::spawn(renew::keep_current(credentials, renewal))
-    });
+    let renewing = match credentials.clone() {
+        Some(credentials) => {
+            let renewal = sign::renewal(&credentials, agents_of(&config), has_agent);
+            renew::begin(&credentials, &renewal).await;
+            Some(tokio::spawn(renew::keep_current(credentials, renewal)))
+        }
+        None => None,
+    };
     let stop_by_signal = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stops in order"),
@@ -231,11 +244,7 @@ async fn run_parts(
         () = pass_on(hangup, ask, has_agent) => Ok(Ended::Stopped),
     };
     renewing.inspect(tokio::task::JoinHandle::abort);
-    if matches!(outcome, Ok(Ended::ForSuccessor)) && *stopped.borrow() {
-        anyhow::bail!(
-            "told to stop while it made room for another process: the guard ends the server with its lease"
-        );
-    }
+    // When it was told to stop meanwhile, so is whoever follows (`signals::hold`), and does it in order.
     outcome
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::messages::{CertificateAsked, CertificateSigned};
-use identity::renew::{Renewal, Sign};
+use identity::renew::{Renewal, Sign, Signer};
 use identity::{Caller, Credentials, Role};
 
 use crate::ask::tell;
@@ -18,21 +18,19 @@ pub fn renewal(credentials: &Credentials, agents: Vec<String>, has_agent: bool) 
         return Renewal::Elsewhere;
     }
     let caller = Caller::with(Some(credentials.clone()));
-    let sign: Sign = Arc::new(move |request| {
-        let (caller, agents) = (caller.clone(), agents.clone());
-        Box::pin(async move { first_to_sign(&caller, &agents, request).await })
-    });
-    Renewal::Here(sign)
+    Renewal::Here(agents.into_iter().map(|agent| signer(&caller, agent)).collect())
 }
 
-async fn first_to_sign(caller: &Caller, agents: &[String], request: String) -> Result<String, String> {
-    let asked = CertificateAsked { request };
-    let mut refused = Vec::new();
-    for agent in agents {
-        match tell::<_, CertificateSigned>(caller, agent, "/v1/certificate", &asked, LIMIT).await {
-            Ok(signed) => return Ok(signed.certificate),
-            Err(error) => refused.push(format!("{agent}: {error}")),
-        }
-    }
-    Err(format!("no agent has signed one ({})", refused.join("; ")))
+fn signer(caller: &Caller, agent: String) -> Signer {
+    let (caller, name) = (caller.clone(), agent.clone());
+    let sign: Sign = Arc::new(move |request| {
+        let (caller, agent) = (caller.clone(), agent.clone());
+        Box::pin(async move {
+            let asked = CertificateAsked { request };
+            let signed =
+                tell::<_, CertificateSigned>(&caller, &agent, "/v1/certificate", &asked, LIMIT).await;
+            signed.map(|signed| signed.certificate).map_err(|error| error.to_string())
+        })
+    });
+    Signer { name, sign }
 }

@@ -11,6 +11,15 @@ use super::report::Report;
 use super::section::Section;
 use super::units::Address;
 
+/// Who is going to show the certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shower {
+    /// Whatever the file runs: its agent, if it has one.
+    Host,
+    /// Its proxy alone, in a process of its own. It may have a certificate of its own, or show the agent's.
+    Proxy,
+}
+
 /// Where the certificates are when the section does not say.
 pub const DIR_DEFAULT: &str = "/etc/pgkeel/tls";
 
@@ -85,24 +94,27 @@ impl ClusterTls {
 }
 
 impl Config {
-    /// What this host shows others of the cluster, which must be made out to what the file runs; `None`: there is no `[tls]`.
+    /// What this host shows others of the cluster, which must be made out to what is run; `None`: there is no `[tls]`.
     ///
     /// # Errors
     /// What is wrong with the files that `[tls]` names.
-    pub fn credentials(&self) -> Result<Option<Credentials>, Trouble> {
+    pub fn credentials(&self, shower: Shower) -> Result<Option<Credentials>, Trouble> {
         let Some(tls) = &self.tls else { return Ok(None) };
         let credentials = tls.load()?;
         let agent = self.agent.as_ref().map(|agent| &agent.node);
         let fits = |subject: &Subject| {
             subject.cluster == self.cluster
-                && match agent {
-                    Some(node) => subject.role == Role::Agent && subject.name == *node,
-                    None => matches!(subject.role, Role::Proxy | Role::Agent),
+                && match (agent, subject.role) {
+                    (Some(node), Role::Agent) => subject.name == *node,
+                    (None, Role::Agent) => true,
+                    (agent, Role::Proxy) => agent.is_none() || shower == Shower::Proxy,
+                    (_, Role::Viewer | Role::Operator | Role::Admin) => false,
                 }
         };
-        let wanted = match agent {
-            Some(node) => format!("agent {node} of {}", self.cluster),
-            None => format!("a proxy of {}", self.cluster),
+        let wanted = match (agent, shower) {
+            (Some(node), Shower::Host) => format!("agent {node} of {}", self.cluster),
+            (Some(node), Shower::Proxy) => format!("a proxy or agent {node} of {}", self.cluster),
+            (None, _) => format!("a proxy of {}", self.cluster),
         };
         credentials.must_be(fits, &wanted)?;
         Ok(Some(credentials))

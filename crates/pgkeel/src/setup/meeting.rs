@@ -2,27 +2,19 @@
 
 use std::time::Duration;
 
-use agent::messages::{JoinAnswer, JoinAsked};
+use agent::messages::{AuthorityAnswer, JoinAnswer, JoinAsked};
 use cluster::NodeName;
 use cluster::membership::TokenRole;
 use identity::authority::{self, cluster_of};
 use identity::certificate;
 use identity::invitation::authority_in;
 use identity::{Authority, Caller, Folder, Invitation, Role, Subject};
-use serde::Deserialize;
 
 use crate::ask::{AskError, ask, tell};
 
 const AUTHORITY_LIMIT: Duration = Duration::from_secs(5);
 /// The agent that is asked may have to pass it on, and it is recorded by a majority.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
-
-/// `GET /v1/authority`.
-#[derive(Deserialize)]
-struct Authorities {
-    /// As PEM.
-    authorities: String,
-}
 
 /// An agent that has shown to be of the cluster which the invitation means.
 #[derive(Clone, Debug)]
@@ -42,7 +34,7 @@ pub struct Met {
 pub async fn meet(address: &str, invitation: &Invitation) -> Result<Met, String> {
     let cannot = |error: std::io::Error| format!("no call can be made: {error}");
     let anybody = Caller::unverified().map_err(cannot)?;
-    let answer: Result<Authorities, AskError> =
+    let answer: Result<AuthorityAnswer, AskError> =
         ask(&anybody, address, "/v1/authority", AUTHORITY_LIMIT).await;
     let authorities = answer.map_err(|error| unanswered(address, &error))?.authorities;
     let Some(found) = authority_in(&authorities, &invitation.authority) else {

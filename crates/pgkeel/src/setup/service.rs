@@ -183,11 +183,7 @@ impl Service {
             return Ok(format!("the service {} is stopped and disabled", self.unit));
         }
         let Some(pid) = self.pid() else {
-            return Ok(format!(
-                "no process of {} was found by {}; if one runs, stop it",
-                self.config.display(),
-                self.number().display()
-            ));
+            return Ok(format!("no process of {} runs here", self.config.display()));
         };
         processes::send(pid, Signal::TERM);
         let mut progress = Progress::begin();
@@ -223,7 +219,7 @@ fn last_lines(log: &Path) -> String {
     lines[from..].iter().map(|line| format!("  {line}\n")).collect::<String>().trim_end().to_owned()
 }
 
-/// An agent that is lost leaves its server to the guard, and one that comes back takes it over: so only the main process is
+/// As docs/operators.md says: an agent that is lost leaves its server to the guard, and one that comes back takes it over: so only the main process is
 /// ever signalled. Wrong settings (exit code 2) are not tried again.
 fn unit_text(program: &Path, config: &Path, what: &str) -> String {
     format!(
@@ -236,8 +232,8 @@ fn unit_text(program: &Path, config: &Path, what: &str) -> String {
          [Service]\n\
          ExecStart={} run -c {}\n\
          KillMode=process\n\
-         TimeoutStopSec=180\n\
-         Restart=always\n\
+         TimeoutStopSec=120\n\
+         Restart=on-failure\n\
          RestartSec=1\n\
          RestartPreventExitStatus=2\n\
          LimitNOFILE=524288\n\n\

@@ -112,10 +112,13 @@ pub async fn keep_current(shared: Arc<Shared>) {
         if changes.are_due(Stamp::of(&paths)) {
             match hba.renew() {
                 Ok(()) => {
+                    changes.succeeded();
                     tracing::info!("the new rules of {:?} hold for clients that come from now on", paths)
                 }
                 Err(problem) => {
-                    tracing::error!("the old rules stay in use, because of the new ones: {problem}")
+                    if changes.failed(&problem.to_string()) {
+                        tracing::error!("the old rules stay in use, because of the new ones: {problem}");
+                    }
                 }
             }
         }

@@ -108,6 +108,7 @@ impl World {
         self.after(TICK, Event::Tick { node, life });
         self.seek_election(node);
         self.lead_rounds(node);
+        self.reconcile_voters(node);
         self.look(node);
         self.decide(node);
     }

@@ -10,6 +10,7 @@ mod knowledge;
 mod lease;
 mod liveness;
 mod max_loss;
+mod membership;
 mod needless;
 mod only_copy;
 mod prefix;
@@ -112,6 +113,7 @@ pub fn serves_again(world: &mut World, node: NodeId) {
 /// A server is about to leave recovery.
 pub fn before_promotion(world: &mut World, node: NodeId) {
     appointment::check(world, node);
+    membership::promoted(world, node);
     lease::promoted(world, node);
     prefix::check(world, node);
     durability::check(world, node);
@@ -129,6 +131,7 @@ pub fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     avoidable::proposed(world, leader, command);
     seal::counted(world, leader, change, &command.reasons);
     lease::proposed(world, leader, change);
+    membership::proposed(world, leader, command);
 }
 
 /// `change` was agreed and applied.
@@ -138,6 +141,7 @@ pub fn agreed(world: &mut World, change: &Change) {
     lease::agreed(world, change);
     coverage::changed(world, change);
     configuration::agreed(world, change);
+    membership::agreed(world, change);
 }
 
 /// An agent begins a step.

@@ -53,6 +53,10 @@ impl World {
             self.ask_leader(&Order::Resume);
         } else if let Some(node) = self.checks.agreed.maintenance.keys().next().cloned() {
             self.ask_leader(&Order::Unmaintain { node });
+        } else if let Some(node) = self.checks.agreed.leaving.keys().next().cloned() {
+            self.ask_leader(&Order::Keep { node });
+        } else {
+            self.let_in_enough();
         }
         self.after(500_000, Event::Order);
     }
@@ -89,7 +93,9 @@ impl World {
                         Order::Admit { .. } => "let in",
                         Order::Remove { .. } => "removed",
                         Order::Keep { .. } => "kept",
-                        Order::Invite { .. } | Order::Uninvite { .. } | Order::Redeem { .. } => "invited",
+                        Order::Invite { .. } => "invited",
+                        Order::Uninvite { .. } => "invitation taken back",
+                        Order::Redeem { .. } => "invitation used",
                     };
                     (kind, Vec::new())
                 }

@@ -59,6 +59,8 @@ pub enum Event {
     Operator,
     /// A person changes the configuration, or restarts servers.
     Upkeep,
+    /// A person lets nodes in and out.
+    Membership,
     /// Something breaks: the fault of this number.
     Fault { index: u64, aim: Aim },
     /// A hung server goes on.
@@ -113,6 +115,7 @@ impl Event {
             Event::Order
             | Event::Operator
             | Event::Upkeep
+            | Event::Membership
             | Event::Fault { .. }
             | Event::ServerThaws { .. }
             | Event::Cleared { .. }
@@ -166,6 +169,8 @@ pub struct World {
     pub operator: super::operator::Operator,
     /// What the person who looks after servers has done so far.
     pub upkept: u64,
+    /// What the person who lets nodes in and out remembers.
+    pub invited: super::membership::Invited,
     /// Records that tell how many connections their primary has.
     pub limits: BTreeMap<u64, u64>,
     trace: Trace,
@@ -220,6 +225,7 @@ impl World {
             copied_behind: None,
             operator: super::operator::Operator::default(),
             upkept: 0,
+            invited: super::membership::Invited::default(),
             limits: BTreeMap::new(),
             trace,
         };
@@ -233,6 +239,8 @@ impl World {
         world.plan_foreign_data();
         world.plan_operator();
         world.plan_upkeep();
+        world.store.voters = (0..world.nodes.len()).collect();
+        world.plan_membership();
         world.at(FAULTS_FROM, Event::Fault { index: 0, aim: Aim::Any });
         world.at(FAULTS_UNTIL, Event::Heal);
         world
@@ -339,6 +347,7 @@ impl World {
             Event::Order => self.give_order(),
             Event::Operator => self.operate(),
             Event::Upkeep => self.keep_up(),
+            Event::Membership => self.change_members(),
             Event::Fault { index, aim } => self.make_fault(index, aim),
             Event::ServerThaws { node, life } => self.thaw_server(node, life),
             Event::Cleared { node } => self.clear_foreign(node),
@@ -372,7 +381,7 @@ fn vary(seed: u64, mut settings: Settings) -> Settings {
     settings
 }
 
-fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
+pub(super) fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
     Node {
         name,
         witness,

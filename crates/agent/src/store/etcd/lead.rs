@@ -73,7 +73,7 @@ impl Etcd {
         if *to == self.me.node {
             return Ok(());
         }
-        if !self.members.contains_key(to) {
+        if !self.members().contains_key(to) {
             return Err(StoreError::NoSuchMember(to.clone()));
         }
         let failed = |why: String| StoreError::NotTransferred { to: to.clone(), why };

@@ -117,7 +117,7 @@ async fn pulse(
 ) -> Result<Json<PulseAnswer>, (StatusCode, String)> {
     admit(&etcd, &asked.cluster)?;
     let now = boottime_ms();
-    if etcd.members.contains_key(&asked.node) {
+    if etcd.members().contains_key(&asked.node) {
         let peer = Peer { heard_at: now, run: asked.run, lease: asked.lease };
         etcd.peers.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(asked.node, peer);
     }
@@ -175,8 +175,8 @@ impl Etcd {
         let sight = self.sight();
         let holder = sight.holder()?;
         let node = &holder.claim.as_ref()?.node;
-        let address = self.members.get(node).filter(|_| *node != self.me.node)?;
-        Some((holder.term, address.clone()))
+        let address = self.members().remove(node).filter(|_| *node != self.me.node)?;
+        Some((holder.term, address))
     }
 
     /// How long the leader was silent while etcd answered this agent: the shorter of both. A leader that is new is silent
@@ -195,7 +195,8 @@ impl Etcd {
     /// Whether enough members hear the leader of this term as little as this one.
     pub(super) async fn silence_is_confirmed(&self, term: u64) -> bool {
         let leader = self.sight().holder().and_then(|h| h.claim.as_ref().map(|c| c.node.clone()));
-        let others = self.members.iter().filter(|(n, _)| **n != self.me.node && Some(*n) != leader.as_ref());
+        let members = self.members();
+        let others = members.iter().filter(|(n, _)| **n != self.me.node && Some(*n) != leader.as_ref());
         let patience = self.patience();
         let asked = SilenceAsked { cluster: self.cluster.clone(), term };
         let calls = others.map(|(_, address)| {
@@ -205,6 +206,6 @@ impl Etcd {
         let answers = join_all(calls).await;
         let silent = |s: &Silence| s.silent_ms.is_some_and(|ms| ms >= least);
         let confirming = 1 + answers.iter().flatten().filter(|answer| silent(answer)).count();
-        enough(confirming, self.members.len())
+        enough(confirming, members.len())
     }
 }

@@ -1,14 +1,16 @@
 //! Two processes of a cluster, and all who are none: real connections, real certificates.
 #![allow(clippy::unwrap_used)]
 
+mod exchange;
+mod renewal;
+mod standing;
+
 use identity::authority::{self, Authority};
-use identity::renew::Renewal;
-use identity::{Acceptor, Caller, Credentials, Folder, Plain, Role, Subject, Trouble, Who, renew};
+use identity::{Acceptor, Caller, Credentials, Folder, Plain, Role, Subject, Trouble, Who, certificate};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const HOUR: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A directory of its own for each test.
@@ -203,79 +206,6 @@ async fn while_hosts_go_over_both_are_understood() {
     assert_eq!(greet(&caller, &old).await.unwrap(), "old");
 }
 
-#[tokio::test]
-async fn a_new_certificate_is_taken_while_connections_stay() {
-    let dir = Dir::new();
-    let authority = dir.authority("shop");
-    let n1 = subject("shop", Role::Agent, "n1");
-    let folder = dir.issue(&authority, &n1, YEAR);
-    fs::copy(dir.0.join("ca-shop/ca.key"), folder.authority_key()).unwrap();
-    let credentials = Credentials::load(folder.clone(), Plain::Refused).unwrap();
-    let before = fs::read(folder.certificate()).unwrap();
-    let (address, _serving) = serve(Acceptor::with(Some(credentials.clone()))).await;
-    let caller = Caller::with(Some(dir.credentials("shop", Role::Proxy, "p1")));
-    let mut open = caller.connect(&address).await.unwrap();
-    assert_eq!(line(&mut open).await.unwrap(), "proxy p1 of shop");
-    let keeping = tokio::spawn(renew::keep_current(credentials.clone(), Renewal::Elsewhere));
-    renew::renew(&folder, &n1, YEAR * 2).unwrap();
-    let until = credentials.current().good.1;
-    let taken = async {
-        while credentials.current().good.1 == until {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, taken).await.unwrap();
-    keeping.abort();
-    assert_ne!(fs::read(folder.certificate()).unwrap(), before);
-    assert_eq!(line(&mut open).await.unwrap(), "proxy p1 of shop");
-    assert_eq!(greet(&caller, &address).await.unwrap(), "proxy p1 of shop");
-}
-
-fn nobody() -> renew::Sign {
-    Arc::new(|_| Box::pin(async { Err("nobody signs".to_owned()) }))
-}
-
-/// Its key stays where it was made.
-#[tokio::test]
-async fn one_that_runs_out_is_renewed_by_another_host() {
-    let dir = Dir::new();
-    let p1 = subject("shop", Role::Proxy, "p1");
-    let folder = dir.issue(&dir.authority("shop"), &p1, Duration::from_secs(3600));
-    let credentials = Credentials::load(folder, Plain::Refused).unwrap();
-    let authority = Arc::new(dir.authority("shop"));
-    let sign: renew::Sign = Arc::new(move |request| {
-        let signed = authority.sign(&request, &p1, YEAR).map_err(|error| error.to_string());
-        Box::pin(async { signed })
-    });
-    let keeping = tokio::spawn(renew::keep_current(credentials.clone(), Renewal::Here(sign)));
-    let until = credentials.current().good.1;
-    let renewed = async {
-        while credentials.current().good.1 < until + YEAR / 2 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, renewed).await.unwrap();
-    keeping.abort();
-}
-
-#[tokio::test]
-async fn one_that_runs_out_is_renewed_where_the_authority_is() {
-    let dir = Dir::new();
-    let n1 = subject("shop", Role::Agent, "n1");
-    let folder = dir.issue(&dir.authority("shop"), &n1, Duration::from_secs(3600));
-    fs::copy(dir.0.join("ca-shop/ca.key"), folder.authority_key()).unwrap();
-    let credentials = Credentials::load(folder, Plain::Refused).unwrap();
-    let keeping = tokio::spawn(renew::keep_current(credentials.clone(), Renewal::Here(nobody())));
-    let until = credentials.current().good.1;
-    let renewed = async {
-        while credentials.current().good.1 < until + YEAR / 2 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, renewed).await.unwrap();
-    keeping.abort();
-}
-
 #[test]
 fn a_request_gets_the_name_it_is_given_and_no_other() {
     let dir = Dir::new();
@@ -318,13 +248,13 @@ fn what_others_would_refuse_is_refused_at_once() {
     assert!(said(load(&folder)).contains("is not the key of the certificate"));
 
     let folder = dir.issue(&authority, &n1, YEAR);
-    let expired = authority.issue(&n1, Duration::ZERO).unwrap();
-    std::thread::sleep(Duration::from_millis(1100));
+    let expired = authority.issue_at(&n1, Duration::from_secs(60), certificate::now() - HOUR).unwrap();
     assert!(folder.write_own(&expired).is_err());
     assert!(load(&folder).is_ok(), "a good one is not replaced by one that is not");
     fs::write(folder.certificate(), expired.certificate).unwrap();
     fs::write(folder.key(), expired.key).unwrap();
-    assert!(said(load(&folder)).contains("was good until"));
+    let doubt = load(&folder).unwrap().doubt().unwrap().to_string();
+    assert!(doubt.contains("was good until") && doubt.contains("clock"), "{doubt}");
 
     let folder = dir.issue(&authority, &n1, YEAR);
     fs::write(folder.certificate(), authority.certificate()).unwrap();
