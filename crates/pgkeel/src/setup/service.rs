@@ -183,7 +183,8 @@ impl Service {
             return Ok(format!("the service {} is stopped and disabled", self.unit));
         }
         let Some(pid) = self.pid() else {
-            return Ok(format!("no process of {} runs here", self.config.display()));
+            // Who hears that it was struck out ends by itself.
+            return Ok("its agent has ended".to_owned());
         };
         processes::send(pid, Signal::TERM);
         let mut progress = Progress::begin();
