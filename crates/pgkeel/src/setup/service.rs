@@ -102,6 +102,11 @@ impl Service {
         if self.keeper == Keeper::Nobody {
             return Ok(());
         }
+        // Somebody may have added to it.
+        let there = fs::read_to_string(self.unit_file()).unwrap_or_default();
+        if there.contains(&format!("-c {}\n", self.config.display())) {
+            return Ok(());
+        }
         let program = own_program()?;
         super::file::write(&self.unit_file(), &unit_text(&program, &self.config, self.what))?;
         systemctl(&["daemon-reload"])
