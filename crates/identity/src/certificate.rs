@@ -1,6 +1,9 @@
 //! What is to be known of a certificate beyond what rustls asks: until when it is good, for how long it was made, its key and its
 //! common name.
 
+use crate::subject::Subject;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{GeneralizedTime, ObjectIdentifier};
@@ -80,6 +83,13 @@ pub fn common_name(der: &[u8]) -> Option<String> {
         _ => return None,
     };
     (!text.contains('\0')).then(|| text.to_owned())
+}
+
+/// Whom the first certificate of a text (PEM) names; says nothing of who has signed it.
+#[must_use]
+pub fn subject_of_text(text: &str) -> Option<Subject> {
+    let der = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
+    Subject::of_certificate(&der)
 }
 
 /// The host's clock, as time since 1970.

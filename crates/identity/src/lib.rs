@@ -5,6 +5,7 @@
 //! - [`authority`]: signs certificates. [`folder`]: where a host keeps its own, [`credentials`] makes of them what rustls
 //!   wants, and [`renew`] sees that they stay good.
 //! - [`caller`] connects to another process, [`acceptor`] lets others in; both hand out a [`stream`].
+//! - [`invitation`]: what somebody carries who has no certificate yet.
 //! - [`files`], [`file_changes`], [`certificate`] read such files for whoever has some; the proxy uses them for its clients.
 //!
 //! This crate does not know what is said over a connection, nor who may ask for what: see [`subject::Right`] and the
@@ -20,7 +21,9 @@ pub mod file_changes;
 pub mod files;
 pub mod folder;
 pub mod holder;
+pub mod invitation;
 pub mod renew;
+mod stranger;
 pub mod stream;
 pub mod subject;
 
@@ -30,6 +33,7 @@ pub use caller::Caller;
 pub use credentials::{Credentials, Plain, Trouble};
 pub use folder::Folder;
 pub use holder::{Holder, Standing};
+pub use invitation::Invitation;
 pub use stream::Stream;
 pub use subject::{Right, Role, Subject};
 

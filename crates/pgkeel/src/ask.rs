@@ -15,6 +15,9 @@ use serde::de::DeserializeOwned;
 /// A longer answer is not read to its end: no agent sends one.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
+/// So much of an error is shown.
+const ERROR_BYTES_MAX: usize = 600;
+
 /// Why an agent gave no answer that could be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskError {
@@ -121,7 +124,7 @@ async fn send(
 
 /// What of an unexpected answer can be shown in one line.
 fn first_words(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+    let text = String::from_utf8_lossy(&body[..body.len().min(ERROR_BYTES_MAX)]);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 

@@ -32,7 +32,7 @@ use agent::store::StoreKind;
 use toml::de::DeTable;
 
 pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR, Shower};
-use members::Record;
+use members::{Record, Standing};
 pub use report::ConfigError;
 use report::Report;
 use section::Section;
@@ -155,7 +155,10 @@ fn check(
         Some(StoreKind::Embedded) | None => Record::Members,
     };
     let node = members::read_node(root, report, voters.as_ref(), record);
-    let replication = timing::read_replication(root, report, voters.as_ref());
+    // Of a cluster that exists the file does not know who belongs to it.
+    let joined = node.as_ref().is_some_and(|node| node.standing == Standing::Joined);
+    let counted = voters.as_ref().filter(|_| !joined);
+    let replication = timing::read_replication(root, report, counted);
     let timing = timing::read_timing(root, report, record);
     let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
@@ -176,7 +179,7 @@ fn check(
             tags: node.tags,
             listen: node.address?.text(),
             members: voters?.texts(),
-            founded: false,
+            founded: joined,
             store,
             postgres,
             replication,

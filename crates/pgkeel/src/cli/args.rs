@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use super::cert_args::CertCommand;
+use super::membership_args::{AddProxyArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs};
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
@@ -21,6 +22,18 @@ pub struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a cluster of one node on this host, and an invitation for the next host
+    Create(CreateArgs),
+    /// Make an invitation: one line to be run on a host that is to join
+    Invite(InviteArgs),
+    /// Make this host a node of a cluster that exists, by an invitation
+    Join(JoinArgs),
+    /// Run a proxy on this host, by an invitation
+    AddProxy(AddProxyArgs),
+    /// Strike a node out of the cluster, once nothing needs it any more
+    Remove(RemoveArgs),
+    /// Strike this host's node out of the cluster, and end its agent; data and files stay
+    Leave(LeaveArgs),
     /// Run what the configuration file has sections for: agent, proxy, or both
     Run(RunArgs),
     /// Run only the agent: it looks after this host's PostgreSQL; or exchange the program of one that runs

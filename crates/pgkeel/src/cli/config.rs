@@ -109,6 +109,7 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
     let mut lines = vec![
         format!("node {} at {}, its own files in {}", agent.node, agent.listen, agent.dir.display()),
         match config::store_section::line(&agent.store) {
+            None if agent.founded => format!("joined; at first it asks {}", names.join(", ")),
             None => format!("voters: {}", names.join(", ")),
             Some(elsewhere) => format!("members: {}; {elsewhere}", names.join(", ")),
         },

@@ -5,18 +5,20 @@ use super::args::{
     AgentArgs, AgentCommand, Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs,
     MaintenanceCommand, PauseArgs, RestartArgs, WhyArgs, WhyCommand,
 };
+use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
 use super::status::{Format, StatusOptions};
 use super::succeed::Myself;
 use super::why::WhyOptions;
 use super::{
-    agents, aside, cert, clone, config, configure, explain, failover, generate, guard, lost, order, restart,
-    status, succeed, switchover, upgrade, why,
+    add_proxy, agents, aside, cert, clone, config, configure, create, explain, failover, generate, guard,
+    invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use crate::log::LogFormat;
 use crate::signals;
 use cluster::decide::switchover::Order;
+use cluster::membership::TokenRole;
 use cluster::state::Fencing;
 use std::future::Future;
 use std::process::ExitCode;
@@ -30,6 +32,12 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
+        Command::Create(args) => in_runtime(create::run(args)),
+        Command::Invite(args) => invited(args),
+        Command::Join(args) => in_runtime(join::run(args)),
+        Command::AddProxy(args) => in_runtime(add_proxy::run(args)),
+        Command::Remove(args) => removed(args),
+        Command::Leave(args) => in_runtime(leave::leave(&args)),
         Command::Guard(args) => guard::run(args),
         Command::GuardExec(args) => guard::exec(&args),
         Command::Config(command) => configured(command),
@@ -98,6 +106,27 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
+}
+
+fn invited(args: InviteArgs) -> ExitCode {
+    if let Some(InviteCommand::Revoke { id, ask }) = args.command {
+        return with_agents(&ask, |agents, format| in_runtime(invite::revoke(&agents, format, id)));
+    }
+    let role = match (args.witness, args.proxy) {
+        (true, _) => TokenRole::Witness,
+        (false, true) => TokenRole::Proxy,
+        (false, false) => TokenRole::Data,
+    };
+    let wish = invite::Wish { role, good_for: args.good_for, uses: args.uses };
+    with_agents(&args.ask, |agents, format| in_runtime(invite::run(&agents, format, wish)))
+}
+
+fn removed(args: RemoveArgs) -> ExitCode {
+    let manner = leave::Manner { insist: args.insist, sure: args.yes };
+    with_agents(&args.ask, |agents, format| match args.cancel {
+        true => in_runtime(leave::keep(&agents, format, args.node)),
+        false => in_runtime(leave::remove(&agents, format, &args.node, manner)),
+    })
 }
 
 fn configured(command: ConfigCommand) -> ExitCode {

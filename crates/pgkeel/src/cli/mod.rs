@@ -3,6 +3,7 @@
 pub mod args;
 pub mod dispatch;
 
+pub mod add_proxy;
 pub mod agents;
 pub mod aside;
 pub mod cert;
@@ -10,12 +11,17 @@ pub mod cert_args;
 pub mod clone;
 pub mod config;
 pub mod configure;
+pub mod create;
 pub mod each_node;
 pub mod explain;
 pub mod failover;
 pub mod generate;
 pub mod guard;
+pub mod invite;
+pub mod join;
+pub mod leave;
 pub mod lost;
+pub mod membership_args;
 pub mod moment;
 pub mod order;
 pub mod restart;

@@ -32,6 +32,15 @@ pub(super) enum Record {
     Elsewhere,
 }
 
+/// Whether the cluster exists already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The members of the file form it, when all of them are there.
+    New,
+    /// It does: who belongs to it is recorded, whatever the file says.
+    Joined,
+}
+
 /// The voters.
 pub(super) struct Members {
     /// Every name that the file lists, also where its address is wrong.
@@ -55,6 +64,8 @@ pub(super) struct Node {
     pub(super) name: String,
     pub(super) dir: PathBuf,
     pub(super) tags: Tags,
+    /// Whether the cluster exists.
+    pub(super) standing: Standing,
     /// Its entry of `[members]`, when it has a good one.
     pub(super) address: Option<Address>,
 }
@@ -104,7 +115,7 @@ pub(super) fn read_node(
     record: Record,
 ) -> Option<Node> {
     let section = root.open(report, "node")?;
-    section.refuse_unknown(report, &["name", "dir", "priority", "never_primary", "never_sync"]);
+    section.refuse_unknown(report, &["name", "dir", "joined", "priority", "never_primary", "never_sync"]);
     if !root.has("members") {
         let problem =
             "missing; an agent must know every voter: [members] with lines like n1 = \"10.0.0.1:7400\"";
@@ -116,6 +127,10 @@ pub(super) fn read_node(
         never_primary: section.flag(report, "never_primary"),
         never_sync: section.flag(report, "never_sync"),
     };
+    let standing = match section.flag(report, "joined") {
+        true => Standing::Joined,
+        false => Standing::New,
+    };
     section.require(report, "name", "\"n1\", one of [members]");
     let name = section.parsed(report, "name", |text| Ok(text.to_owned()))?;
     let own = members.and_then(|members| members.addresses.get(&name.value));
@@ -126,8 +141,11 @@ pub(super) fn read_node(
         };
         report.error(name.line, "node.name", format!("{:?} is not one of [members]; {hint}", name.value));
     }
-    warn_about_number(report, members, record);
-    Some(Node { name: name.value, dir: dir?, tags, address: own.cloned() })
+    // Of a cluster that exists the file does not know how many they are.
+    if standing == Standing::New {
+        warn_about_number(report, members, record);
+    }
+    Some(Node { name: name.value, dir: dir?, tags, standing, address: own.cloned() })
 }
 
 /// Says what a cluster of this many voters cannot do.

@@ -93,7 +93,11 @@ fn read_quorum(
     let Some(members) = members else { return Some(Replication::Quorum { sync_standbys, degrade }) };
     let standbys = members.names.len().saturating_sub(1);
     let wanted = sync_standbys as usize;
-    if wanted > standbys {
+    if wanted > standbys && standbys == 0 && degrade == Degrade::Available {
+        report.warning(
+            "replication: one node: commits are on its disk alone until another node has joined (pgkeel invite)",
+        );
+    } else if wanted > standbys {
         let key = if section.has("sync_standbys") { "sync_standbys" } else { "mode" };
         let problem = format!(
             "{} must confirm every commit, but a cluster of {} can have at most {standbys} standbys; add members, or {}",
