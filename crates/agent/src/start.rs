@@ -128,27 +128,10 @@ pub async fn run(
     let router = api::router(events.clone(), store.clone(), files, caller.clone(), follows);
     let acceptor = Acceptor::with(credentials);
     let server = tokio::spawn(http::serve(listener, acceptor, router, ended(served)));
-    let mut forming = tokio::spawn({
-        let store = store.clone();
-        async move { store.form().await }
-    });
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
     let parts = parts(&settings, me, (store.clone(), caller), hands, (epoch_seen, began))?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
-    tokio::pin!(running);
-    let mut formed = false;
-    let outcome = loop {
-        tokio::select! {
-            ended = &mut running => break ended.map_err(AgentError::StoreDied),
-            outcome = &mut forming, if !formed => {
-                formed = true;
-                if let Ok(Err(e)) = outcome {
-                    break Err(e.into());
-                }
-            }
-        }
-    };
-    forming.abort();
+    let outcome = run_and_form(running, store.clone()).await;
     // The server has stopped. After a failure it may still run, and is ended by its guard.
     if let (Ok(Ended::Stopped | Ended::Removed), Some(fence)) = (&outcome, fence)
         && let Err(e) = fence.remove().await
@@ -166,6 +149,29 @@ pub async fn run(
         Ok(Ended::Removed) => Err(AgentError::Removed { node: settings.node }),
         outcome => outcome,
     }
+}
+
+/// Runs, and sees meanwhile that the store comes into being.
+async fn run_and_form(
+    running: impl Future<Output = Result<Ended, String>>,
+    store: Store,
+) -> Result<Ended, AgentError> {
+    tokio::pin!(running);
+    let mut forming = tokio::spawn(async move { store.form().await });
+    let mut formed = false;
+    let outcome = loop {
+        tokio::select! {
+            ended = &mut running => break ended.map_err(AgentError::StoreDied),
+            outcome = &mut forming, if !formed => {
+                formed = true;
+                if let Ok(Err(e)) = outcome {
+                    break Err(e.into());
+                }
+            }
+        }
+    };
+    forming.abort();
+    outcome
 }
 
 fn fence_of(settings: &Settings, place: &Place) -> Option<Arc<Fence>> {

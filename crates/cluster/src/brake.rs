@@ -140,6 +140,15 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_leaves_is_not_near() {
+        let mut state = bounded();
+        let standbys = BTreeMap::from([(name("n2"), at(990))]);
+        assert_eq!(nearest(&state, &name("n1"), &standbys, Lsn(1000)), Some((name("n2"), 10)));
+        state.leaving.insert(name("n2"), crate::membership::Leaving { by: String::new(), at: 0 });
+        assert_eq!(nearest(&state, &name("n1"), &standbys, Lsn(1000)), None);
+    }
+
+    #[test]
     fn commits_wait_beyond_the_bound_and_go_on_within_half_of_it() {
         let (state, me) = (bounded(), name("n1"));
         let mut local = primary(10_000, &[("n2", 9_000)]);

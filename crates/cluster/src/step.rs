@@ -499,6 +499,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::basics::Lsn;
 
     #[test]
     fn an_older_state_does_not_change_the_sync_set() {
@@ -508,5 +509,32 @@ mod tests {
         assert_eq!(set_sync(&state, &local, set.clone()), None, "its server was told by a later one");
         local.sync_revision = 7;
         assert_eq!(set_sync(&state, &local, set.clone()), Some(Step::SetSync { sync: set, revision: 7 }));
+    }
+
+    #[test]
+    fn what_was_struck_out_takes_no_writes_and_follows_nobody() {
+        let me: NodeName = "n1".parse().unwrap_or_else(|e| panic!("{e}"));
+        let state = State { epoch: 4, removed: [me.clone()].into(), ..State::default() };
+        let next = |server, promised| {
+            let data = DataDir::Present { system_identifier: 1 };
+            step(&state, &me, &Local { data, server, promised, ..Local::default() }, Moment(0))
+        };
+        let standby = |upstream: Option<&NodeName>| {
+            let (timeline, lsn, replay_lsn, upstream) = (1, Lsn(5), Lsn(5), upstream.cloned());
+            Server::Standby(Standby {
+                timeline,
+                lsn,
+                replay_lsn,
+                upstream,
+                streaming: true,
+                replay_lag_ms: None,
+            })
+        };
+        assert_eq!(next(Server::Primary { timeline: 1, lsn: Lsn(5) }, 4), Step::Fence { epoch: 4 });
+        assert_eq!(next(standby(Some(&me)), 4), Step::Seal { epoch: 4 });
+        assert_eq!(next(standby(None), 4), Step::Wait(Wait::Removed));
+        assert_eq!(next(Server::Stopped, 4), Step::Wait(Wait::Removed), "its data is left as it is");
+        let later = next(Server::Primary { timeline: 1, lsn: Lsn(5) }, 5);
+        assert_eq!(later, Step::Wait(Wait::StateIsOld { promised: 5 }), "it was let in again since");
     }
 }

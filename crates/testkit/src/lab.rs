@@ -25,6 +25,7 @@ use pgkeel::demo::layout::{Mode, Placement, Proxies};
 use pgkeel::demo::root::Root;
 use pgkeel::demo::writer::{Record, Writer, WriterOptions, ids, make_table};
 
+use etcd::Etcd;
 use network::{Network, Offer};
 use survey::{Survey, SurveyOptions};
 
@@ -34,6 +35,9 @@ pub const SETTLE_LIMIT: Duration = Duration::from_secs(180);
 pub const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// For a whole test.
 pub const TEST_LIMIT: Duration = Duration::from_secs(900);
+
+/// Members of the etcd beside the labs of a run with `PGKEEL_LAB_ETCD`.
+const ETCD_MEMBERS: usize = 3;
 
 /// Where the ids of the survey's client begin; the load's begin at 1.
 const SURVEY_IDS: i64 = 1_000_000_000;
@@ -113,6 +117,8 @@ impl LabOptions {
 pub struct Lab {
     /// The cluster.
     pub cluster: LocalCluster,
+    /// Where all tests keep their clusters' records, if `PGKEEL_LAB_ETCD` is set.
+    _etcd: Option<Etcd>,
     root: Option<Root>,
     /// After the cluster: it goes when nothing runs in it.
     network: Option<Network>,
@@ -187,7 +193,12 @@ impl Lab {
             placement,
             security: options.security,
         })?;
-        let lab = Lab { cluster, root: Some(root), network };
+        let here = network.as_ref().map_or_else(|| "127.0.0.1".to_owned(), Network::here);
+        let etcd = match std::env::var_os("PGKEEL_LAB_ETCD") {
+            Some(_) => Some(Etcd::start_at(&here, &cluster, ETCD_MEMBERS)?),
+            None => None,
+        };
+        let lab = Lab { cluster, _etcd: etcd, root: Some(root), network };
         if matches!(lab.cluster.options.mode, Mode::Async(_)) {
             // No transactions but the clients' own: what `pgkeel lost` tells is compared with what they miss.
             (0..options.nodes)

@@ -307,6 +307,7 @@ impl Etcd {
             leading: leads.is_some(),
             formed,
             voters: if formed { self.members().into_keys().collect() } else { Default::default() },
+            changing: false,
             term: sight.term().unwrap_or(0),
             problem,
         }

@@ -21,6 +21,8 @@ pub struct Standing {
     pub formed: bool,
     /// The members that vote.
     pub voters: BTreeSet<NodeName>,
+    /// Whether voters are being changed: until that is done, decisions need a majority of those before and of those after.
+    pub changing: bool,
     /// Raft's term, or the revision of etcd that made the leader. Two leaders may follow each other in one term, but the same
     /// node never leads twice in it.
     pub term: u64,
@@ -60,6 +62,7 @@ pub(super) fn standing(metrics: &RaftMetrics<Types>, contacts: &Contacts, detect
         leader_at,
         leading: leads && caught_up,
         formed: !voters.is_empty(),
+        changing: metrics.membership_config.membership().get_joint_config().len() > 1,
         term: metrics.current_term,
         voters: voters.into_values().collect(),
         problem,

@@ -9,3 +9,4 @@ mod etcd_rounds;
 mod etcd_secured;
 mod servers;
 mod trio;
+mod voters;

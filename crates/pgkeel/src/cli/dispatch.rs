@@ -3,7 +3,7 @@
 use super::agents::Agents;
 use super::args::{
     AgentArgs, AgentCommand, Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs,
-    MaintenanceCommand, PauseArgs, RestartArgs, WhyArgs, WhyCommand,
+    MaintenanceCommand, PauseArgs, RestartArgs, SwitchoverArgs, WhyArgs, WhyCommand,
 };
 use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
@@ -66,14 +66,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Whatif(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(explain::what_if(&agents, format, &args.event))
         }),
-        Command::Switchover(args) => {
-            let wish = match (args.list, args.cancel) {
-                (true, _) => switchover::Wish::List,
-                (false, Some(id)) => switchover::Wish::Cancel(id),
-                (false, None) => switchover::Wish::Change { to: args.to, at: args.at, sure: args.yes },
-            };
-            with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
-        }
+        Command::Switchover(args) => switched_over(args),
         Command::Failover(args) => with_agents(&args.ask, |agents, format| {
             let wish = failover::Wish {
                 to: args.to,
@@ -106,6 +99,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
+}
+
+fn switched_over(args: SwitchoverArgs) -> ExitCode {
+    let wish = match (args.list, args.cancel) {
+        (true, _) => switchover::Wish::List,
+        (false, Some(id)) => switchover::Wish::Cancel(id),
+        (false, None) => switchover::Wish::Change { to: args.to, at: args.at, sure: args.yes },
+    };
+    with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
 }
 
 fn invited(args: InviteArgs) -> ExitCode {

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use pgkeel::demo::cluster::LocalCluster;
 use pgkeel::demo::ports::{self, Claim};
 use tokio::time::sleep;
 
@@ -38,10 +39,21 @@ impl Etcd {
     /// # Errors
     /// When it cannot be started, or a configuration file cannot be written.
     pub async fn start_for(lab: &Lab, count: usize) -> Result<Etcd> {
+        let etcd = Etcd::start_at("127.0.0.1", &lab.cluster, count)?;
+        // Agents wait for it by themselves.
+        sleep(std::time::Duration::from_millis(100)).await;
+        Ok(etcd)
+    }
+
+    /// The same at this address, for a cluster that is written and not started.
+    ///
+    /// # Errors
+    /// As [`Etcd::start_for`].
+    pub fn start_at(address: &str, cluster: &LocalCluster, count: usize) -> Result<Etcd> {
         let claims = ports::claim(2 * count)?;
-        let url = |i: usize| claims.get(i).map(|c| format!("http://127.0.0.1:{}", c.port)).context("a port");
+        let url = |i: usize| claims.get(i).map(|c| format!("http://{address}:{}", c.port)).context("a port");
         let all = (0..count).map(|i| Ok(format!("m{i}={}", url(count + i)?))).collect::<Result<Vec<_>>>()?;
-        let root = &lab.cluster.options.root;
+        let root = &cluster.options.root;
         let mut members = Vec::new();
         for i in 0..count {
             let (client, peer) = (url(i)?, url(count + i)?);
@@ -62,12 +74,10 @@ impl Etcd {
         let mut etcd = Etcd { members, _claims: claims };
         (0..count).try_for_each(|i| etcd.revive(i))?;
         let urls: Vec<String> = etcd.members.iter().map(|m| format!("{:?}", m.url)).collect();
-        for node in &lab.cluster.nodes {
+        for node in &cluster.nodes {
             let text = fs::read_to_string(&node.place.config)?;
             fs::write(&node.place.config, format!("{text}\n[store]\netcd = [{}]\n", urls.join(", ")))?;
         }
-        // Agents wait for it by themselves.
-        sleep(std::time::Duration::from_millis(100)).await;
         Ok(etcd)
     }
 
