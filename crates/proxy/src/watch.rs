@@ -1,4 +1,5 @@
-//! Keeps the newest view: one task for each configured agent reads `GET /v1/view/watch`, all at the same time.
+//! Keeps the newest view: one task for each agent that is configured, or that the view itself names, reads
+//! `GET /v1/view/watch`, all at the same time.
 //!
 //! An agent sends one view a line (JSON) whenever it changes, and at least once a second as a sign of life. Whatever the
 //! agents say and in which order, the proxy never goes back to an older view.
@@ -10,13 +11,14 @@ use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use identity::Caller;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// An agent that sends no line for this long is connected anew.
@@ -137,9 +139,37 @@ enum WatchError {
     OtherCluster(String),
 }
 
+/// Follows the configured agents, and those of the nodes that belong to the cluster by the newest view: a proxy outlives the nodes
+/// that it was told of. Never returns.
+pub async fn follow_all(caller: Caller, configured: Vec<String>, newest: Arc<Newest>, mut views: Views) {
+    let mut tasks = JoinSet::new();
+    let mut followed: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    loop {
+        let view = views.latest();
+        for agent in configured.iter().chain(&view.agents) {
+            if !followed.contains_key(agent) {
+                let task = follow(caller.clone(), agent.clone(), Arc::clone(&newest));
+                followed.insert(agent.clone(), tasks.spawn(task));
+            }
+        }
+        // One that is configured may come back. A view that tells of no agents is that of an older version.
+        if !view.agents.is_empty() {
+            followed.retain(|agent, task| {
+                let stays = configured.contains(agent) || view.agents.contains(agent);
+                if !stays {
+                    task.abort();
+                }
+                stays
+            });
+            while tasks.try_join_next().is_some() {}
+        }
+        views.changed().await;
+    }
+}
+
 /// Follows `agent` for ever. One line is logged when it fails and one when it is back; an agent that comes and goes
 /// quickly is not logged again before it has held out for a while.
-pub async fn follow(caller: Caller, agent: String, newest: Arc<Newest>) {
+async fn follow(caller: Caller, agent: String, newest: Arc<Newest>) {
     let mut pause = PAUSE.0;
     let mut complained = false;
     let mut lost = false;

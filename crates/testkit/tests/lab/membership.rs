@@ -166,18 +166,30 @@ async fn grow_and_shrink(site: &Site) -> Result<()> {
     ensure!(left == ["n2", "n4"], "{left:?}");
     ensure!(std::fs::exists(site.path(0, "-data/PG_VERSION"))?, "the data of n1 are gone");
 
-    // And comes back as a new one.
-    for what in ["", "-tls", "-data"] {
-        std::fs::remove_dir_all(site.path(0, what))?;
-    }
-    std::fs::remove_file(site.path(0, ".toml"))?;
+    // The other comes back as a new one, and takes over: the proxy has heard of its agent, as of all but n1's, by the view.
+    emptied(site, 2).await?;
     let mut words = site.invitation(1, &[]).await?;
-    words.extend(site.files(0));
-    words.extend(["--node", "n1", "--data"].map(str::to_owned));
-    words.push(site.path(0, "-data"));
-    site.pgkeel(0, &words).await?;
+    words.extend(site.files(2));
+    words.extend(["--node", "n3", "--data"].map(str::to_owned));
+    words.push(site.path(2, "-data"));
+    site.pgkeel(2, &words).await?;
+    site.ask(1, &["switchover", "--to", "n3", "--yes"]).await?;
+    until_it_follows(site, "n3", "n2").await?;
     writer.wait_for(50, SHORT_LIMIT).await?;
     judge(site, writer).await
+}
+
+/// Waits until the agent of a node that was struck out has ended by itself, then removes all it had.
+async fn emptied(site: &Site, number: usize) -> Result<()> {
+    let began = Instant::now();
+    while std::fs::exists(site.path(number, "/agent.pid"))? {
+        ensure!(began.elapsed() < SHORT_LIMIT, "the agent on host {number} does not end");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for what in ["", "-tls", "-data"] {
+        std::fs::remove_dir_all(site.path(number, what))?;
+    }
+    Ok(std::fs::remove_file(site.path(number, ".toml"))?)
 }
 
 async fn create(site: &Site) -> Result<()> {
@@ -249,7 +261,7 @@ async fn until_it_follows(site: &Site, primary: &str, old: &str) -> Result<()> {
 
 async fn judge(site: &Site, writer: Writer) -> Result<()> {
     let record = writer.stop();
-    let server = Address { host: site.host(1)?.address, port: SERVER_PORT };
+    let server = Address { host: site.host(2)?.address, port: SERVER_PORT };
     let lost = record.lost(&ids(&server, "pgkeel_demo", SHORT_LIMIT).await?);
     eprintln!(
         "acknowledged {}, lost {}, longest gap {:.2} s, errors {}, connections {}",
