@@ -36,6 +36,9 @@ pub struct View {
     /// for people that says why.
     #[serde(default)]
     pub hold: Option<String>,
+    /// `host:port` of every agent: whoever was told of some when it started listens to those that came later, too.
+    #[serde(default)]
+    pub agents: Vec<String>,
 }
 
 impl View {

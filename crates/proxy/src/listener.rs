@@ -16,7 +16,7 @@ use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::takeover::{self, Desk, Listeners, Taken};
 use crate::tls::{Tls, keep_current};
-use crate::watch::{Newest, Views, follow};
+use crate::watch::{Newest, Views, follow_all};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
 use identity::Caller;
@@ -110,7 +110,9 @@ async fn run_with(
     let settings = (settings, Reloads::by(reader));
     let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
     let mut tasks = JoinSet::new();
-    tasks.extend(agents.into_iter().map(|agent| follow(caller.clone(), agent, Arc::clone(&newest))));
+    if !agents.is_empty() {
+        tasks.spawn(follow_all(caller.clone(), agents, Arc::clone(&newest), views.clone()));
+    }
     tasks.spawn(keep_current(tls));
     tasks.spawn(hba::keep_current(Arc::clone(&shared)));
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));

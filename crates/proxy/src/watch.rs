@@ -1,4 +1,4 @@
-//! Keeps the newest view: one task for each configured agent reads `GET /v1/view/watch`, all at the same time.
+//! Keeps the newest view: one task for each agent, configured or told of by the view itself, reads `GET /v1/view/watch`, all at the same time.
 //!
 //! An agent sends one view a line (JSON) whenever it changes, and at least once a second as a sign of life. Whatever the
 //! agents say and in which order, the proxy never goes back to an older view.
@@ -10,13 +10,14 @@ use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use identity::Caller;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// An agent that sends no line for this long is connected anew.
@@ -24,6 +25,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Longest line taken from an agent. Bytes.
 const LINE_LEN_MAX: usize = 64 * 1024;
+
+/// Agents of which a view tells, at most: more than any cluster has.
+const LEARNED_MAX: usize = 64;
 
 /// First and last pause before an agent is connected anew.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -137,9 +141,34 @@ enum WatchError {
     OtherCluster(String),
 }
 
+/// Follows these agents, and those of which the newest view tells: agents come and go while the proxy runs. Never returns.
+pub async fn follow_all(caller: Caller, configured: Vec<String>, newest: Arc<Newest>, mut views: Views) {
+    let mut following = JoinSet::new();
+    let mut followed: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    loop {
+        let told = views.latest();
+        let wanted: BTreeSet<&String> =
+            configured.iter().chain(told.agents.iter().take(LEARNED_MAX)).collect();
+        followed.retain(|agent, task| {
+            let stays = wanted.contains(agent);
+            if !stays {
+                tracing::info!("agent {agent} belongs to the cluster no more");
+                task.abort();
+            }
+            stays
+        });
+        for agent in wanted {
+            let task = || following.spawn(follow(caller.clone(), agent.clone(), Arc::clone(&newest)));
+            followed.entry(agent.clone()).or_insert_with(task);
+        }
+        drop(told);
+        views.changed().await;
+    }
+}
+
 /// Follows `agent` for ever. One line is logged when it fails and one when it is back; an agent that comes and goes
 /// quickly is not logged again before it has held out for a while.
-pub async fn follow(caller: Caller, agent: String, newest: Arc<Newest>) {
+async fn follow(caller: Caller, agent: String, newest: Arc<Newest>) {
     let mut pause = PAUSE.0;
     let mut complained = false;
     let mut lost = false;
@@ -260,6 +289,27 @@ mod tests {
         }
         assert_eq!(newest.offer(view("other", 9, 9)), Offer::OtherCluster);
         assert_eq!((views.latest().epoch, views.latest().revision, views.newest_epoch()), (2, 7, 2));
+    }
+
+    #[tokio::test]
+    async fn agents_of_which_a_view_tells_are_asked_too() {
+        let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let later = door.local_addr().unwrap().to_string();
+        let (newest, views) = Newest::new("shop", &["127.0.0.1:1".to_string()]);
+        let newest = Arc::new(newest);
+        let following =
+            follow_all(Caller::plain(), vec!["127.0.0.1:1".to_owned()], Arc::clone(&newest), views);
+        let following = tokio::spawn(following);
+        newest.offer(View { agents: vec![later], ..view("shop", 1, 1) });
+        timeout(SILENCE_MAX, door.accept()).await.unwrap().unwrap();
+        newest.offer(view("shop", 1, 2));
+        // It is left alone once the view tells of it no more.
+        tokio::time::sleep(PAUSE.1 * 2).await;
+        while let Ok(waiting) = timeout(Duration::from_millis(1), door.accept()).await {
+            waiting.unwrap();
+        }
+        assert!(timeout(PAUSE.1 * 2, door.accept()).await.is_err());
+        following.abort();
     }
 
     #[test]

@@ -19,7 +19,16 @@ pub struct Proxy {
 
 pub fn view(epoch: u64, revision: u64, primary: Option<Server>) -> View {
     let waiting = primary.is_none().then(|| "Waiting for the seal of n3.".to_string());
-    View { cluster: "shop".to_string(), epoch, revision, primary, readers: Vec::new(), waiting, hold: None }
+    View {
+        cluster: "shop".to_string(),
+        epoch,
+        revision,
+        primary,
+        readers: Vec::new(),
+        waiting,
+        hold: None,
+        agents: Vec::new(),
+    }
 }
 
 /// A view whose primary is about to be replaced in order.
