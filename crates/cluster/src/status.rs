@@ -180,8 +180,13 @@ pub fn view(state: &State) -> view::View {
         primary: primary.as_ref().and_then(server),
         readers,
         hold: state.handover.as_ref().filter(|h| h.stage != Stage::Preparing).map(ToString::to_string),
-        agents: state.members.values().map(|member| member.agent.clone()).collect(),
+        agents: state.seated().filter_map(|node| agent_address(state, node)).collect(),
     }
+}
+
+fn agent_address(state: &State, node: &NodeName) -> Option<String> {
+    let registered = state.members.get(node).map(|member| member.agent.clone());
+    registered.or_else(|| state.admitted.get(node).map(|seat| seat.address.clone()))
 }
 
 fn view_primary(state: &State) -> Option<NodeName> {
@@ -270,7 +275,6 @@ fn node_status(
     now: Moment,
 ) -> NodeStatus {
     let member = state.members.get(node);
-    let seat = state.admitted.get(node).map(|seat| seat.address.clone());
     let heard = observations.nodes.get(node);
     let silent_after = state.settings.as_ref().map_or(1500, |s| s.detect_ms);
     let silent = heard.is_none_or(|h| now.since(h.at) >= silent_after);
@@ -280,7 +284,7 @@ fn node_status(
     let age = heard.map(|h| now.since(h.at));
     NodeStatus {
         node: node.clone(),
-        agent: member.map(|m| m.agent.clone()).or(seat).unwrap_or_default(),
+        agent: agent_address(state, node).unwrap_or_default(),
         postgres: member.and_then(|m| m.postgres.as_ref()).map(|pg| format!("{}:{}", pg.host, pg.port)),
         role,
         state: word,

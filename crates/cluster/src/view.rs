@@ -36,7 +36,7 @@ pub struct View {
     /// for people that says why.
     #[serde(default)]
     pub hold: Option<String>,
-    /// `host:port` of every agent: whoever was told of some when it started listens to those that came later, too.
+    /// `host:port` of the agents of all nodes, which may be others than a proxy was configured with. Empty: not told.
     #[serde(default)]
     pub agents: Vec<String>,
 }

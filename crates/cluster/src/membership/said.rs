@@ -314,7 +314,7 @@ impl Bar {
             Bar::TooFewConfirm { node, left, k } => write!(
                 f,
                 "without {node} only {left} standbys could confirm commits, and {k} must; let another standby in or bring \
-                 one back first, or add --yes: then {node} leaves as soon as others confirm, and with degrade = available \
+                 one back first, or add --insist: then {node} leaves as soon as others confirm, and with degrade = available \
                  at once"
             ),
             _ => Ok(()),

@@ -10,7 +10,7 @@ use identity::Folder;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-use super::create::absolute;
+use super::create::{absolute, check_files};
 use super::join::{check_folder, invitation};
 use super::membership_args::AddProxyArgs;
 use super::text::say;
@@ -113,6 +113,7 @@ async fn let_in(file: &Path, name: &NodeName, args: &AddProxyArgs) -> Result<Con
     let met = meeting::meet(&agent, &invitation).await?;
     let folder = Folder::at(&absolute(&args.files.tls)?);
     check_folder(&folder, &met.cluster)?;
+    check_files(file, &folder)?;
     let mut host = HostFile {
         cluster: met.cluster.clone(),
         node: None,

@@ -19,7 +19,7 @@ use super::membership_args::{CreateArgs, PlaceArgs, ReplicationMode};
 use super::text::say;
 use crate::config::{self, Config, Shower};
 use crate::setup::address::{check_free, for_agent};
-use crate::setup::file::{self, HostFile, NodePart, PostgresPart};
+use crate::setup::file::{self, HostFile, NodePart, PostgresPart, check_writable};
 use crate::setup::progress::Progress;
 use crate::setup::service::Service;
 
@@ -35,6 +35,8 @@ const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
 #[derive(Serialize)]
 struct Created {
     cluster: String,
+    /// The directory of the server's socket, and its port: how a person of this host connects.
+    socket: Option<(PathBuf, u16)>,
     node: String,
     agent: String,
     postgres: Option<String>,
@@ -89,6 +91,8 @@ async fn create(args: &CreateArgs) -> Result<Done, String> {
         Some(agent) => (agent.dir.clone(), agent.listen.clone()),
         None => return Err(format!("{}: there is no [node] in it", file.display())),
     };
+    let server = config.agent.as_ref().and_then(|agent| agent.postgres.as_ref());
+    let socket = server.map(|server| (dir.join("run"), server.port));
     let service = Service::of(&file, &dir, "agent");
     service.install()?;
     if place.files.no_start {
@@ -109,6 +113,7 @@ async fn create(args: &CreateArgs) -> Result<Done, String> {
     })?;
     Ok(Done::Created(Created {
         cluster: args.name.clone(),
+        socket,
         node: args.node.to_string(),
         agent: address,
         postgres,
@@ -118,14 +123,17 @@ async fn create(args: &CreateArgs) -> Result<Done, String> {
 }
 
 fn told(created: &Created) -> String {
-    let Created { cluster, node, postgres, config, invitation, .. } = created;
+    let Created { cluster, node, postgres, config, invitation, socket, .. } = created;
+    let psql = socket.as_ref().map_or_else(String::new, |(dir, port)| {
+        format!("to connect here, as the server's user: psql -h {} -p {port} -U postgres\n", dir.display())
+    });
     let server = postgres.as_deref().unwrap_or("-");
     let file = match config == Path::new(config::FILE_DEFAULT) {
         true => String::new(),
         false => format!(" -c {}", config.display()),
     };
     format!(
-        "cluster {cluster} serves: {node}, PostgreSQL at {server}; see pgkeel status{file}\n\
+        "cluster {cluster} serves: {node}, PostgreSQL at {server}; see pgkeel status{file}\n{psql}\
          next, on another host, within {}, as root:\n\n{}\n\n\
          for more of them: pgkeel invite{file}; for a host that only votes: --witness; for one with a proxy: --proxy\n",
         humantime::format_duration(GOOD_FOR),
@@ -186,6 +194,7 @@ fn write(file: &Path, args: &CreateArgs) -> Result<Config, String> {
     };
     let config = host.checked(file)?;
     check_host_is_free(&config)?;
+    check_files(file, &folder)?;
     found_authority(&folder, args)?;
     file::write(file, &host.text())?;
     Ok(config)
@@ -213,6 +222,15 @@ pub fn server(place: &PlaceArgs, cluster: &str, port: u16) -> Result<PostgresPar
 /// When that cannot be told.
 pub fn absolute(path: &Path) -> Result<PathBuf, String> {
     std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// What is written last can be written.
+///
+/// # Errors
+/// It cannot.
+pub fn check_files(file: &Path, folder: &Folder) -> Result<(), String> {
+    check_writable(file, "--config")?;
+    check_writable(&folder.authorities(), "--tls")
 }
 
 /// Nothing of an earlier node, and no other program, is in the way.

@@ -16,7 +16,7 @@ use identity::{Caller, Folder, Invitation};
 use serde::{Deserialize, Serialize};
 
 use super::agents::{Agents, first_answer};
-use super::create::{absolute, check_host_is_free, server};
+use super::create::{absolute, check_files, check_host_is_free, server};
 use super::membership_args::JoinArgs;
 use super::order;
 use super::text::say;
@@ -178,6 +178,7 @@ async fn let_in(file: &Path, node: &NodeName, args: &JoinArgs) -> Result<Config,
     let met = meeting::meet(&with_port(&args.agent, AGENT_PORT), &invitation).await?;
     let folder = Folder::at(&absolute(&place.files.tls)?);
     check_folder(&folder, &met.cluster)?;
+    check_files(file, &folder)?;
     let own = (node.to_string(), listen.clone());
     // What the cluster will say is not known yet; what can be wrong on this host is.
     let mut host = HostFile {

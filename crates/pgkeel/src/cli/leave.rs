@@ -10,6 +10,7 @@ use cluster::status::Status;
 use identity::Caller;
 
 use super::agents::{Agents, first_answer};
+use super::create::absolute;
 use super::membership_args::LeaveArgs;
 use super::order;
 use super::status::Format;
@@ -67,6 +68,7 @@ fn ended(verb: &str, done: Result<String, String>) -> ExitCode {
 }
 
 async fn leave_here(file: &Path, manner: Manner) -> Result<String, String> {
+    let file = &absolute(file)?;
     let config = config::load(file).map_err(|error| error.to_string())?;
     let credentials =
         config.credentials(Shower::Host).map_err(|trouble| format!("{}: {trouble}", file.display()))?;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use agent::settings::{check_host, find_bin_dir};
 use cluster::state::{Degrade, Replication};
+use rustix::fs::{Access, access};
 
 use crate::config::{self, Config};
 
@@ -190,6 +191,22 @@ fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
+/// Checks that this user could write `path`, or make it: before anything irrevocable is done for its sake.
+///
+/// # Errors
+/// It cannot.
+pub fn check_writable(path: &Path, option: &str) -> Result<(), String> {
+    let nearest = path.ancestors().skip(1).find(|ancestor| ancestor.symlink_metadata().is_ok());
+    let Some(nearest) = nearest else { return Ok(()) };
+    access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        format!(
+            "{} cannot be written: {} is not writable for this user ({error}); run this as root, or name another place by {option}",
+            path.display(),
+            nearest.display()
+        )
+    })
+}
+
 /// Writes a file whole or not at all, with its directories.
 ///
 /// # Errors
@@ -285,6 +302,13 @@ mod tests {
         let config = read(&file.text());
         assert!(config.agent.is_none());
         assert_eq!(config.proxy.unwrap().agents.len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_beforehand() {
+        assert_eq!(check_writable(&std::env::temp_dir().join("a/b/c"), "--config"), Ok(()));
+        let said = check_writable(Path::new("/dev/null/a/b"), "--config").unwrap_err();
+        assert!(said.contains("/dev/null is not writable") || said.contains("/dev/null"), "{said}");
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Service {
         if self.keeper == Keeper::Nobody {
             return Ok(());
         }
+        // Somebody may have added to it.
+        let there = fs::read_to_string(self.unit_file()).unwrap_or_default();
+        if there.contains(&format!("-c {}\n", self.config.display())) {
+            return Ok(());
+        }
         let program = own_program()?;
         super::file::write(&self.unit_file(), &unit_text(&program, &self.config, self.what))?;
         systemctl(&["daemon-reload"])
@@ -183,7 +188,8 @@ impl Service {
             return Ok(format!("the service {} is stopped and disabled", self.unit));
         }
         let Some(pid) = self.pid() else {
-            return Ok(format!("no process of {} runs here", self.config.display()));
+            // Who hears that it was struck out ends by itself.
+            return Ok("its agent has ended".to_owned());
         };
         processes::send(pid, Signal::TERM);
         let mut progress = Progress::begin();

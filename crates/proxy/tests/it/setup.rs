@@ -19,16 +19,7 @@ pub struct Proxy {
 
 pub fn view(epoch: u64, revision: u64, primary: Option<Server>) -> View {
     let waiting = primary.is_none().then(|| "Waiting for the seal of n3.".to_string());
-    View {
-        cluster: "shop".to_string(),
-        epoch,
-        revision,
-        primary,
-        readers: Vec::new(),
-        waiting,
-        hold: None,
-        agents: Vec::new(),
-    }
+    View { cluster: "shop".to_string(), epoch, revision, primary, waiting, ..View::default() }
 }
 
 /// A view whose primary is about to be replaced in order.

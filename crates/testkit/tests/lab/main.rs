@@ -19,6 +19,7 @@ mod host;
 mod identity;
 mod load;
 mod lost;
+mod membership;
 mod nodes;
 mod old_data;
 mod oldest_first;
