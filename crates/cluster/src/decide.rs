@@ -119,7 +119,7 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             failover::open_epoch(state, settings, seen, now),
             sync_set::change(state, settings, seen, now),
             restart::conduct(state, settings, seen, now),
-            membership::conduct(state, seen),
+            membership::conduct(state, settings, seen, proposed, now),
             rejoin::note(state, seen),
         ],
     };

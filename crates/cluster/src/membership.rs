@@ -8,10 +8,10 @@
 //! - *It is in no sync set in force*, so PostgreSQL does not count what it confirms, and no failover needs its seal.
 //! - *It is not the primary, nor about to be*, so no lease is given to it; one that it held in an earlier epoch ends as
 //!   every lease does.
-//! - *Its word counts for nothing*: the leader hears only nodes that are recorded ([`crate::observe::Observations::hear`]).
-//! - *It is struck out while a primary serves, and let in while one serves.* A seal counts only in the epoch it was given
-//!   for and while that one is open. So of a node that comes back under the same name, with other data, no seal from
-//!   before can count.
+//! - *Its word counts for nothing*: the leader does not hear it ([`crate::observe::Observations::hear`]), and takes seals only of
+//!   nodes that are recorded.
+//! - *Its name is not given again.* PostgreSQL knows a standby by its name alone: a copy of a node that was struck out, still
+//!   running somewhere, would confirm commits in the name of the new one.
 
 mod said;
 
@@ -28,7 +28,7 @@ pub use said::{Bar, Knock, Tale};
 
 /// Nodes that a cluster has at most: the size to which PostgreSQL's list of synchronous standbys and a vote stay small.
 pub const NODES_MAX: usize = 32;
-/// Names kept of nodes that were struck out.
+/// Names kept of nodes that were struck out. A name that was forgotten could be given again, so no more are struck out then.
 pub const REMOVED_MAX: usize = 1000;
 /// Invitations kept at one time.
 pub const TOKENS_MAX: usize = 64;
@@ -182,6 +182,9 @@ fn admit(state: &mut State, node: &NodeName, seat: &Seat) -> Result<(), Refusal>
     if state.has_seat(node) {
         return refused(format!("{node} belongs to the cluster"));
     }
+    if state.removed.contains(node) {
+        return refused(format!("a node {node} was removed"));
+    }
     if let Some(other) = sits_at(state, node, seat) {
         return refused(format!("{} is the address of {other}", seat.address));
     }
@@ -189,7 +192,6 @@ fn admit(state: &mut State, node: &NodeName, seat: &Seat) -> Result<(), Refusal>
         return refused(format!("a cluster has at most {NODES_MAX} nodes"));
     }
     state.admitted.insert(node.clone(), seat.clone());
-    state.removed.remove(node);
     Ok(())
 }
 
@@ -239,15 +241,16 @@ fn remove(state: &mut State, node: &NodeName) -> Result<(), Refusal> {
     if let Some(why) = held(state, node) {
         return refused(why);
     }
+    if state.removed.len() >= REMOVED_MAX {
+        return refused(format!(
+            "{REMOVED_MAX} nodes were removed already, and more names are not remembered"
+        ));
+    }
     state.members.remove(node);
     state.admitted.remove(node);
     state.leaving.remove(node);
     state.maintenance.remove(node);
     state.planned.retain(|planned| planned.to.as_ref() != Some(node));
-    // Which one goes does not matter: files list few names of nodes that are gone, and for few months.
-    if state.removed.len() >= REMOVED_MAX {
-        state.removed.pop_first();
-    }
     state.removed.insert(node.clone());
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::reason::Reason;
 use crate::state::{Fork, Member, Phase, State, SyncSet};
 use crate::word::Word;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The data directory of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,6 +359,8 @@ pub struct Observations {
     pub streamed_at: BTreeMap<NodeName, Moment>,
     /// The furthest position that the primary of this epoch reported; its later reports may not know it any more.
     pub primary_reached: Option<(Epoch, Lsn)>,
+    /// Who votes in the store: the leadership can be handed to nobody else. `None`: to any node.
+    pub voters: Option<BTreeSet<NodeName>>,
 }
 
 impl Observations {
@@ -376,6 +378,7 @@ impl Observations {
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
             primary_reached: None,
+            voters: None,
         }
     }
 

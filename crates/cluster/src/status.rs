@@ -166,7 +166,10 @@ pub fn view(state: &State) -> view::View {
     };
     let primary = view_primary(state);
     let readers = match primary {
-        Some(ref p) => state.data_nodes().filter(|(n, _)| *n != p).filter_map(|(n, _)| server(n)).collect(),
+        Some(ref p) => {
+            let stay = |n: &&NodeName| *n != p && !state.leaving.contains_key(*n);
+            state.data_nodes().map(|(n, _)| n).filter(stay).filter_map(server).collect()
+        }
         None => Vec::new(),
     };
     view::View {

@@ -110,7 +110,9 @@ async fn run_with(
     let settings = (settings, Reloads::by(reader));
     let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow_all(caller, agents, Arc::clone(&newest), views.clone()));
+    if !agents.is_empty() {
+        tasks.spawn(follow_all(caller.clone(), agents, Arc::clone(&newest), views.clone()));
+    }
     tasks.spawn(keep_current(tls));
     tasks.spawn(hba::keep_current(Arc::clone(&shared)));
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));

@@ -105,7 +105,8 @@ impl Run {
         if !self.leads_as_known() {
             return;
         }
-        let Some(seen) = &self.lead.seen else { return };
+        let Some(seen) = &mut self.lead.seen else { return };
+        seen.voters = Some(self.standing.voters.clone());
         let nonce = uuid::Uuid::new_v4().to_string();
         let decision =
             decide::decide(&self.state, seen, &self.parts.proposed, &Now { at, wall: wall_ms(), nonce });

@@ -130,6 +130,11 @@ impl Embedded {
         self.standing.borrow().leading
     }
 
+    /// Whether it is this member, or it was heard within `detect`.
+    pub(super) fn hears(&self, id: u64) -> bool {
+        id == self.owner.id || self.contacts.silence(id) < self.detect
+    }
+
     /// Whether this member votes.
     pub(super) fn votes(&self, id: u64) -> bool {
         voters(&self.metrics()).contains_key(&id)

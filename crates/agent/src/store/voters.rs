@@ -1,17 +1,22 @@
 //! The leader makes Raft's own list of members like the record: who was let in is told everything, and votes once it has caught
 //! up; who was struck out is told nothing more. One member at a time, by joint consensus (Ongaro's thesis, chapter 4.3), so
 //! that the majorities before and after share a member.
+//!
+//! A change that is begun needs the majority of the voters that it makes, and cannot be taken back before it has it. So it is begun
+//! only while these are heard: one that is given a wrong address, or dies, before it votes must not stop a cluster that runs.
 
 use super::embedded::Embedded;
-use super::types::{Peer, Types};
+use super::types::Peer;
 use cluster::state::State;
-use openraft::{ChangeMembers, RaftMetrics};
+use openraft::ChangeMembers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Pause after one that did not come about.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Longest time for one change; what it was in the middle of goes on, or is taken up again.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// A member that is so few entries behind has caught up.
@@ -26,8 +31,23 @@ struct List {
     voters: BTreeSet<u64>,
     /// The voters that a change was about to leave when the leader before was lost.
     half_way_to: Option<BTreeSet<u64>>,
-    /// Members that have caught up.
+    /// Members that have nearly the whole log.
     near: BTreeSet<u64>,
+    /// Members that were heard within `detect`, this one included.
+    heard: BTreeSet<u64>,
+}
+
+impl List {
+    /// Whether more than half of these were heard of late.
+    fn can_decide(&self, voters: &BTreeSet<u64>) -> bool {
+        voters.intersection(&self.heard).count() * 2 > voters.len()
+    }
+
+    /// The voters with this one, or without it.
+    fn voters_if(&self, id: u64, votes: bool) -> BTreeSet<u64> {
+        let others = self.voters.iter().copied().filter(|voter| *voter != id);
+        others.chain(votes.then_some(id)).collect()
+    }
 }
 
 /// One change.
@@ -51,7 +71,8 @@ fn next(list: &List, state: &State, me: u64) -> Option<Next> {
         Some(seat) => seat.raft_id != id,
         None => state.removed.contains(&peer.name),
     };
-    let gone = list.members.iter().find(|(id, peer)| **id != me && goes(**id, peer));
+    let may_go = |id: u64| !list.voters.contains(&id) || list.can_decide(&list.voters_if(id, false));
+    let gone = list.members.iter().find(|(id, peer)| **id != me && goes(**id, peer) && may_go(**id));
     if let Some((id, peer)) = gone {
         return Some(Next::Drop(*id, peer.clone()));
     }
@@ -60,22 +81,28 @@ fn next(list: &List, state: &State, me: u64) -> Option<Next> {
         let id = seat.raft_id;
         match (list.members.contains_key(&id), list.voters.contains(&id)) {
             (false, _) => Some(Next::Teach(id, peer())),
-            (true, false) => list.near.contains(&id).then(|| Next::LetVote(id, peer())),
+            (true, false) => {
+                let ready = list.near.contains(&id) && list.heard.contains(&id);
+                (ready && list.can_decide(&list.voters_if(id, true))).then(|| Next::LetVote(id, peer()))
+            }
             (true, true) => None,
         }
     })
 }
 
-fn list(now: &RaftMetrics<Types>) -> List {
+fn list(store: &Embedded) -> List {
+    let now = &store.metrics();
     let membership = now.membership_config.membership();
     let half_way_to = membership.get_joint_config().get(1).cloned();
     let last = now.last_log_index.unwrap_or(0);
     let near = now.replication.iter().flatten().filter_map(|(id, matched)| {
-        let matched = matched.as_ref().map_or(0, |log| log.index);
-        (matched + NEAR >= last).then_some(*id)
+        // None: it has never answered.
+        matched.as_ref().is_some_and(|log| log.index + NEAR >= last).then_some(*id)
     });
+    let members = super::standing::members(now);
     List {
-        members: super::standing::members(now),
+        heard: members.keys().copied().filter(|id| store.hears(*id)).collect(),
+        members,
         voters: membership.voter_ids().collect(),
         half_way_to,
         near: near.collect(),
@@ -91,17 +118,24 @@ pub(super) async fn follow_record(store: Weak<Embedded>) {
         if !here.is_leading() {
             continue;
         }
-        let Some(change) = next(&list(&here.metrics()), &here.present(), here.owner.id) else { continue };
+        let Some(change) = next(&list(&here), &here.present(), here.owner.id) else { continue };
         let about = words(&change);
-        if said != about {
-            tracing::info!("{about}");
-            said.clone_from(&about);
+        let outcome = match tokio::time::timeout(CHANGE_LIMIT, here.make(change)).await {
+            Ok(Ok(())) => {
+                tracing::info!("{about}");
+                said.clear();
+                continue;
+            }
+            Ok(Err(e)) => e,
+            Err(_) => format!("it takes more than {CHANGE_LIMIT:?}"),
+        };
+        drop(here);
+        let outcome = format!("not yet: {about}: {outcome}");
+        if said != outcome {
+            tracing::warn!("{outcome}");
+            said = outcome;
         }
-        match tokio::time::timeout(CHANGE_LIMIT, here.make(change)).await {
-            Ok(Ok(())) => tracing::info!("done: {about}"),
-            Ok(Err(e)) => tracing::warn!("not yet done: {about}: {e}"),
-            Err(_) => tracing::warn!("not yet done: {about}: it takes more than {CHANGE_LIMIT:?}"),
-        }
+        tokio::time::sleep(AFTER_FAILURE).await;
     }
 }
 
@@ -148,6 +182,7 @@ mod tests {
             voters: voters.iter().copied().collect(),
             half_way_to: None,
             near: members.iter().map(|(id, _)| *id).collect(),
+            heard: members.iter().map(|(id, _)| *id).collect(),
         }
     }
 
@@ -164,6 +199,9 @@ mod tests {
         assert_eq!(next(&taught, &state, 1), Some(Next::LetVote(2, peer("b"))));
         taught.near.remove(&2);
         assert_eq!(next(&taught, &state, 1), None);
+        let mut silent = of(&[(1, "a"), (2, "b")], &[1]);
+        silent.heard.remove(&2);
+        assert_eq!(next(&silent, &state, 1), None, "with it one of two would be heard");
         assert_eq!(next(&of(&[(1, "a"), (2, "b")], &[1, 2]), &state, 1), None);
         // Where the record is kept elsewhere nobody has a number.
         assert_eq!(next(&of(&[(1, "a")], &[1]), &admitted(&[("b", 0)]), 1), None);
@@ -181,6 +219,19 @@ mod tests {
         // The leader hands on first: it does not strike itself out.
         state.removed.insert(name("a"));
         assert_eq!(next(&of(&[(1, "a"), (4, "c")], &[1, 4]), &state, 1), None);
+    }
+
+    #[test]
+    fn a_vote_goes_only_while_the_others_can_decide() {
+        let mut state = admitted(&[]);
+        state.removed.insert(name("c"));
+        let mut list = of(&[(1, "a"), (2, "b"), (3, "c")], &[1, 2, 3]);
+        list.heard.remove(&3);
+        assert_eq!(next(&list, &state, 1), Some(Next::Drop(3, peer("c"))));
+        list.heard = BTreeSet::from([1, 3]);
+        assert_eq!(next(&list, &state, 1), None, "without it one of two would be heard");
+        list.voters.remove(&3);
+        assert_eq!(next(&list, &state, 1), Some(Next::Drop(3, peer("c"))), "it does not vote");
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn everybody_knows(trio: &Trio) {
 }
 
 #[test]
-fn nodes_come_vote_and_go_and_the_name_can_be_given_anew() {
+fn nodes_come_vote_and_go() {
     let mut trio = of_one("come-and-go");
     for node in ["n2", "n3"] {
         let joins = options(&trio, node, &["n1", node], true);
@@ -120,14 +120,38 @@ fn nodes_come_vote_and_go_and_the_name_can_be_given_anew() {
     assert!(told.contains(&format!("{gone} was removed from the cluster")), "{told}");
     let refused = trio.up[&name(gone)].propose(register(1)).unwrap_err();
     assert!(matches!(refused, StoreError::NotLeader { .. }), "{refused}");
-    // With an empty directory it is another one.
+    // With an empty directory it is another one, and needs another name.
     trio.crash(&name(gone));
     std::fs::remove_dir_all(trio.dir.0.join(gone)).unwrap();
     start(&mut trio, &back);
     until("its store is open", || trio.up[&name(gone)].standing().problem);
-    admit(&trio, gone).unwrap();
-    vote(&trio, &["n1", "n2", "n3"]);
+    assert!(admit(&trio, gone).is_err());
+    vote(&trio, &rest);
+    trio.crash(&name(gone));
     everybody_knows(&trio);
+}
+
+/// It would have to vote for anything to be recorded after that.
+#[test]
+fn a_seat_that_nobody_answers_for_does_not_stop_a_cluster_of_one() {
+    let mut trio = of_one("nobody-there");
+    let joins = options(&trio, "n2", &["n1", "n2"], true);
+    start(&mut trio, &joins);
+    let (there, nowhere) = (trio.members[&name("n2")].clone(), trio.members[&name("n3")].clone());
+    let right = number(&trio, "n2");
+    for (node, address, raft_id) in [("n2", &there, right + 1), ("n3", &nowhere, 77)] {
+        let seat = Seat { address: address.clone(), raft_id };
+        propose(&trio, Change::Admit { node: name(node), seat }).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(trio.up[&name("n1")].standing().voters, BTreeSet::from([name("n1")]));
+    // Removed, and let in once more, by another name.
+    for node in ["n2", "n3"] {
+        remove(&trio, node);
+    }
+    let seat = Seat { address: there, raft_id: right };
+    propose(&trio, Change::Admit { node: name("n4"), seat }).unwrap();
+    vote(&trio, &["n1", "n4"]);
 }
 
 #[test]

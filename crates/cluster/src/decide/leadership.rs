@@ -20,11 +20,15 @@ pub(super) fn transfer(
     let hears = |node: &&NodeName| {
         let fresh =
             seen.fresh(node, now, settings.heartbeat_ms() * 3).is_some_and(|o| o.epoch == state.epoch);
-        fresh && **node != seen.leader && !leaves(node)
+        fresh && **node != seen.leader && !leaves(node) && votes(seen, node)
     };
     let others = state.members.keys().filter(|node| *node != primary);
     // One that leaves hands the leadership to anybody.
     others.chain([primary]).find(hears).cloned()
+}
+
+fn votes(seen: &Observations, node: &NodeName) -> bool {
+    seen.voters.as_ref().is_none_or(|voters| voters.contains(node))
 }
 
 /// Only the leader does not hear the primary: a node that does should lead, before the lease runs out. The others get a
@@ -45,5 +49,5 @@ pub(super) fn to_one_that_hears(
         fresh.and_then(|o| o.primary_agent_silent_ms).is_some_and(|ms| ms < settings.detect_ms)
     };
     let others = state.members.keys().filter(|node| *node != primary && **node != seen.leader);
-    others.filter(|node| !state.leaving.contains_key(*node)).find(hears).cloned()
+    others.filter(|node| !state.leaving.contains_key(*node) && votes(seen, node)).find(hears).cloned()
 }

@@ -50,8 +50,8 @@ fn settled(state: &State) -> Result<&Settings, Vec<Obstacle>> {
 
 pub(super) fn admit(
     state: &State,
-    node: &NodeName,
-    seat: &Seat,
+    proposed: &Proposed,
+    (node, seat): (&NodeName, &Seat),
     by: String,
 ) -> Result<Recorded, Vec<Obstacle>> {
     settled(state)?;
@@ -68,6 +68,12 @@ pub(super) fn admit(
         let registered = state.members.get(node).map(|m| m.agent.clone());
         let address = state.admitted.get(node).map(|s| s.address.clone()).or(registered).unwrap_or_default();
         return bar(Bar::NameTaken { node: node.clone(), address });
+    }
+    if state.removed.contains(node) {
+        return bar(Bar::NameGone { node: node.clone() });
+    }
+    if seat.raft_id == 0 && proposed.record == Record::Nodes {
+        return bar(Bar::NoNumber { node: node.clone() });
     }
     if let Some(by) = sits_at(state, node, seat) {
         return bar(Bar::AddressTaken { address: seat.address.clone(), by: by.clone() });
@@ -189,12 +195,20 @@ pub(super) fn keep(state: &State, node: &NodeName, by: String) -> Result<Recorde
 }
 
 /// Strikes out a node that is needed no more.
-pub(super) fn conduct(state: &State, seen: &Observations) -> Outcome {
+pub(super) fn conduct(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    proposed: &Proposed,
+    now: &Now,
+) -> Outcome {
     let mut waits = Vec::new();
     for (node, leaving) in &state.leaving {
         // Its own last act would be one that it never sees recorded.
         let leads = (*node == seen.leader).then(|| format!("{node} leads; another node takes over from it"));
-        match leads.or_else(|| held(state, node)) {
+        // Asked once more: since it was ordered, others may have been lost, and with this node goes a vote.
+        let alone = || no_majority(state, settings, seen, proposed, node, now).map(|bar| bar.to_string());
+        match leads.or_else(|| held(state, node)).or_else(alone) {
             Some(because) => waits.push(Tale::Waits { node: node.clone(), because }),
             None => {
                 let Leaving { by, at } = leaving.clone();

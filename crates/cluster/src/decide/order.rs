@@ -238,7 +238,7 @@ fn belonging(
 ) -> Result<(Recorded, Ordered), Vec<Obstacle>> {
     let of = |id: &str| Ordered::Recorded { id: id.to_owned(), to: None };
     Ok(match order {
-        Order::Admit { node, seat } => (membership::admit(state, node, seat, by)?, of("")),
+        Order::Admit { node, seat } => (membership::admit(state, proposed, (node, seat), by)?, of("")),
         Order::Remove { node, insist } => {
             (membership::remove(state, seen, proposed, (node, *insist), by, now)?, of(""))
         }

@@ -17,6 +17,16 @@ pub enum Bar {
         /// Where that one is.
         address: String,
     },
+    /// A node of this name was removed.
+    NameGone {
+        /// The name.
+        node: NodeName,
+    },
+    /// It is not said what its store calls itself.
+    NoNumber {
+        /// The node.
+        node: NodeName,
+    },
     /// Another node has the address, or the number in the store.
     AddressTaken {
         /// The address.
@@ -228,8 +238,16 @@ impl fmt::Display for Bar {
         match self {
             Bar::NameTaken { node, address } => write!(
                 f,
-                "{node} belongs to the cluster already, at {address}; choose another name, or remove that node first"
+                "{node} belongs to the cluster already, at {address}; choose another name"
             ),
+            Bar::NameGone { node } => write!(
+                f,
+                "a node {node} was removed, and names are not given again: a copy of it that still runs could confirm commits \
+                 in the name of the new one; choose another name"
+            ),
+            Bar::NoNumber { node } => {
+                write!(f, "it is not said what the store of {node} calls itself; pgkeel join on its host asks and says it")
+            }
             Bar::AddressTaken { address, by } => {
                 write!(f, "{by} is at {address}; give the new node an address and a store of its own")
             }

@@ -1,5 +1,5 @@
 //! A person who lets nodes in and out, never careful about the moment. Nodes that were struck out go on running, with what
-//! they know, and some are still told what is agreed. Some of them come back under their name, with their data or without.
+//! they know, and some are still told what is agreed. Some of them ask to be let in again, in vain.
 
 use super::node::{Clock, Node, NodeId, Notes, Replica};
 use super::random::Random;
@@ -37,7 +37,7 @@ impl World {
             return;
         }
         let count = self.nodes.len();
-        for number in 1..=own.between(1, 2) {
+        for number in 1..=own.between(1, 3) {
             let Ok(name) = NodeName::try_from(format!("n{}", count as u64 + number)) else { continue };
             let clock = Clock { since: 0, shown: own.ms(1_000_000, 9_000_000), ppm: 0 };
             self.nodes.push(empty_node(name.clone(), own.chance(20), clock));
@@ -56,11 +56,11 @@ impl World {
         }
         match own.below(12) {
             0..=3 => self.let_in(&mut own),
-            4..=7 => {
+            4..=7 if self.can_spare() => {
                 let node = self.nodes[own.index(self.nodes.len())].name.clone();
                 self.ask_leader(&Order::Remove { node, insist: own.chance(30) });
             }
-            8 => {
+            4..=8 => {
                 let leaving = self.checks.agreed.leaving.keys().next().cloned();
                 let node = leaving.unwrap_or_else(|| self.nodes[own.index(self.nodes.len())].name.clone());
                 self.ask_leader(&Order::Keep { node });
@@ -69,13 +69,24 @@ impl World {
         }
     }
 
+    /// Whether others could take the place of one more that goes: names are not given again, so hosts run out.
+    fn can_spare(&self) -> bool {
+        let agreed = &self.checks.agreed;
+        let able = |n: &&Node| !n.witness && !n.tags.never_primary && !n.tags.never_sync;
+        let stay = |n: &&Node| agreed.has_seat(&n.name) && !agreed.leaving.contains_key(&n.name);
+        let new = |n: &&Node| !agreed.has_seat(&n.name) && !agreed.removed.contains(&n.name);
+        let count = |is: &dyn Fn(&&Node) -> bool| self.nodes.iter().filter(able).filter(|n| is(n)).count();
+        count(&stay) + count(&new) > 2 + agreed.confirmations().unwrap_or(1)
+    }
+
     /// Somebody insisted, and too few nodes are left for commits to go on: the world lets others in.
     pub(super) fn let_in_enough(&mut self) {
         let needed = 1 + self.checks.agreed.confirmations().unwrap_or(1);
         let able = |n: &Node| !n.witness && !n.tags.never_primary && !n.tags.never_sync;
         let belongs = |n: &Node| self.checks.agreed.has_seat(&n.name);
         let enough = self.nodes.iter().filter(|n| able(n) && belongs(n)).count() >= needed;
-        let outside = self.nodes.iter().position(|n| able(n) && !belongs(n));
+        let new = |n: &Node| !belongs(n) && !self.checks.agreed.removed.contains(&n.name);
+        let outside = self.nodes.iter().position(|n| able(n) && new(n));
         if let (false, Some(node), true) = (enough, outside, self.invited.struck_out > 0) {
             self.set_up_and_ask(node);
         }
@@ -90,7 +101,7 @@ impl World {
         self.ask_leader(&Order::Admit { node: name, seat });
     }
 
-    /// A node that does not belong is set up, and let in.
+    /// A node that does not belong is set up, and let in, if it is new: one that was removed is refused.
     fn let_in(&mut self, own: &mut Random) {
         let outside = |id: &NodeId| !self.checks.agreed.has_seat(&self.nodes[*id].name);
         let outside: Vec<NodeId> = (0..self.nodes.len()).filter(outside).collect();
