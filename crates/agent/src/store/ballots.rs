@@ -17,10 +17,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest time to open one.
 const OPEN_LIMIT: Duration = Duration::from_secs(1);
 
+/// A connection that one call at a time may use.
+type Kept = Arc<tokio::sync::Mutex<Connection>>;
+
 /// One connection to each member.
 pub(super) struct Ballots {
     caller: Caller,
-    open: Mutex<BTreeMap<u64, (String, Arc<tokio::sync::Mutex<Connection>>)>>,
+    open: Mutex<BTreeMap<u64, (String, Kept)>>,
 }
 
 impl Ballots {
@@ -28,7 +31,7 @@ impl Ballots {
         Ballots { caller: caller.clone(), open: Mutex::default() }
     }
 
-    fn to(&self, member: u64, address: &str) -> Arc<tokio::sync::Mutex<Connection>> {
+    fn to(&self, member: u64, address: &str) -> Kept {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, connection)) = open.get(&member)
             && known == address
