@@ -175,7 +175,7 @@ pub struct Run {
     drain: drain::Drain,
     leash: leash::Leash,
     telling: Option<tell_hooks::Telling>,
-    /// Since when the record says that this node was removed.
+    /// Since when it is known that this node was removed.
     struck_out_since: Option<Moment>,
     leave: leave::Leave,
     tasks: Tasks,
@@ -190,7 +190,8 @@ struct Tasks {
     outgoing: watch::Sender<Option<Outgoing>>,
 }
 
-/// How long the record must have said that this node was removed, before it ends.
+/// How long a node that was removed is still there. It votes until the leader has taken it out of the store, and where there are two,
+/// that takes both: without it the other one could never record anything again.
 const STRUCK_OUT_MS: Millis = 3000;
 
 fn now() -> Moment {
@@ -353,12 +354,9 @@ impl Run {
         }
     }
 
-    /// Whether the record has said for a while that this node was removed. While a new store takes in the record, it may say so of
-    /// an earlier node of this name.
+    /// Whether this node was removed, and may end by now. As a name is never given again, nothing can change that.
     fn is_struck_out(&mut self) -> bool {
-        let state = &self.state;
-        if !state.removed.contains(&self.parts.me) || state.has_seat(&self.parts.me) {
-            self.struck_out_since = None;
+        if !self.standing.removed && !self.state.removed.contains(&self.parts.me) {
             return false;
         }
         let since = *self.struck_out_since.get_or_insert(now());

@@ -74,15 +74,6 @@ pub enum AgentError {
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] cluster::basics::BadNodeName),
-    /// The node belongs to the cluster no more.
-    #[error(
-        "node {node} was removed from the cluster: its server has stopped and its agent ends; its data is untouched. To come back, \
-         empty its directories and run pgkeel join"
-    )]
-    Removed {
-        /// The node.
-        node: String,
-    },
     /// The store died while it ran.
     #[error(
         "the store has died and does not recover by itself: {0}; the agent ends so that it is started again"
@@ -145,10 +136,15 @@ pub async fn run(
         Ok(Ended::Stopped | Ended::Removed) | Err(_) => store.close().await,
     }
     server.abort();
-    match outcome {
-        Ok(Ended::Removed) => Err(AgentError::Removed { node: settings.node }),
-        outcome => outcome,
+    // No failure: who keeps the process running would start it again, for the same end.
+    if matches!(outcome, Ok(Ended::Removed)) {
+        tracing::error!(
+            "node {} was removed from the cluster: its server has stopped and its agent ends; its data is untouched. A name is not \
+             given again: to bring this host back, empty its directories and run pgkeel join with another --node",
+            settings.node
+        );
     }
+    outcome
 }
 
 /// Runs, and sees meanwhile that the store comes into being.

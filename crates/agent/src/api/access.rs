@@ -7,7 +7,8 @@ use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use identity::{Credentials, Right, Standing, Subject, Who, certificate};
+use cluster::decide::switchover::Order;
+use identity::{Credentials, Right, Role, Standing, Subject, Who, certificate};
 
 /// What anybody of the cluster may look at.
 const TO_SEE: [&str; 15] = [
@@ -95,17 +96,51 @@ fn refusal(who: &Who, right: Right) -> Option<(StatusCode, String)> {
 }
 
 fn lacks(subject: &Subject, right: Right) -> Option<(StatusCode, String)> {
-    if subject.role.may(right) {
-        return None;
-    }
-    let said = format!(
-        "{} is known as {} {}, who may not {}",
-        subject.name,
-        article(subject.role.word()),
-        subject.role,
-        right.words()
-    );
-    Some((StatusCode::FORBIDDEN, said))
+    (!subject.role.may(right)).then(|| may_not(subject, right.words()))
+}
+
+fn may_not(subject: &Subject, what: &str) -> (StatusCode, String) {
+    let (name, role) = (&subject.name, subject.role);
+    let said = format!("{name} is known as {} {role}, who may not {what}", article(role.word()));
+    (StatusCode::FORBIDDEN, said)
+}
+
+/// What an order needs beyond the right to give some, if anything. With an invitation comes the key of the authority, which makes
+/// certificates for every role: whoever could invite could give himself any right.
+fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)> {
+    let (enough, what): (&[Role], _) = match order {
+        Order::Invite { .. } | Order::Uninvite { .. } => (
+            &[Role::Admin, Role::Agent],
+            "make or take back invitations; ask somebody with the certificate of an admin, or do it on the host of an agent",
+        ),
+        Order::Admit { .. } | Order::Redeem { .. } => (
+            &[Role::Agent],
+            "let anybody into the cluster; only agents do that: run pgkeel join with an invitation on the host that is to come",
+        ),
+        Order::Switchover { .. }
+        | Order::Cancel { .. }
+        | Order::Pause { .. }
+        | Order::Resume
+        | Order::Failover { .. }
+        | Order::Maintain { .. }
+        | Order::Unmaintain { .. }
+        | Order::Configure { .. }
+        | Order::Remove { .. }
+        | Order::Keep { .. }
+        | Order::Restart { .. } => return None,
+    };
+    (!enough.contains(&subject.role)).then(|| may_not(subject, what))
+}
+
+/// Lets an order pass, or says why not. It is asked by the agent that is asked first: the leader hears of it from an agent.
+pub(super) fn check_order(guest: &Guest, order: &Order) -> Result<(), Response> {
+    let refused = match &guest.who {
+        Who::Known(holder) => order_lacks(holder, order),
+        who @ (Who::Unasked | Who::Nameless) => refusal(who, Right::Operate),
+    };
+    let Some((status, said)) = refused else { return Ok(()) };
+    tracing::warn!("refused POST /v1/order from {}: {said}", guest.from.ip());
+    Err((status, said).into_response())
 }
 
 fn article(word: &str) -> &'static str {

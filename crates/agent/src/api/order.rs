@@ -2,6 +2,7 @@
 //! it on to the leader, which checks it and records it. A configuration is judged by the servers before that.
 
 use super::Shared;
+use super::access::check_order;
 use super::leader::Local;
 use crate::http::{self, Guest};
 use crate::messages::OrderAsked;
@@ -27,6 +28,7 @@ async fn order(
     ConnectInfo(guest): ConnectInfo<Guest>,
     Json(mut asked): Json<OrderAsked>,
 ) -> Result<Json<Ordered>, Response> {
+    check_order(&guest, &asked.order)?;
     asked.by = guest.as_named(asked.by);
     let shared = &shared;
     // Only another agent is believed that it has asked the servers.

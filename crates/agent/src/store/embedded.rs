@@ -4,7 +4,7 @@ use super::ballots::{self, Ballots};
 use super::contacts::{Contacts, SuspendClock};
 use super::disk::{self, Disk, Owner};
 use super::error::StoreError;
-use super::form::Seen;
+use super::form::{self, Seen};
 use super::log::Log;
 use super::machine::Machine;
 use super::standing::{Standing, members, standing, voters};
@@ -20,7 +20,7 @@ use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError};
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -52,6 +52,8 @@ pub(super) struct Embedded {
     was_founded: bool,
     /// What founding waits for.
     founding: Mutex<Option<String>>,
+    /// The member that said that this node was struck out.
+    struck_out_by: OnceLock<NodeName>,
     closed: AtomicBool,
 }
 
@@ -100,11 +102,13 @@ impl Embedded {
             clock,
             was_founded,
             founding: Mutex::default(),
+            struck_out_by: OnceLock::new(),
             closed: AtomicBool::new(false),
         });
         tokio::spawn(follow(Arc::downgrade(&store)));
         tokio::spawn(ballots::keep_open(Arc::downgrade(&store)));
         tokio::spawn(membership::follow_record(Arc::downgrade(&store)));
+        tokio::spawn(form::ask_whether_removed(Arc::downgrade(&store)));
         Ok(store)
     }
 
@@ -164,10 +168,32 @@ impl Embedded {
         self.observe();
     }
 
+    /// Notes that this node belongs to the store no more, as `by` says.
+    pub(super) fn strike_out(&self, by: &NodeName) {
+        if self.struck_out_by.set(by.clone()).is_ok() {
+            tracing::warn!("{}", form::removed(&self.owner.node, by));
+        }
+        self.observe();
+    }
+
+    /// Whether the record here, or another member, says that this node belongs to the store no more.
+    pub(super) fn is_struck_out(&self) -> bool {
+        self.struck_out_by.get().is_some() || self.state.borrow().removed.contains(&self.owner.node)
+    }
+
+    /// Whether a leader tells this node what is recorded, or it leads others that answer it.
+    pub(super) fn is_led(&self) -> bool {
+        let leads = self.quorum_age().is_some_and(|age| age < self.detect);
+        leads || self.contacts.not_led_for() < self.detect
+    }
+
     /// Publishes the standing, when it changed.
     fn observe(&self) {
         let mut now = standing(&self.metrics(), &self.contacts, self.detect);
-        if now.problem.is_none() {
+        now.removed = self.is_struck_out();
+        if let Some(by) = self.struck_out_by.get() {
+            now.problem = Some(form::removed(&self.owner.node, by));
+        } else if now.problem.is_none() {
             now.problem.clone_from(&self.founding.lock().unwrap_or_else(PoisonError::into_inner));
         }
         self.standing.send_if_modified(|was| {

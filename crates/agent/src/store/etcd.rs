@@ -310,6 +310,7 @@ impl Etcd {
             changing: false,
             term: sight.term().unwrap_or(0),
             problem,
+            removed: self.state.borrow().removed.contains(&self.me.node),
         }
     }
 

@@ -9,7 +9,7 @@ use cluster::NodeName;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Pause between two rounds of greetings.
@@ -18,6 +18,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const GREETING: Duration = Duration::from_millis(1000);
 /// How long an agent that does not yet belong to the store keeps its name after it was last heard.
 const NAME_KEPT: Duration = Duration::from_secs(5);
+/// Pause between two rounds in which a node that nobody leads asks whether it was struck out.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// Who an agent says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,10 @@ fn judge(
     now: Instant,
 ) -> Verdict {
     let taken = |id: u64, address: &str| Verdict::NameTaken { id, address: address.to_owned() };
+    // First, because the library's list still has it for a while, and because a name is never given again.
+    if removed.contains(&visitor.name) {
+        return Verdict::Removed;
+    }
     if visitor.name == me.name {
         let is_me = (visitor.id, &visitor.address) == (me.id, &me.address);
         return if is_me { Verdict::Welcome } else { taken(me.id, &me.address) };
@@ -75,7 +81,7 @@ fn judge(
         return if same { Verdict::Welcome } else { taken(*id, &member.address) };
     }
     if !members.is_empty() {
-        return if removed.contains(&visitor.name) { Verdict::Removed } else { Verdict::NoMember };
+        return Verdict::NoMember;
     }
     match seen.get(&visitor.name) {
         Some((id, address, at)) if *id != visitor.id && now.saturating_duration_since(*at) < NAME_KEPT => {
@@ -135,15 +141,37 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
     }
 }
 
-fn struck_out_by(answers: &BTreeMap<NodeName, Result<Greeting, String>>) -> Option<&NodeName> {
-    let of_store = answers.values().filter_map(|a| a.as_ref().ok()).filter(|g| g.identity.formed);
-    of_store.filter(|g| g.verdict == Verdict::Removed).map(|g| &g.identity.name).next()
+/// Who of the store says that this node was struck out of it.
+fn struck_out_by<'a>(cluster: &str, mut answers: impl Iterator<Item = &'a Greeting>) -> Option<&'a NodeName> {
+    let says = |g: &Greeting| {
+        g.identity.cluster == cluster && g.identity.formed && g.verdict == Verdict::Removed
+    };
+    answers.find(|g| says(g)).map(|g| &g.identity.name)
 }
 
-fn removed(me: &NodeName, told_by: &NodeName) -> String {
+pub(super) fn removed(me: &NodeName, told_by: &NodeName) -> String {
     format!(
-        "{told_by} says that {me} was removed from the cluster; to come back, empty its directories and run pgkeel join"
+        "{told_by} says that {me} was removed from the cluster, and a name is not given again; to bring this host back, empty its \
+         directories and run pgkeel join with another --node"
     )
+}
+
+/// Who was cut off while it was struck out is told by nobody: the others have no business with it any more. So it asks, whenever
+/// nobody leads it.
+pub(super) async fn ask_whether_removed(store: Weak<Embedded>) {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        let Some(here) = store.upgrade() else { return };
+        if here.is_struck_out() {
+            return;
+        }
+        if here.members().is_empty() || here.is_led() {
+            continue;
+        }
+        if let Some(by) = here.removed_by().await {
+            here.strike_out(&by);
+        }
+    }
 }
 
 impl Embedded {
@@ -180,15 +208,14 @@ impl Embedded {
     pub(super) async fn form(&self) -> Result<(), StoreError> {
         loop {
             let answers = self.greet_all().await?;
+            // It was away when it was struck out, and does not know; or has an empty directory and the name of one that was.
+            if let Some(by) = struck_out_by(&self.owner.cluster, answers.values().flatten()) {
+                self.strike_out(by);
+                return Ok(());
+            }
             if !self.members().is_empty() {
-                // It was away when it was struck out, and does not know.
-                let Some(by) = struck_out_by(&answers) else {
-                    self.say(None);
-                    return Ok(());
-                };
-                self.say(Some(removed(&self.owner.node, by)));
-                tokio::time::sleep(GREETING).await;
-                continue;
+                self.say(None);
+                return Ok(());
             }
             match next(&self.identity(), &answers) {
                 Next::Wait(why) => self.say(Some(why)),
@@ -206,6 +233,27 @@ impl Embedded {
             }
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    /// Whoever else belongs to the cluster, by the configuration or by the record as far as it is known here.
+    fn all_others(&self) -> BTreeMap<NodeName, String> {
+        let state = self.present();
+        let mut all = self.configured.clone();
+        all.extend(state.admitted.iter().map(|(name, seat)| (name.clone(), seat.address.clone())));
+        all.extend(state.members.iter().map(|(name, member)| (name.clone(), member.agent.clone())));
+        all.retain(|name, _| *name != self.owner.node && !state.removed.contains(name));
+        all
+    }
+
+    /// Who says that this node was struck out. Nothing else that is answered counts, not even as a sign of life: a leader that
+    /// answers this need not lead this node.
+    async fn removed_by(&self) -> Option<NodeName> {
+        let (me, others) = (self.identity(), self.all_others());
+        let calls = others.values().map(|address| {
+            post_json::<_, Greeting>(&self.caller, address, "/v1/raft/hello", &me, GREETING)
+        });
+        let answers = join_all(calls).await;
+        struck_out_by(&self.owner.cluster, answers.iter().flatten()).cloned()
     }
 
     /// Introduces this agent to all other members.
@@ -305,6 +353,21 @@ mod tests {
         assert!(taken(judge(&me, (&members, &gone), &nobody, &moved, now)));
         assert_eq!(judge(&me, (&members, &gone), &nobody, &node("c", 3), now), Verdict::NoMember);
         assert_eq!(judge(&me, (&members, &gone), &nobody, &node("z", 9), now), Verdict::Removed);
+        // The record is changed first, the library's list later.
+        let not_yet = BTreeMap::from([(1, peer("a")), (8, peer("z"))]);
+        for id in [8, 9] {
+            assert_eq!(judge(&me, (&not_yet, &gone), &nobody, &node("z", id), now), Verdict::Removed);
+        }
+    }
+
+    #[test]
+    fn only_a_member_of_the_same_store_says_that_a_node_was_struck_out() {
+        let says = |formed, verdict| Greeting { identity: Identity { formed, ..node("a", 1) }, verdict };
+        let by = |cluster, greeting: Greeting| struck_out_by(cluster, [greeting].iter()).cloned();
+        assert_eq!(by("c", says(true, Verdict::Removed)), Some("a".parse().unwrap()));
+        assert_eq!(by("c", says(false, Verdict::Removed)), None);
+        assert_eq!(by("d", says(true, Verdict::Removed)), None);
+        assert_eq!(by("c", says(true, Verdict::NoMember)), None);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Standing {
     pub term: u64,
     /// What keeps the store from deciding, for people.
     pub problem: Option<String>,
+    /// Whether this node was struck out of the cluster, by what it has of the record or by what a member answered. It stays so.
+    pub removed: bool,
 }
 
 /// The members of the store by id; empty before it is founded.
@@ -66,6 +68,7 @@ pub(super) fn standing(metrics: &RaftMetrics<Types>, contacts: &Contacts, detect
         term: metrics.current_term,
         voters: voters.into_values().collect(),
         problem,
+        removed: false,
     }
 }
 

@@ -7,6 +7,7 @@ mod embedded;
 mod etcd;
 mod etcd_rounds;
 mod etcd_secured;
+mod removed;
 mod servers;
 mod trio;
 mod voters;
