@@ -264,7 +264,8 @@ async fn admit(cluster: &Agents, node: &NodeName, seat: Seat) -> Result<(), Stri
             Ok(Ordered::Refused { because }) => {
                 let all: Vec<String> = because.iter().map(ToString::to_string).collect();
                 return Err(format!(
-                    "the cluster does not let {node} in: {}; then run the same command again",
+                    "the cluster does not let {node} in: {}. When that is cured, the same command goes on; its certificate \
+                     is kept",
                     all.join("; ")
                 ));
             }
