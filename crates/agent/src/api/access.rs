@@ -132,10 +132,17 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
     (!enough.contains(&subject.role)).then(|| may_not(subject, what))
 }
 
-/// Lets an order pass, or says why not. It is asked by the agent that is asked first: the leader hears of it from an agent.
-pub(super) fn check_order(guest: &Guest, order: &Order) -> Result<(), Response> {
+/// Lets an order pass, or says why not. The agent that is asked first does so: the leader hears of it from an agent. While a cluster goes
+/// over to TLS (`has_tls`) people without it may do what they could before, but the key of the authority is not for them.
+pub(super) fn check_order(guest: &Guest, order: &Order, has_tls: bool) -> Result<(), Response> {
+    let invites = matches!(order, Order::Invite { .. } | Order::Uninvite { .. });
     let refused = match &guest.who {
         Who::Known(holder) => order_lacks(holder, order),
+        Who::Unasked if has_tls && invites => Some((
+            StatusCode::FORBIDDEN,
+            "invitations are made and taken back over TLS only; use --tls, or do it on the host of an agent"
+                .to_owned(),
+        )),
         who @ (Who::Unasked | Who::Nameless) => refusal(who, Right::Operate),
     };
     let Some((status, said)) = refused else { return Ok(()) };
@@ -198,6 +205,44 @@ mod tests {
         assert_eq!(status(&Who::Unasked, Right::TakePart), None);
         let (_, said) = lacks(&known(Role::Operator), Right::TakePart).unwrap();
         assert_eq!(said, "alice is known as an operator, who may not take part as an agent");
+    }
+
+    #[test]
+    fn invitations_are_made_by_admins_and_nodes_let_in_by_agents() {
+        use cluster::membership::{Seat, TokenRole};
+        let node = || "n4".parse::<cluster::NodeName>().unwrap();
+        let (id, hash) = (|| "i".to_owned(), || "h".to_owned());
+        let invitations = [TokenRole::Data, TokenRole::Witness, TokenRole::Proxy].map(|role| Order::Invite {
+            id: id(),
+            hash: hash(),
+            role,
+            until: 0,
+            uses: 1,
+        });
+        let asked_of = |has_tls, who: Who, order: &Order| {
+            let guest = Guest { from: "192.0.2.1:5".parse().unwrap(), who };
+            check_order(&guest, order, has_tls).err().map_or(200, |answer| answer.status().as_u16())
+        };
+        let asked = |who, order: &Order| asked_of(false, who, order);
+        let allowed = |role, order: &Order| order_lacks(&Subject::new("shop", role, "alice").unwrap(), order);
+        let admit = Order::Admit { node: node(), seat: Seat { address: "h:1".into(), raft_id: 7 } };
+        let redeem = Order::Redeem { id: id(), hash: hash(), role: TokenRole::Data, node: node() };
+        for order in invitations.iter().chain([&Order::Uninvite { id: id() }]) {
+            let may = Role::ALL.into_iter().filter(|role| allowed(*role, order).is_none());
+            assert_eq!(may.collect::<Vec<_>>(), [Role::Admin, Role::Agent], "{order:?}");
+            assert_eq!(asked_of(true, Who::Unasked, order), 403);
+            assert_eq!((asked(Who::Unasked, order), asked(Who::Nameless, order)), (200, 401));
+        }
+        for order in [&admit, &redeem] {
+            let may = Role::ALL.into_iter().filter(|role| allowed(*role, order).is_none());
+            assert_eq!(may.collect::<Vec<_>>(), [Role::Agent], "{order:?}");
+            assert_eq!((asked(Who::Unasked, order), asked(Who::Nameless, order)), (200, 401));
+        }
+        assert_eq!(allowed(Role::Operator, &Order::Resume), None);
+        assert_eq!(allowed(Role::Operator, &Order::Remove { node: node(), insist: false }), None);
+        let (status, said) = allowed(Role::Operator, &invitations[0]).unwrap();
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        assert!(said.starts_with("alice is known as an operator, who may not make or take back"), "{said}");
     }
 
     /// A host of the cluster that answers what the table allows, over real TLS; its directory, and that of a caller.

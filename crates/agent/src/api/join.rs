@@ -1,6 +1,7 @@
 //! Who has an invitation and no certificate yet may ask two things. `GET /v1/authority`: the authority's certificate, which he
 //! compares with the fingerprint in his invitation. `POST /v1/join`: a certificate for the name under which he wants to belong to
-//! the cluster. The invitation is used up before anything is signed, by a decision of the leader: two copies of it serve one.
+//! the cluster. The invitation is used up by a decision of the leader, so that two copies of it serve one: after all else has been
+//! done, so that it is not lost when something fails, and before anything is handed out.
 
 use super::Shared;
 use super::elsewhere::blocking;
@@ -9,20 +10,20 @@ use crate::http::{self, Guest};
 use crate::messages::{AuthorityAnswer, JoinAnswer, JoinAsked, OrderAsked};
 use crate::run::Event;
 use aws_lc_rs::digest::{SHA256, digest};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, extract};
+use cluster::NodeName;
 use cluster::decide::switchover::{Order, Ordered};
 use cluster::handover::Obstacle;
 use cluster::membership::TokenRole;
-use cluster::state;
-use identity::authority::GOOD_DEFAULT;
+use cluster::state::State;
+use identity::authority::{CannotSign, GOOD_DEFAULT};
 use identity::{Folder, Role, Subject, Who};
 use std::fmt::Write as _;
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest request, in bytes.
@@ -52,7 +53,9 @@ impl Shared {
     }
 }
 
-async fn authority(State(shared): State<Shared>) -> Result<Json<AuthorityAnswer>, Response> {
+async fn authority(
+    extract::State(shared): extract::State<Shared>,
+) -> Result<Json<AuthorityAnswer>, Response> {
     let folder = shared.folder()?;
     let read = blocking(move || fs::read_to_string(folder.authorities())).await?;
     let authorities =
@@ -61,7 +64,7 @@ async fn authority(State(shared): State<Shared>) -> Result<Json<AuthorityAnswer>
 }
 
 async fn join(
-    State(shared): State<Shared>,
+    extract::State(shared): extract::State<Shared>,
     ConnectInfo(guest): ConnectInfo<Guest>,
     Json(asked): Json<JoinAsked>,
 ) -> Result<Json<JoinAnswer>, Response> {
@@ -73,8 +76,7 @@ async fn join(
         return Err(no(StatusCode::CONFLICT, no_key(&shared)));
     }
     let state = shared.store.state();
-    if let (Some(taken), TokenRole::Data | TokenRole::Witness) = (held_by(&state, &asked), asked.role) {
-        let said = format!("{} is the name of the node at {taken}; choose another by --node", asked.node);
+    if let Some(said) = hindrance(&state, shared.store.is_elsewhere(), asked.role, &asked.node) {
         return Err(no(StatusCode::CONFLICT, said));
     }
     let Some(settings) = state.settings.clone() else {
@@ -83,15 +85,19 @@ async fn join(
             "the cluster is not formed yet: wait until pgkeel status shows a primary",
         ));
     };
-    redeem(&shared, &asked, &guest).await?;
     let role = match asked.role {
         TokenRole::Data | TokenRole::Witness => Role::Agent,
         TokenRole::Proxy => Role::Proxy,
     };
     let subject = Subject::new(&state.cluster, role, asked.node.as_str());
     let subject = subject.map_err(|e| no(StatusCode::BAD_REQUEST, e))?;
-    let signed = blocking(move || sign(&folder, &asked, &subject)).await?;
-    let (certificate, authorities, authority_key) = signed.map_err(|e| no(StatusCode::CONFLICT, e))?;
+    let wanted = asked.clone();
+    let signed = blocking(move || sign(&folder, &wanted, &subject)).await?;
+    let (certificate, authorities, authority_key) = signed.map_err(|(status, said)| {
+        tracing::warn!("{} at {} did not get in: {said}", asked.node, guest.from.ip());
+        no(status, format!("{said}; the invitation has not been used"))
+    })?;
+    redeem(&shared, &asked, &guest).await?;
     let primary = state.primary().and_then(|node| state.members.get(node));
     Ok(Json(JoinAnswer {
         cluster: state.cluster.clone(),
@@ -112,10 +118,26 @@ fn no_key(shared: &Shared) -> String {
     format!("{} has no key of the authority; ask another agent: {}", shared.files.me, others.join(", "))
 }
 
-/// The address of the node that has the name.
-fn held_by(state: &Arc<state::State>, asked: &JoinAsked) -> Option<String> {
-    let registered = state.members.get(&asked.node).map(|member| member.agent.clone());
-    registered.or_else(|| state.admitted.get(&asked.node).map(|seat| seat.address.clone()))
+/// Why no node of this name can come, by what is recorded as far as this agent knows; the leader looks again before it lets one in.
+/// Proxies are not in the record.
+fn hindrance(state: &State, is_elsewhere: bool, role: TokenRole, node: &NodeName) -> Option<String> {
+    if role == TokenRole::Proxy {
+        return None;
+    }
+    if is_elsewhere {
+        return Some(format!(
+            "the record of this cluster is kept in an etcd, and {node} would need access to that, which an invitation does not give: \
+             write the configuration file of {node} by hand, with the section [store] of the other nodes (docs/configuration.md)"
+        ));
+    }
+    if state.removed.contains(node) {
+        return Some(format!(
+            "a node {node} was removed from this cluster, and a name is not given again; choose another by --node"
+        ));
+    }
+    let registered = state.members.get(node).map(|member| &member.agent);
+    let taken = registered.or_else(|| state.admitted.get(node).map(|seat| &seat.address))?;
+    Some(format!("{node} is the name of the node at {taken}; choose another by --node"))
 }
 
 /// Uses the invitation up.
@@ -161,10 +183,16 @@ fn sign(
     folder: &Folder,
     asked: &JoinAsked,
     subject: &Subject,
-) -> Result<(String, String, Option<String>), String> {
-    let authority = folder.authority().map_err(|e| e.to_string())?;
-    let certificate = authority.sign(&asked.request, subject, GOOD_DEFAULT).map_err(|e| e.to_string())?;
-    let read = |path| fs::read_to_string(path).map_err(|e| format!("the authority cannot be read: {e}"));
+) -> Result<(String, String, Option<String>), (StatusCode, String)> {
+    let authority = folder.authority().map_err(|e| (StatusCode::CONFLICT, e.to_string()))?;
+    let certificate = authority.sign(&asked.request, subject, GOOD_DEFAULT).map_err(|e| match e {
+        CannotSign::Request(_) => (StatusCode::BAD_REQUEST, e.to_string()),
+        CannotSign::Authority(_) | CannotSign::Clock | CannotSign::Failed(_) => {
+            (StatusCode::CONFLICT, e.to_string())
+        }
+    })?;
+    let unreadable = |e| (StatusCode::CONFLICT, format!("the authority cannot be read: {e}"));
+    let read = |path| fs::read_to_string(path).map_err(unreadable);
     let key = match asked.role {
         TokenRole::Data => Some(read(folder.authority_key())?),
         TokenRole::Witness | TokenRole::Proxy => None,
@@ -173,12 +201,4 @@ fn sign(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_record_holds_the_digest_of_a_secret() {
-        // FIPS 180-2, appendix B.1.
-        assert_eq!(hash("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    }
-}
+mod tests;

@@ -143,9 +143,8 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
 
 /// Who of the store says that this node was struck out of it.
 fn struck_out_by<'a>(cluster: &str, mut answers: impl Iterator<Item = &'a Greeting>) -> Option<&'a NodeName> {
-    let says = |g: &Greeting| {
-        g.identity.cluster == cluster && g.identity.formed && g.verdict == Verdict::Removed
-    };
+    let says =
+        |g: &Greeting| g.identity.cluster == cluster && g.identity.formed && g.verdict == Verdict::Removed;
     answers.find(|g| says(g)).map(|g| &g.identity.name)
 }
 
@@ -249,9 +248,9 @@ impl Embedded {
     /// answers this need not lead this node.
     async fn removed_by(&self) -> Option<NodeName> {
         let (me, others) = (self.identity(), self.all_others());
-        let calls = others.values().map(|address| {
-            post_json::<_, Greeting>(&self.caller, address, "/v1/raft/hello", &me, GREETING)
-        });
+        let calls = others
+            .values()
+            .map(|address| post_json::<_, Greeting>(&self.caller, address, "/v1/raft/hello", &me, GREETING));
         let answers = join_all(calls).await;
         struck_out_by(&self.owner.cluster, answers.iter().flatten()).cloned()
     }

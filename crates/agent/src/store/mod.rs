@@ -83,6 +83,14 @@ pub fn can_read(sample: &str) -> Result<(), String> {
 }
 
 impl Store {
+    /// Whether the record is kept by others than the agents.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        match &self.inner {
+            Inner::Embedded(_) => false,
+            Inner::Etcd(_) => true,
+        }
+    }
+
     /// The recorded state as it is written into the file.
     ///
     /// # Errors

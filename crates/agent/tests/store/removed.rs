@@ -59,7 +59,10 @@ fn one_that_was_down_is_told_when_it_starts() {
     back.form().unwrap();
     let standing = back.standing();
     let problem = standing.problem.unwrap_or_default();
-    assert!(standing.removed && problem.contains(&format!("{gone} was removed from the cluster")), "{problem}");
+    assert!(
+        standing.removed && problem.contains(&format!("{gone} was removed from the cluster")),
+        "{problem}"
+    );
     assert!(problem.contains("another --node"), "{problem}");
     back.crash();
 }

@@ -221,7 +221,12 @@ async fn run_parts(
                 let epoch = Arc::clone(&epoch);
                 let running =
                     agent::start::run(settings, (credentials.clone(), successor), epoch, stopped.clone());
-                running.await.map_err(anyhow::Error::from)
+                let ended = running.await?;
+                // The proxy beside it ends in order then, and with it the process: nobody is to take it for one that runs its node.
+                if ended == Ended::Removed {
+                    let _ = stop.send(true);
+                }
+                anyhow::Ok(ended)
             }
             None => Ok(Ended::Stopped),
         }
