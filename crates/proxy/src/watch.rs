@@ -102,6 +102,10 @@ impl Newest {
     }
 
     fn offer(&self, view: View) -> Offer {
+        // Of an agent that was let in just now and has no record yet: it will tell.
+        if view.cluster.is_empty() {
+            return Offer::NotNewer;
+        }
         if view.cluster != self.cluster {
             return Offer::OtherCluster;
         }
@@ -289,6 +293,7 @@ mod tests {
             assert_eq!(newest.offer(view("shop", older.0, older.1)), Offer::NotNewer);
         }
         assert_eq!(newest.offer(view("other", 9, 9)), Offer::OtherCluster);
+        assert_eq!(newest.offer(view("", 9, 9)), Offer::NotNewer, "of an agent that knows nothing yet");
         assert_eq!((views.latest().epoch, views.latest().revision, views.newest_epoch()), (2, 7, 2));
     }
 
