@@ -56,8 +56,8 @@ pub async fn run(args: CreateArgs) -> ExitCode {
             }
             Ok(Done::Written(service)) => {
                 say(&format!(
-                    "everything is written. To go on: the same command without --no-start; or start it ({}), and see pgkeel \
-                     status\n",
+                    "everything is written. To go on: the same command without --no-start, which starts it ({}) and notes in its \
+                     file that the cluster exists\n",
                     service.by_hand()
                 ));
                 ExitCode::SUCCESS

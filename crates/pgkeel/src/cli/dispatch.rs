@@ -119,6 +119,10 @@ fn invited(args: InviteArgs) -> ExitCode {
         (false, true) => TokenRole::Proxy,
         (false, false) => TokenRole::Data,
     };
+    if let Err(said) = invite::check_founded(args.ask.config.as_deref()) {
+        eprintln!("pgkeel invite: {said}");
+        return ExitCode::FAILURE;
+    }
     let wish = invite::Wish { role, good_for: args.good_for, uses: args.uses };
     with_agents(&args.ask, |agents, format| in_runtime(invite::run(&agents, format, wish)))
 }

@@ -1,5 +1,6 @@
 //! `pgkeel invite`: one line to be run on a host that is to join.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use super::agents::{Agents, first_answer};
 use super::order;
 use super::status::Format;
 use super::text::say;
+use crate::config;
 
 /// What is wished.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,26 @@ pub struct Invited {
     pub token: String,
     /// What to run on the other host.
     pub command: String,
+}
+
+/// A host on which `create` has not come to its end might found the cluster once more, after it has lost what it had: first
+/// it has to know that the cluster exists.
+///
+/// # Errors
+/// What to do.
+pub fn check_founded(given: Option<&Path>) -> Result<(), String> {
+    let usual = Path::new(config::FILE_DEFAULT);
+    let file = given.unwrap_or(usual);
+    // What is wrong with it is told when it is used.
+    let Ok(config) = config::load(file) else { return Ok(()) };
+    match config.agent {
+        Some(agent) if !agent.founded && agent.members.len() == 1 => Err(format!(
+            "{}: it does not say yet that the cluster exists (node.joined); run pgkeel create once more, without --no-start: it \
+             goes on where it was, notes that, and prints an invitation",
+            file.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Makes one and prints it. 1: it was refused, or nobody answered.

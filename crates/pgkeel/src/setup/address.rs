@@ -37,6 +37,23 @@ pub fn for_agent(given: Option<&str>) -> Result<String, String> {
     }
 }
 
+/// Checks that other hosts could reach `own`, unless the cluster, whose agent is at `asked`, has only this host.
+///
+/// # Errors
+/// When they could not: a member that nobody reaches would be of no use, and of harm once it votes.
+pub fn check_reachable(own: &str, asked: &str) -> Result<(), String> {
+    let inward = |address: &str| match address.to_socket_addrs() {
+        Ok(mut all) => all.all(|one| one.ip().is_loopback() || one.ip().is_unspecified()),
+        Err(_) => false,
+    };
+    if inward(own) && !inward(asked) {
+        return Err(format!(
+            "at {own} no other host can reach this one; say at which address they do: --listen HOST:{AGENT_PORT}"
+        ));
+    }
+    Ok(())
+}
+
 /// With this port, if it has none.
 #[must_use]
 pub fn with_port(given: &str, port: u16) -> String {
@@ -177,6 +194,15 @@ mod tests {
             ("[fd00::1]:1", "[fd00::1]:1"),
         ] {
             assert_eq!(for_agent(Some(given)).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn an_address_that_only_this_host_reaches_is_for_a_cluster_on_it() {
+        assert_eq!(check_reachable("127.0.0.1:7401", "127.0.0.1:7400"), Ok(()));
+        assert_eq!(check_reachable("192.0.2.2:7400", "192.0.2.1:7400"), Ok(()));
+        for own in ["127.0.0.1:7400", "[::1]:7400", "0.0.0.0:7400", "localhost:7400"] {
+            assert!(check_reachable(own, "192.0.2.1:7400").is_err(), "{own}");
         }
     }
 

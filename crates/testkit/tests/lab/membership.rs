@@ -98,13 +98,19 @@ impl Site {
     }
 
     async fn join(&self, number: usize, kind: &[&str]) -> Result<()> {
-        let mut words = self.invitation(0, kind).await?;
+        let words = self.invitation(0, kind).await?;
+        self.pgkeel(number, &self.joining(number, kind, words)).await.map(|_| ())
+    }
+
+    /// The whole command, by an invitation.
+    fn joining(&self, number: usize, kind: &[&str], invitation: Vec<String>) -> Vec<String> {
+        let mut words = invitation;
         words.extend(self.files(number));
         words.extend(["--node".to_owned(), format!("n{}", number + 1)]);
         if kind.is_empty() {
             words.extend(["--data".to_owned(), self.path(number, "-data")]);
         }
-        self.pgkeel(number, &words).await.map(|_| ())
+        words
     }
 
     async fn status(&self, asked: usize) -> Result<Status> {
@@ -144,7 +150,7 @@ async fn grow_and_shrink(site: &Site) -> Result<()> {
     create(site).await?;
     let writer = with_a_proxy(site).await?;
 
-    site.join(1, &[]).await?;
+    invitations(site).await?;
     site.join(2, &[]).await?;
     site.join(3, &["--witness"]).await?;
     let status = site.status(1).await?;
@@ -225,6 +231,34 @@ async fn with_a_proxy(site: &Site) -> Result<Writer> {
     Ok(writer)
 }
 
+/// One host joins; its invitation serves no second one, nor does one that has expired, and one of another cluster is not even
+/// shown to this one. All of it is remembered.
+async fn invitations(site: &Site) -> Result<()> {
+    let good = site.invitation(0, &[]).await?;
+    site.pgkeel(1, &site.joining(1, &[], good.clone())).await?;
+    let refused = async |invitation: Vec<String>, why: &str| {
+        let (content, _, said) = site.run(2, &site.joining(2, &[], invitation)).await?;
+        ensure!(!content && said.contains(why), "{said}");
+        ensure!(!std::fs::exists(site.path(2, ".toml"))?, "something was written");
+        anyhow::Ok(())
+    };
+    refused(good.clone(), "no such invitation").await?;
+    let told = site.ask(0, &["why"]).await?;
+    ensure!(told.contains("invitation") && told.contains("n3"), "{told}");
+    let short = site.invitation(0, &["--for", "1s"]).await?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    refused(short, "has expired").await?;
+    // Its last part is the fingerprint of the authority: somebody in between has another one.
+    let elsewhere = |word: &String| match word.strip_prefix("pgkeel1-") {
+        Some(token) => {
+            let turned: String = token.chars().rev().take(64).collect();
+            format!("pgkeel1-{}{turned}", &token[..token.len() - 64])
+        }
+        None => word.clone(),
+    };
+    refused(site.invitation(0, &[]).await?.iter().map(elsewhere).collect(), "somebody").await
+}
+
 /// What is wrong is said, and changes nothing.
 async fn refusals(site: &Site) -> Result<()> {
     let mut again = site.invitation(0, &[]).await?;
@@ -275,6 +309,7 @@ async fn judge(site: &Site, writer: Writer) -> Result<()> {
         record.connections
     );
     ensure!(lost.is_empty(), "acknowledged, and not there: {lost:?}");
-    ensure!(record.failures.is_empty() && record.unknown.is_empty(), "{:?}", record.failures);
+    // One may have been under way when the writer was stopped.
+    ensure!(record.failures.is_empty() && record.unknown.len() <= 1, "{:?}", record.failures);
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::successor::fit::Used;
 use cluster::command::{Change, Command};
 use cluster::membership::Seat;
 use cluster::state::{Member, Replication, Settings};
-use identity::{Authority, Caller, Credentials, Plain, authority};
+use identity::{Acceptor, Authority, Caller, Credentials, Plain, authority};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ fn no_node_joins_by_an_invitation_where_the_record_is_in_an_etcd() {
     assert_eq!(why(TokenRole::Proxy), None, "a proxy asks agents only");
 }
 
-/// An agent that leads a cluster of one, and the number of invitations that its loop has used up.
+/// An agent that leads a cluster of one, and the number of orders, such as to use an invitation up, that reached its loop.
 struct Host {
     dir: PathBuf,
     shared: Shared,
@@ -72,7 +72,7 @@ impl Host {
         let count = Arc::clone(&used_up);
         tokio::spawn(async move {
             while let Some(event) = inbox.recv().await {
-                if let Event::Order { asked: OrderAsked { order: Order::Redeem { .. }, .. }, reply } = event {
+                if let Event::Order { asked: OrderAsked { .. }, reply } = event {
                     count.fetch_add(1, Ordering::Relaxed);
                     let _ = reply.send(Some(Ordered::Recorded { id: String::new(), to: None }));
                 }
@@ -93,6 +93,15 @@ impl Host {
             follows: Follows { successor: Successor::none("a test"), used },
         };
         Host { dir, shared, used_up }
+    }
+
+    /// Who calls with a certificate of this cluster.
+    fn caller(&self, role: Role) -> Caller {
+        let folder = Folder::at(&self.dir.join(role.word()));
+        folder.write_authorities(self.folder().authority().unwrap().certificate()).unwrap();
+        let subject = Subject::new("shop", role, "alice").unwrap();
+        folder.write_own(&self.folder().authority().unwrap().issue(&subject, GOOD_DEFAULT).unwrap()).unwrap();
+        Caller::with(Some(Credentials::load(folder, Plain::Refused).unwrap()))
     }
 
     fn folder(&self) -> Folder {
@@ -160,4 +169,40 @@ async fn an_invitation_is_used_up_only_for_what_was_signed() {
     let answer = answer.unwrap_or_else(|status| unreachable!("{status}"));
     assert_eq!((used, answer.cluster.as_str()), (1, "shop"));
     assert_eq!(answer.authority_key, Some(key));
+}
+
+/// With an invitation comes the authority's key: an operator who could make one could make himself anything.
+#[tokio::test]
+async fn an_operator_is_refused_before_the_cluster_hears_of_an_order_to_let_somebody_in() {
+    let host = Host::up("roles").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let router = crate::api::order::routes().with_state(host.shared.clone());
+    let acceptor = Acceptor::with(host.shared.caller.credentials().cloned());
+    tokio::spawn(http::serve(listener, acceptor, router, std::future::pending()));
+    let (id, by) = ("i".to_owned(), "alice".to_owned());
+    let role = TokenRole::Data;
+    let invite = Order::Invite { id: id.clone(), hash: hash("s"), role, until: 1, uses: 1 };
+    let admit = Order::Admit { node: name("n2"), seat: Seat { address: "b:1".into(), raft_id: 2 } };
+    let redeem = Order::Redeem { id: id.clone(), hash: hash("s"), role, node: name("n2") };
+    let all = [invite, Order::Uninvite { id }, admit, redeem, Order::Resume];
+    for (role, allowed) in [
+        (Role::Operator, [false, false, false, false, true]),
+        (Role::Admin, [true, true, false, false, true]),
+        (Role::Agent, [true; 5]),
+    ] {
+        let caller = host.caller(role);
+        for (order, allowed) in all.iter().zip(allowed) {
+            let before = host.used_up.load(Ordering::Relaxed);
+            let asked = OrderAsked { order: order.clone(), by: by.clone(), only_try: false };
+            let answer =
+                http::post_json::<_, Ordered>(&caller, &address, "/v1/order", &asked, LEADER_LIMIT).await;
+            assert_eq!(answer.is_ok(), allowed, "{role} {order:?}: {answer:?}");
+            assert_eq!(host.used_up.load(Ordering::Relaxed) - before, usize::from(allowed));
+            if let Err(refused) = answer {
+                let said = refused.to_string();
+                assert!(said.contains("403") && said.contains("alice is known as an"), "{said}");
+            }
+        }
+    }
 }
