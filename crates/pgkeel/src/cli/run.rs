@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Which sections to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,14 +200,7 @@ async fn run_parts(
     let (ask, asked) = watch::channel(0);
     let has_agent = config.agent.is_some() && what != What::Proxy;
     let caller = Caller::with(credentials.clone());
-    let renewing = match credentials.clone() {
-        Some(credentials) => {
-            let renewal = sign::renewal(&credentials, agents_of(&config), has_agent);
-            renew::begin(&credentials, &renewal).await;
-            Some(tokio::spawn(renew::keep_current(credentials, renewal)))
-        }
-        None => None,
-    };
+    let renewing = keep_renewed(credentials.clone(), &config, has_agent).await;
     let stop_by_signal = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stops in order"),
@@ -248,9 +242,21 @@ async fn run_parts(
         () = stop_by_signal => Ok(Ended::Stopped),
         () = pass_on(hangup, ask, has_agent) => Ok(Ended::Stopped),
     };
-    renewing.inspect(tokio::task::JoinHandle::abort);
+    renewing.inspect(JoinHandle::abort);
     // When it was told to stop meanwhile, so is whoever follows (`signals::hold`), and does it in order.
     outcome
+}
+
+/// Has the certificate renewed in time, at once if need be.
+async fn keep_renewed(
+    credentials: Option<Credentials>,
+    config: &Config,
+    has_agent: bool,
+) -> Option<JoinHandle<()>> {
+    let credentials = credentials?;
+    let renewal = sign::renewal(&credentials, agents_of(config), has_agent);
+    renew::begin(&credentials, &renewal).await;
+    Some(tokio::spawn(renew::keep_current(credentials, renewal)))
 }
 
 fn agents_of(config: &Config) -> Vec<String> {
