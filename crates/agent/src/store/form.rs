@@ -220,7 +220,7 @@ impl Embedded {
                 Next::Wait(why) => self.say(Some(why)),
                 Next::Found(_) if !self.may_found => self.say(Some(format!(
                     "{} has no part of the record, and none is founded, because its file says that the cluster exists \
-                     (node.joined); if its disk was lost, run pgkeel remove {0} elsewhere and let it join again",
+                     (node.joined); if its disk was lost, run pgkeel remove {0} elsewhere, and pgkeel join here with another --node",
                     self.owner.node
                 ))),
                 Next::Found(members) => {

@@ -305,7 +305,9 @@ impl Story {
             ["unmaintain", node] => Order::Unmaintain { node: name(node) },
             ["resume"] => Order::Resume,
             ["admit", node, address] => {
-                Order::Admit { node: name(node), seat: Seat { address: (*address).to_owned(), raft_id: 0 } }
+                // Each address has a store of its own.
+                let raft_id = address.bytes().fold(1, |sum, byte| sum * 31 + u64::from(byte));
+                Order::Admit { node: name(node), seat: Seat { address: (*address).to_owned(), raft_id } }
             }
             ["remove", node, rest @ ..] => Order::Remove { node: name(node), insist: rest == ["insist"] },
             ["keep", node] => Order::Keep { node: name(node) },

@@ -13,10 +13,15 @@ use pgkeel::demo::root::Root;
 use pgkeel::demo::session::Address;
 use pgkeel::demo::writer::{Writer, WriterOptions, ids, make_table};
 use testkit::lab::network::{Network, Offer};
+use testkit::lab::survey::{Survey, SurveyOptions};
 use testkit::lab::{SHORT_LIMIT, TEST_LIMIT, program};
 
 /// For one command: what takes longer hangs.
 const COMMAND_LIMIT_S: &str = "180";
+/// The ids of the second client begin here; the writer's begin at 1.
+const SURVEY_IDS: i64 = 1_000_000_000;
+/// As the survey has it, with room for a busy host and a switchover: no error is to be seen.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const PROXY_PORT: u16 = 6432;
 const SERVER_PORT: u16 = 5432;
 
@@ -148,7 +153,7 @@ fn a_cluster_grows_and_shrinks_by_command() -> Result<()> {
 
 async fn grow_and_shrink(site: &Site) -> Result<()> {
     create(site).await?;
-    let writer = with_a_proxy(site).await?;
+    let (writer, survey) = with_a_proxy(site).await?;
 
     invitations(site).await?;
     site.join(2, &[]).await?;
@@ -185,7 +190,8 @@ async fn grow_and_shrink(site: &Site) -> Result<()> {
     site.ask(1, &["switchover", "--to", "n5", "--yes"]).await?;
     until_it_follows(site, "n5", "n2").await?;
     writer.wait_for(50, SHORT_LIMIT).await?;
-    judge(site, writer).await
+    survey.lines(3).await?;
+    judge(site, writer, survey).await
 }
 
 /// Waits until the agent of a node that was struck out has ended by itself, then removes all it had.
@@ -215,7 +221,7 @@ async fn create(site: &Site) -> Result<()> {
     site.ask(0, &["config", "edit", "--file", &rules]).await.map(|_| ())
 }
 
-async fn with_a_proxy(site: &Site) -> Result<Writer> {
+async fn with_a_proxy(site: &Site) -> Result<(Writer, Survey)> {
     let mut words = site.invitation(0, &["--proxy"]).await?;
     words.extend(site.files(4));
     words.extend(["--name".to_owned(), "web".to_owned()]);
@@ -226,9 +232,20 @@ async fn with_a_proxy(site: &Site) -> Result<Writer> {
         ..WriterOptions::usual(Address { host: site.host(4)?.address, port: PROXY_PORT })
     };
     make_table(&options.address, &options.table, SHORT_LIMIT).await?;
+    let table = options.table.clone();
     let writer = Writer::start(options);
     writer.wait_for(50, SHORT_LIMIT).await?;
-    Ok(writer)
+    let survey = Survey::start(
+        "survey",
+        SurveyOptions {
+            address: Address { host: site.host(4)?.address, port: PROXY_PORT },
+            table,
+            first_id: SURVEY_IDS,
+            period: Duration::from_secs(1),
+            connect_limit: CONNECT_LIMIT,
+        },
+    );
+    Ok((writer, survey))
 }
 
 /// One host joins; its invitation serves no second one, nor does one that has expired, and one of another cluster is not even
@@ -296,7 +313,10 @@ async fn until_it_follows(site: &Site, primary: &str, old: &str) -> Result<()> {
     }
 }
 
-async fn judge(site: &Site, writer: Writer) -> Result<()> {
+async fn judge(site: &Site, writer: Writer, survey: Survey) -> Result<()> {
+    let hushed = survey.hush().await?;
+    let lines = survey.so_far().all;
+    drop((hushed, survey));
     let record = writer.stop();
     let server = Address { host: site.host(2)?.address, port: SERVER_PORT };
     let lost = record.lost(&ids(&server, "pgkeel_demo", SHORT_LIMIT).await?);
@@ -308,6 +328,15 @@ async fn judge(site: &Site, writer: Writer) -> Result<()> {
         record.failures.len(),
         record.connections
     );
+    let errors: Vec<_> = lines.iter().filter_map(|line| line.error.as_ref()).collect();
+    let slowest = lines.iter().map(|line| line.ended - line.began).max().unwrap_or_default();
+    eprintln!(
+        "the survey's client: {} lines, {} errors, the slowest took {:.2} s",
+        lines.len(),
+        errors.len(),
+        slowest.as_secs_f64()
+    );
+    ensure!(errors.is_empty(), "{errors:?}");
     ensure!(lost.is_empty(), "acknowledged, and not there: {lost:?}");
     // One may have been under way when the writer was stopped.
     ensure!(record.failures.is_empty() && record.unknown.len() <= 1, "{:?}", record.failures);
