@@ -17,7 +17,7 @@ SIMULATED = cargo run --quiet --profile sim -p testkit --no-default-features
 SIM = $(SIMULATED) --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP)) $(if $(FROM),--from $(FROM))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim model mutants lab lab-long fuzz proxy-long bench bench-proxy bless bootstrap
+.PHONY: help demo build test check sim model mutants lab lab-long lab-etcd fuzz proxy-long bench bench-proxy bless bootstrap
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,10 @@ lab: bootstrap ## failovers of real servers on this machine
 
 lab-long: bootstrap ## the same, with what is repeated repeated more often
 	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab LAB_AT_ONCE=1
+
+lab-etcd: bootstrap ## the lab once more, with the record of every cluster in an etcd of three members
+	cargo build -p pgkeel
+	PGKEEL_LAB_ETCD=1 cargo test --quiet -p testkit --test lab -- --test-threads=$(LAB_AT_ONCE) --skip etcd:: --skip membership::
 
 fuzz: bootstrap ## throw random input at every parser of the protocol for TIME seconds each
 	PGKEEL_FUZZ_SECONDS=$(TIME) cargo test --release -p pgwire -p proxy --lib -- random --nocapture --test-threads=2

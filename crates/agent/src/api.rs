@@ -1,29 +1,40 @@
 //! The agent's HTTP API, version 1. One file per resource; each posts an event to the loop and waits for its answer, or
 //! reads the recorded state, or the directories beside the data directory. Only `order` changes the cluster, by a
-//! decision of the leader; only `clone` changes the node, and only `aside` removes what somebody names.
+//! decision of the leader; only `clone`, `reload` and `upgrade` change the node, and only `aside` removes what somebody names.
 
+mod access;
 mod aside;
+mod certificate;
 mod clone;
+mod config;
 mod elsewhere;
 pub mod explain;
 mod heartbeat;
+mod join;
 mod leader;
 mod lost;
 mod order;
 mod ping;
+mod reload;
 mod size;
 mod status;
+mod upgrade;
 mod view;
 mod wal;
 mod why;
 
+use crate::hands::Hands;
 use crate::postgres::Place;
 use crate::run::Event;
 use crate::store::Store;
+use crate::successor::Successor;
+use crate::successor::fit::Used;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cluster::NodeName;
+use identity::Caller;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +47,8 @@ struct Shared {
     events: mpsc::Sender<Event>,
     store: Store,
     files: Files,
+    caller: Caller,
+    follows: Follows,
 }
 
 /// Whose files the API tells of.
@@ -45,15 +58,36 @@ pub struct Files {
     pub me: NodeName,
     /// Its PostgreSQL; `None`: a witness.
     pub place: Option<Place>,
+    /// For what only its server can answer.
+    pub hands: Option<Arc<Hands>>,
+}
+
+/// Who follows this process, and what it has to find.
+#[derive(Clone, Debug)]
+pub struct Follows {
+    /// Who.
+    pub successor: Successor,
+    /// What this process uses.
+    pub used: Used,
 }
 
 /// All routes of the agent.
-pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router {
+pub fn router(
+    events: mpsc::Sender<Event>,
+    store: Store,
+    files: Files,
+    caller: Caller,
+    follows: Follows,
+) -> Router {
     let raft = store.router();
-    let shared = Shared { events, store, files };
+    let credentials = caller.credentials().cloned();
+    let shared = Shared { events, store, files, caller, follows };
     Router::new()
         .merge(heartbeat::routes())
+        .merge(config::routes())
+        .merge(join::routes())
         .merge(order::routes())
+        .merge(reload::routes())
         .merge(ping::routes())
         .merge(status::routes())
         .merge(why::routes())
@@ -63,9 +97,12 @@ pub fn router(events: mpsc::Sender<Event>, store: Store, files: Files) -> Router
         .merge(aside::routes())
         .merge(wal::routes())
         .merge(size::routes())
+        .merge(certificate::routes())
         .merge(clone::routes())
+        .merge(upgrade::routes())
         .with_state(shared)
         .merge(raft)
+        .layer(axum::middleware::from_fn_with_state(credentials, access::check))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

@@ -3,8 +3,9 @@
 
 mod copying;
 mod lost;
+mod starting;
 
-use crate::fence::{self, Fence};
+use crate::fence::Fence;
 use crate::guard::{GuardError, GuardEvent, GuardHandle, StopMode};
 use crate::marker::{Facts, FileId, Marker};
 use crate::postgres::configuration::{self, Managed, Upstream};
@@ -20,6 +21,7 @@ use cluster::observe::{RejoinWay, Seal, Server, Standby};
 use cluster::state::{State, SyncSet};
 use cluster::step::{Step, Unfinished, sync_of_standby};
 use cluster::{Epoch, Lsn, NodeName, Timeline};
+use identity::Caller;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,6 +65,8 @@ pub struct Hands {
     pub me: NodeName,
     /// The store, to see whether a step still fits.
     pub store: Store,
+    /// How other agents are called.
+    pub caller: Caller,
     /// What closes its port when its lease ends.
     pub fence: Option<Arc<Fence>>,
     marker: Mutex<Marker>,
@@ -75,6 +79,10 @@ pub struct Hands {
     /// Somebody had set `synchronous_standby_names` on the running server, and it was taken back, without a checkpoint since;
     /// a number for each time, 0 otherwise.
     sync_taken_back: Arc<AtomicU64>,
+    /// Whoever writes the files that the user has a say in; the server must not read what is only tried.
+    writing: tokio::sync::Mutex<()>,
+    /// The deadline that the guard and the fence were last told, 0: none.
+    held_until: AtomicU64,
     /// The number of the next word to the guard, and of the last one that it was told.
     words: AtomicU64,
     last_word: tokio::sync::Mutex<u64>,
@@ -95,6 +103,7 @@ impl Hands {
         place: Place,
         me: NodeName,
         store: Store,
+        caller: Caller,
         marker: Marker,
         fence: Option<Arc<Fence>>,
         guard_events: mpsc::UnboundedSender<GuardEvent>,
@@ -104,6 +113,7 @@ impl Hands {
             place,
             me,
             store,
+            caller,
             fence,
             marker: Mutex::new(marker),
             guard: Mutex::new(None),
@@ -112,6 +122,8 @@ impl Hands {
             progress: Mutex::new(None),
             sealed_with: Mutex::new(None),
             sync_taken_back: Arc::default(),
+            writing: tokio::sync::Mutex::new(()),
+            held_until: AtomicU64::new(0),
             words: AtomicU64::new(1),
             last_word: tokio::sync::Mutex::new(0),
         }
@@ -212,7 +224,9 @@ impl Hands {
         }
         *last = number;
         self.fence_until(deadline_ms).await?;
-        Ok(guard.set_deadline(deadline_ms).await?)
+        guard.set_deadline(deadline_ms).await?;
+        self.held_until.store(deadline_ms.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
     }
 
     async fn fence_until(&self, deadline_ms: Option<u64>) -> Result<(), PgError> {
@@ -246,6 +260,9 @@ impl Hands {
                 self.remember(|f| f.sync_revision = f.sync_revision.max(*revision))?;
                 self.set_sync(sync).await
             }
+            Step::Configure { version } => self.take_on(*version).await,
+            Step::Restart { token } => self.restart(token.as_deref()).await,
+            Step::RestartPrimary { token, sync } => self.restart_primary(token, sync).await,
             Step::Clone { from, line, cause } => self.clone_from(from, line, cause).await,
             Step::Rewind { from, epoch, line } => self.rewind(from, *epoch, line).await,
             Step::Checkpoint { id } => self.prepare(id).await,
@@ -275,7 +292,7 @@ impl Hands {
     /// Tells the server.
     async fn configure(&self, upstream: Option<Upstream>, sync: SyncSet) -> Result<(), PgError> {
         *lock(&self.sealed_with) = None;
-        let managed = Managed { upstream, sync: Some(sync) };
+        let managed = Managed { upstream, sync: Some(sync), needed: Vec::new() };
         let taken = configuration::write_managed(&self.place, self.place.data(), &self.me, &managed)?;
         let taken = taken.iter().any(|name| name == "synchronous_standby_names");
         let Turn(number) = self.turn();
@@ -311,35 +328,6 @@ impl Hands {
             Some(guard) => Ok(guard.reload().await?),
             None => Err(PgError::Unexpected("the server has no guard to reload it".into())),
         }
-    }
-
-    async fn start(&self, kind: Kind) -> Result<Done, PgError> {
-        process::end_orphan(&self.place).await?;
-        self.remember(|f| f.following = None)?;
-        let state = self.store.state();
-        let sync = match kind {
-            Kind::Primary => state.sync_target(),
-            Kind::Standby => sync_of_standby(&state),
-        };
-        let managed = Managed { upstream: None, sync: Some(sync) };
-        *lock(&self.sealed_with) = None;
-        configuration::write_all(&self.place, self.place.data(), &self.me, &managed)?;
-        self.sync_taken_back.store(0, Ordering::Relaxed);
-        process::mark_standby(&self.place, kind)?;
-        let deadline = match kind {
-            Kind::Standby => None,
-            // A primary is never started without somebody who ends it: the first lease comes within a heartbeat.
-            Kind::Primary => {
-                let lease = self.store.state().settings.as_ref().map_or(1000, |s| s.lease_ms());
-                Some(crate::clock::boottime_ms() + lease)
-            }
-        };
-        self.fence_until(deadline).await?;
-        self.session.forget();
-        let table = self.fence.as_ref().map(|_| fence::table(self.place.settings.port));
-        let (guard, events) = process::start(&self.place, deadline, table).await?;
-        self.adopt(guard, events);
-        Ok(Done::Started)
     }
 
     async fn initialise(&self) -> Result<Done, PgError> {

@@ -6,6 +6,7 @@ use crate::messages::HeartbeatAnswer;
 use crate::run::Event;
 use cluster::NodeName;
 use cluster::observe::Observation;
+use identity::Caller;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,6 +38,7 @@ pub struct Outgoing {
 /// Runs until the loop drops its end. Heartbeats never overtake each other: one is under way at a time. None goes without
 /// a new observation: an agent whose loop hangs is to be silent, as nobody decides or steps for it.
 pub async fn send(
+    caller: Caller,
     mut outgoing: watch::Receiver<Option<Outgoing>>,
     mut leaders: watch::Receiver<Leader>,
     events: mpsc::Sender<Event>,
@@ -56,7 +58,7 @@ pub async fn send(
                 Leader::Other { agent, .. } => {
                     let fits = wire.as_ref().is_some_and(|(address, _)| *address == agent);
                     if !fits {
-                        wire = Some((agent.clone(), Connection::new(&agent, BODY_MAX)));
+                        wire = Some((agent.clone(), Connection::new(&caller, &agent, BODY_MAX)));
                     }
                     let Some((_, connection)) = &mut wire else { continue };
                     tokio::select! {
@@ -146,7 +148,7 @@ mod tests {
         let (sender, mut events) = mpsc::channel(8);
         let (tell, told) = watch::channel(outgoing(1));
         let (_leads, leaders) = watch::channel(Leader::Me);
-        let sending = tokio::spawn(send(told, leaders, sender, EVERY, LONG));
+        let sending = tokio::spawn(send(Caller::plain(), told, leaders, sender, EVERY, LONG));
         assert_eq!(next(&mut events).await, 1);
         assert!(tokio::time::timeout(20 * EVERY, events.recv()).await.is_err(), "it was said again");
         tell.send_replace(outgoing(2));

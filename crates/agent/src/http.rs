@@ -1,20 +1,28 @@
-//! HTTP/1.1 between agents: a small client with bounded bodies and a deadline for every call, and the one way in
-//! which an agent serves. All connections are opened in [`open_stream`] and accepted in [`serve`]: TLS goes there.
+//! HTTP/1.1 between agents: a small client with bounded bodies and a deadline for every call. How an agent is reached, with
+//! TLS or without, is the [`Caller`]'s matter; [`listen`] is the other side.
 //!
+//! The client can use TLS ([`tls`]), show a token and read an answer that does not end: etcd is asked so.
 //! This module does not know what is said over it.
 
-use axum::serve::ListenerExt;
+mod introductions;
+mod listen;
+pub mod tls;
+
+pub use listen::{Guest, NAMELESS, serve};
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use identity::Caller;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::future::Future;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tls::TlsFiles;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Largest body of an ordinary request or response, in bytes.
@@ -82,8 +90,13 @@ pub enum HttpError {
 ///
 /// # Errors
 /// [`HttpError`]; also when the answer is larger than [`BODY_MAX`] or not complete within `timeout`.
-pub async fn get<R: DeserializeOwned>(address: &str, path: &str, timeout: Duration) -> Result<R, HttpError> {
-    Connection::new(address, BODY_MAX).get(path, timeout).await
+pub async fn get<R: DeserializeOwned>(
+    caller: &Caller,
+    address: &str,
+    path: &str,
+    timeout: Duration,
+) -> Result<R, HttpError> {
+    Connection::new(caller, address, BODY_MAX).get(path, timeout).await
 }
 
 /// Sends `body` as JSON to `path` of `address` (`host:port`) over a connection of its own.
@@ -91,21 +104,40 @@ pub async fn get<R: DeserializeOwned>(address: &str, path: &str, timeout: Durati
 /// # Errors
 /// [`HttpError`]; also when request or answer are larger than [`BODY_MAX`] or not complete within `timeout`.
 pub async fn post_json<B: Serialize + Sync, R: DeserializeOwned>(
+    caller: &Caller,
     address: &str,
     path: &str,
     body: &B,
     timeout: Duration,
 ) -> Result<R, HttpError> {
-    Connection::new(address, BODY_MAX).post_json(path, body, timeout).await
+    Connection::new(caller, address, BODY_MAX).post_json(path, body, timeout).await
 }
 
 /// A keep-alive connection to one agent, opened when first needed. One request at a time; whatever goes wrong, a
 /// deadline and a call that its caller gave up included, closes it, and the next call opens a new one.
 #[derive(Debug)]
 pub struct Connection {
+    whom: Whom,
     address: String,
     body_max: usize,
+    token: Option<Token>,
     wire: Option<Wire>,
+}
+
+/// What tells the other side who asks; in no log.
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+enum Whom {
+    Agent(Caller),
+    Etcd(Option<TlsFiles>),
 }
 
 /// An open connection and the task that drives it.
@@ -124,8 +156,32 @@ impl Drop for Wire {
 impl Connection {
     /// A connection to `address` (`host:port`), not yet opened; bodies are limited to `body_max` bytes.
     #[must_use]
-    pub fn new(address: &str, body_max: usize) -> Self {
-        Connection { address: address.to_owned(), body_max, wire: None }
+    pub fn new(caller: &Caller, address: &str, body_max: usize) -> Self {
+        Self::to(Whom::Agent(caller.clone()), address, body_max)
+    }
+
+    /// The same to a member of etcd, with TLS if these files are given. They are read whenever it is opened.
+    #[must_use]
+    pub fn to_etcd(tls: Option<TlsFiles>, address: &str, body_max: usize) -> Self {
+        Self::to(Whom::Etcd(tls), address, body_max)
+    }
+
+    fn to(whom: Whom, address: &str, body_max: usize) -> Self {
+        Connection { whom, address: address.to_owned(), body_max, token: None, wire: None }
+    }
+
+    /// Shows this token with every request from now on (`Authorization`).
+    pub fn show(&mut self, token: Option<String>) {
+        self.token = token.map(Token);
+    }
+
+    /// Opens it, unless it is open.
+    ///
+    /// # Errors
+    /// [`HttpError::Unreachable`]
+    pub async fn keep_open(&mut self, timeout: Duration) -> Result<(), HttpError> {
+        self.wire = Some(self.opened_by(tokio::time::Instant::now() + timeout).await?);
+        Ok(())
     }
 
     /// Asks for `path`.
@@ -156,14 +212,52 @@ impl Connection {
         self.call(path, request, timeout).await
     }
 
+    /// Sends `body` as JSON to `path` over a connection of its own; returns when the answer begins. It is read piece by
+    /// piece, for as long as it lasts.
+    ///
+    /// # Errors
+    /// [`HttpError`]; also when the answer does not begin within `timeout`.
+    pub async fn post_for_stream<B: Serialize + Sync>(
+        self,
+        path: &str,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<Pieces, HttpError> {
+        let body = serde_json::to_vec(body).map_err(|e| self.malformed(path, e.to_string()))?;
+        let request = self.request(Method::POST, path, body.into())?;
+        let begin = async {
+            let mut wire = self.connect().await?;
+            let response = wire.sender.send_request(request).await.map_err(|e| self.broken(path, &e))?;
+            if !response.status().is_success() {
+                let status = response.status();
+                let body = self.read(path, response).await?;
+                return Err(self.refused(path, status, &body));
+            }
+            Ok((wire, response.into_body()))
+        };
+        let begun = tokio::time::timeout(timeout, begin).await;
+        let (wire, body) = begun.unwrap_or_else(|_| {
+            Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
+        })?;
+        Ok(Pieces { connection: self, path: path.to_owned(), body, _wire: wire })
+    }
+
     fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
-        Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, &self.address)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|e| self.malformed(path, e.to_string()))
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(Token(token)) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        request.body(Full::new(body)).map_err(|e| self.malformed(path, e.to_string()))
+    }
+
+    fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> HttpError {
+        let body = String::from_utf8_lossy(&body[..body.len().min(QUOTE_MAX)]).into_owned();
+        let (address, path) = (self.address.clone(), path.to_owned());
+        HttpError::Status { address, path, status: status.as_u16(), body }
     }
 
     async fn call<R: DeserializeOwned>(
@@ -173,22 +267,23 @@ impl Connection {
         timeout: Duration,
     ) -> Result<R, HttpError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        // A host that is gone answers nothing at all: then nothing was sent either, and the caller may ask another one.
-        let wire = tokio::time::timeout_at(deadline, self.open()).await.unwrap_or_else(|_| {
-            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection in time");
-            Err(HttpError::Unreachable { address: self.address.clone(), source })
-        })?;
+        let wire = self.opened_by(deadline).await?;
         let answered = tokio::time::timeout_at(deadline, self.exchange(wire, path, request)).await;
         let (status, body) = answered.unwrap_or_else(|_| {
             Err(HttpError::Timeout { address: self.address.clone(), path: path.to_owned(), after: timeout })
         })?;
         if !status.is_success() {
-            let quoted = &body[..body.len().min(QUOTE_MAX)];
-            let body = String::from_utf8_lossy(quoted).into_owned();
-            let (address, path) = (self.address.clone(), path.to_owned());
-            return Err(HttpError::Status { address, path, status: status.as_u16(), body });
+            return Err(self.refused(path, status, &body));
         }
         serde_json::from_slice(&body).map_err(|e| self.malformed(path, e.to_string()))
+    }
+
+    /// A host that is gone answers nothing at all: then nothing was sent either, and the caller may ask another one.
+    async fn opened_by(&mut self, deadline: tokio::time::Instant) -> Result<Wire, HttpError> {
+        tokio::time::timeout_at(deadline, self.open()).await.unwrap_or_else(|_| {
+            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "no connection in time");
+            Err(HttpError::Unreachable { address: self.address.clone(), source })
+        })
     }
 
     async fn open(&mut self) -> Result<Wire, HttpError> {
@@ -232,12 +327,17 @@ impl Connection {
 
     async fn connect(&self) -> Result<Wire, HttpError> {
         let unreachable = |source| HttpError::Unreachable { address: self.address.clone(), source };
-        let stream = open_stream(&self.address).await.map_err(unreachable)?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(std::io::Error::other(e)))?;
-        // An error of the connection reaches the caller through the request that it fails.
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Wire { sender, driver })
+        let wire = match &self.whom {
+            Whom::Agent(caller) => start(caller.connect(&self.address).await.map_err(unreachable)?).await,
+            Whom::Etcd(tls) => {
+                let stream = open_stream(&self.address).await.map_err(unreachable)?;
+                match tls {
+                    None => start(stream).await,
+                    Some(tls) => start(tls.wrap(&self.address, stream).await.map_err(unreachable)?).await,
+                }
+            }
+        };
+        wire.map_err(unreachable)
     }
 
     fn broken(&self, path: &str, what: &dyn std::fmt::Display) -> HttpError {
@@ -249,27 +349,46 @@ impl Connection {
     }
 }
 
+/// Speaks HTTP on an open stream.
+async fn start<S>(stream: S) -> std::io::Result<Wire>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    // An error of the connection reaches the caller through the request that it fails.
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    Ok(Wire { sender, driver })
+}
+
+/// An answer that is read piece by piece.
+#[derive(Debug)]
+pub struct Pieces {
+    connection: Connection,
+    path: String,
+    body: hyper::body::Incoming,
+    _wire: Wire,
+}
+
+impl Pieces {
+    /// The next piece; `None` when the answer has ended.
+    ///
+    /// # Errors
+    /// [`HttpError`] when the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|e| self.connection.broken(&self.path, &e))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
 async fn open_stream(address: &str) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// Serves `router` on `listener` until `until` resolves; requests then under way are finished.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: axum::Router,
-    until: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!("TCP_NODELAY not set on an accepted connection: {e}");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(until).await
 }
 
 #[cfg(test)]
@@ -278,11 +397,13 @@ mod tests {
     use super::*;
     use axum::Json;
     use axum::routing::{get as on_get, post};
+    use identity::Acceptor;
+    use tokio::net::TcpListener;
 
     async fn server(router: axum::Router) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(serve(listener, router, std::future::pending()));
+        tokio::spawn(serve(listener, Acceptor::with(None), router, std::future::pending()));
         address
     }
 
@@ -296,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_survives_errors_of_all_kinds() {
-        let mut connection = Connection::new(&server(router()).await, 1000);
+        let mut connection = Connection::new(&Caller::plain(), &server(router()).await, 1000);
         let t = Duration::from_millis(300);
         assert_eq!(connection.post_json::<_, u64>("/echo", &1u64, t).await.unwrap(), 2);
         let refused = connection.get::<u64>("/no", t).await.unwrap_err().to_string();
@@ -315,7 +436,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_said_so() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let gone = get::<u64>(&free, "/", Duration::from_secs(1)).await;
+        let gone = get::<u64>(&Caller::plain(), &free, "/", Duration::from_secs(1)).await;
         assert!(matches!(gone, Err(HttpError::Unreachable { .. })), "{gone:?}");
     }
 }

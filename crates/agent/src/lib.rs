@@ -24,3 +24,4 @@ pub mod reach;
 pub mod settings;
 pub mod stall;
 pub mod store;
+pub mod successor;

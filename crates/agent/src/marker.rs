@@ -45,6 +45,12 @@ pub struct Facts {
     /// The line that the data had been of, when it was found to have been changed behind the node's back.
     #[serde(default)]
     pub strayed: Option<String>,
+    /// The version of the cluster-wide configuration in the server's files.
+    #[serde(default)]
+    pub configured: u64,
+    /// The restart for which the server was started last (see `cluster::restart`).
+    #[serde(default)]
+    pub restarted: Option<String>,
     /// A person wants this node copied anew.
     #[serde(default)]
     pub clone_ordered: Option<CloneCause>,

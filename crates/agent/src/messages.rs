@@ -1,6 +1,8 @@
 //! What agents say to each other, and to proxies and people, besides the types of `cluster`.
 
+use cluster::configuration::Fault;
 use cluster::decide::switchover::Order;
+use cluster::membership::TokenRole;
 use cluster::{Epoch, Lsn, Millis, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,9 +78,92 @@ pub struct CloneAnswer {
     pub refused: Option<String>,
 }
 
+/// What one node's own file says, which holds there instead of the cluster-wide configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnConfiguration {
+    /// Who answers.
+    pub node: NodeName,
+    /// Parameters by name.
+    pub parameters: BTreeMap<String, String>,
+    /// Rules of pg_hba.conf; none: the file says nothing of them.
+    pub hba: Option<Vec<String>>,
+}
+
+/// Whether one node's server takes a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// What is wrong with it there.
+    pub faults: Vec<Fault>,
+}
+
+/// A server reads its files again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whose.
+    pub node: NodeName,
+}
+
+/// Somebody's certificate runs out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateAsked {
+    /// A request for one (PKCS #10, as PEM): it holds the new key's public half.
+    pub request: String,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSigned {
+    /// As PEM.
+    pub certificate: String,
+}
+
+/// `GET /v1/authority`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AuthorityAnswer {
+    /// The authorities that are trusted, as PEM.
+    pub authorities: String,
+}
+
+/// `POST /v1/join`: somebody with an invitation wants to belong to the cluster. He has no certificate yet.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinAsked {
+    /// The invitation.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+    /// As what.
+    pub role: TokenRole,
+    /// Under which name.
+    pub node: NodeName,
+    /// A request for a certificate (PKCS #10, as PEM).
+    pub request: String,
+}
+
+/// The answer.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinAnswer {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The certificate, as PEM.
+    pub certificate: String,
+    /// The authorities that are trusted, as PEM.
+    pub authorities: String,
+    /// The authority's key, as PEM, for nodes with data: so the loss of no host leaves a cluster that can let nobody in.
+    pub authority_key: Option<String>,
+    /// The agents of all nodes.
+    pub agents: BTreeMap<NodeName, String>,
+    /// The recorded settings, which the new node's file repeats.
+    pub settings: cluster::state::Settings,
+    /// The port of the primary's server, as a proposal for another one.
+    pub postgres_port: Option<u16>,
+}
+
 /// What somebody wants to be rid of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prune {
     /// Names of directories, as `GET /v1/aside` tells them.
     pub names: Vec<String>,
+    /// Who asks, for the log.
+    #[serde(default)]
+    pub by: String,
 }

@@ -12,8 +12,11 @@ pub mod files;
 pub mod follow;
 pub mod history;
 pub mod initialise;
+pub mod judge;
+pub mod layers;
 pub mod lost;
 mod overrides;
+pub mod pending;
 pub mod prepare;
 pub mod probe;
 pub mod process;
@@ -96,7 +99,7 @@ impl Place {
             port: 5432,
             listen_addresses: String::new(),
             os_user: None,
-            hba: Vec::new(),
+            hba: None,
             settings: std::collections::BTreeMap::new(),
         };
         Place { settings, dir: root.join("own"), user: None }

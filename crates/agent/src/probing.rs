@@ -16,6 +16,8 @@ pub struct Target {
     pub segment_bytes: u64,
     /// Whether to look at the clients' sessions too.
     pub watch_clients: bool,
+    /// The version of the cluster-wide configuration in its files.
+    pub configured: u64,
     /// Pause between two questions.
     pub every: Duration,
 }
@@ -43,6 +45,7 @@ pub async fn probe(
                 }
                 if let Some((generation, prober)) = &mut prober {
                     prober.watch_clients = target.watch_clients;
+                    prober.note_configured(target.configured);
                     let found = prober.ask(limit).await.map_err(|e| e.to_string());
                     let probed = Event::Probed { generation: *generation, found: Box::new(found) };
                     if events.send(probed).await.is_err() {

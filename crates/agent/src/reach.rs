@@ -4,6 +4,7 @@ use crate::clock::boottime_ms;
 use crate::http::{BODY_MAX, Connection};
 use crate::messages::Pong;
 use cluster::{Epoch, Lsn, NodeName};
+use identity::Caller;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub fn heard(shared: &Shared) -> Heard {
 
 /// Runs until the other end of `targets` is dropped.
 pub async fn ask(
+    caller: Caller,
     mut targets: watch::Receiver<Option<Target>>,
     shared: Shared,
     every: Duration,
@@ -68,15 +70,15 @@ pub async fn ask(
                 }
             }
             Some(target) => tokio::select! {
-                () = ask_one(&target, &shared, every, limit) => {}
+                () = ask_one(&caller, &target, &shared, every, limit) => {}
                 changed = targets.changed() => if changed.is_err() { return },
             },
         }
     }
 }
 
-async fn ask_one(target: &Target, shared: &Shared, every: Duration, limit: Duration) {
-    let mut connection = Connection::new(&target.agent, BODY_MAX);
+async fn ask_one(caller: &Caller, target: &Target, shared: &Shared, every: Duration, limit: Duration) {
+    let mut connection = Connection::new(caller, &target.agent, BODY_MAX);
     loop {
         let asked_at_ms = boottime_ms();
         if let Ok(pong) = connection.get::<Pong>("/v1/ping", limit).await

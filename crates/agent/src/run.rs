@@ -10,11 +10,13 @@ mod cut_off;
 mod drain;
 mod lead;
 mod leash;
+mod leave;
 mod observe;
 mod server;
 mod tell_hooks;
 
 pub use asked::Known;
+pub use leave::Purpose;
 
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
@@ -26,6 +28,7 @@ use crate::probing;
 use crate::reach;
 use crate::stall;
 use crate::store::{Standing, Store};
+use crate::successor::{Ended, Process};
 use cluster::copy::CloneCause;
 use cluster::decide::Proposed;
 use cluster::decide::switchover::Ordered;
@@ -35,6 +38,7 @@ use cluster::state::{Member, State};
 use cluster::status::Status;
 use cluster::step::Local;
 use cluster::{Epoch, Millis, Moment, NodeName};
+use identity::Caller;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,6 +114,19 @@ pub enum Event {
         /// `None`: nothing was done, as this agent does not lead or has not heard of all nodes yet. Dropped without an answer when it is not known whether it was recorded.
         reply: oneshot::Sender<Option<Ordered>>,
     },
+    /// Somebody wants another process in the place of this one: whether that may be now, or why not.
+    AskRoom {
+        /// How long the program that would follow took to say that it can.
+        checked: Duration,
+        /// With which intention.
+        purpose: Purpose,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Leave the room that was given, as soon as it may be left.
+    MakeRoom,
+    /// Somebody asks what this process is.
+    AskProcess(oneshot::Sender<Process>),
     /// Somebody asks.
     AskPing(oneshot::Sender<Pong>),
     /// Somebody asks for the status.
@@ -128,8 +145,8 @@ pub struct Parts {
     pub member: Member,
     /// What its configuration file says of the cluster.
     pub proposed: Proposed,
-    /// `host:port` of every agent in the configuration file.
-    pub agents: std::collections::BTreeMap<NodeName, String>,
+    /// How other agents are called.
+    pub caller: Caller,
     /// The store.
     pub store: Store,
     /// Its PostgreSQL; `None`: a witness.
@@ -138,6 +155,8 @@ pub struct Parts {
     pub epoch_seen: Arc<AtomicU64>,
     /// A person's commands.
     pub hooks: Hooks,
+    /// How long this process took from its start to here.
+    pub started_in: Duration,
 }
 
 /// The loop's state.
@@ -156,6 +175,9 @@ pub struct Run {
     drain: drain::Drain,
     leash: leash::Leash,
     telling: Option<tell_hooks::Telling>,
+    /// Since when it is known that this node was removed.
+    struck_out_since: Option<Moment>,
+    leave: leave::Leave,
     tasks: Tasks,
 }
 
@@ -168,11 +190,15 @@ struct Tasks {
     outgoing: watch::Sender<Option<Outgoing>>,
 }
 
+/// How long a node that was removed is still there. It votes until the leader has taken it out of the store, and where there are two,
+/// that takes both: without it the other one could never record anything again.
+const STRUCK_OUT_MS: Millis = 3000;
+
 fn now() -> Moment {
     Moment(crate::clock::boottime_ms())
 }
 
-/// Runs until `stop` turns true, then stops the server in order.
+/// Runs until `stop` turns true, then stops the server in order; or until another process is to take its place.
 ///
 /// # Errors
 /// When the store died: the process must end and be started again.
@@ -181,7 +207,7 @@ pub async fn run(
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     guard_events: mpsc::UnboundedReceiver<GuardEvent>,
     mut stop: watch::Receiver<bool>,
-) -> Result<(), String> {
+) -> Result<Ended, String> {
     let (sender, mut inbox) = events;
     let mut guard_events = guard_events;
     let mut states = parts.store.watch();
@@ -197,6 +223,7 @@ pub async fn run(
     let rounds = stall::watch(lease, quiet_after, move |may| leads.may_lead(may))
         .map_err(|e| format!("cannot make a thread: {e}"))?;
     run.look_at_data();
+    let mut ended = Ended::Stopped;
     loop {
         tokio::select! {
             biased;
@@ -210,6 +237,13 @@ pub async fn run(
             Some(event) = inbox.recv() => run.on(event),
             _ = ticks.tick() => {}
         }
+        if let Some(ended) = run.leaves() {
+            return Ok(ended);
+        }
+        if run.is_struck_out() {
+            ended = Ended::Removed;
+            break;
+        }
         run.turn();
         rounds.count();
     }
@@ -218,7 +252,7 @@ pub async fn run(
     if let Some(telling) = run.telling.take() {
         telling.finish().await;
     }
-    Ok(())
+    Ok(ended)
 }
 
 impl Run {
@@ -237,8 +271,15 @@ impl Run {
             let session = Arc::clone(&hands.session);
             tokio::spawn(probing::probe(session, probe_targets, hurry.clone(), events.clone(), probe_limit));
         }
-        tokio::spawn(reach::ask(reach_targets, heard.clone(), every, limit));
-        tokio::spawn(crate::heartbeat::send(outgoing_out, leaders, events.clone(), every, limit));
+        tokio::spawn(reach::ask(parts.caller.clone(), reach_targets, heard.clone(), every, limit));
+        tokio::spawn(crate::heartbeat::send(
+            parts.caller.clone(),
+            outgoing_out,
+            leaders,
+            events.clone(),
+            every,
+            limit,
+        ));
         let mut local = Local::default();
         match &parts.hands {
             Some(hands) => server::recall(&mut local, &hands.facts()),
@@ -257,6 +298,8 @@ impl Run {
             observed: observe::Last::default(),
             drain: drain::Drain::default(),
             leash: leash::Leash::default(),
+            struck_out_since: None,
+            leave: leave::Leave::default(),
             telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
@@ -300,10 +343,24 @@ impl Run {
             Event::CloneOrdered { cause, reply } => drop(reply.send(self.on_clone_ordered(cause))),
             Event::StoppedFor(id, how) => self.acting.stopped = Some((id, how)),
             Event::Order { asked, reply } => self.on_order(&asked, reply),
+            Event::AskRoom { checked, purpose, reply } => {
+                drop(reply.send(self.on_ask_room(checked, purpose)));
+            }
+            Event::MakeRoom => self.leave.call(),
+            Event::AskProcess(reply) => drop(reply.send(self.process())),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
             Event::AskKnown(reply) => drop(reply.send(self.known())),
         }
+    }
+
+    /// Whether this node was removed, and may end by now. As a name is never given again, nothing can change that.
+    fn is_struck_out(&mut self) -> bool {
+        if !self.standing.removed && !self.state.removed.contains(&self.parts.me) {
+            return false;
+        }
+        let since = *self.struck_out_since.get_or_insert(now());
+        now().since(since) >= STRUCK_OUT_MS
     }
 
     /// What follows from all that is known now.

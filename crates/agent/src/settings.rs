@@ -4,9 +4,12 @@
 //! ranges and combinations. What depends on the host (programs, users, directories) is asked from [`check_host`].
 
 mod host;
+pub mod managed;
+pub mod nearest;
 mod programs;
 
 use crate::hooks::Hooks;
+use crate::store::StoreKind;
 use cluster::state::{Degrade, Tags};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +20,9 @@ pub use programs::{PROGRAMS, choose_bin_dir, find_bin_dir, major_version};
 
 /// The operating-system user that owns the server when the agent is root and the file names nobody.
 pub const OS_USER_DEFAULT: &str = "postgres";
+
+/// The rule of pg_hba.conf where neither the node's file nor the cluster has any.
+pub const HBA_DEFAULT: &str = "host all all samenet scram-sha-256";
 
 /// Oldest major version of PostgreSQL that is supported.
 pub const MAJOR_MIN: u32 = 13;
@@ -36,6 +42,10 @@ pub struct Settings {
     pub listen: String,
     /// Every voter: name to the "host:port" of its agent.
     pub members: BTreeMap<String, String>,
+    /// Whether the cluster is known to exist: then this node never founds one, whatever it has lost.
+    pub founded: bool,
+    /// Where the cluster's record is kept.
+    pub store: StoreKind,
     /// The PostgreSQL server of this node; `None` makes it a witness.
     pub postgres: Option<PostgresSettings>,
     /// How commits reach the standbys.
@@ -65,8 +75,8 @@ pub struct PostgresSettings {
     pub listen_addresses: String,
     /// Operating-system user named in the file. Ask [`PostgresSettings::run_as`] which one to use.
     pub os_user: Option<String>,
-    /// Lines for pg_hba.conf, after those that pgkeel needs itself.
-    pub hba: Vec<String>,
+    /// Lines for pg_hba.conf, after those that pgkeel needs itself; `None`: not given.
+    pub hba: Option<Vec<String>>,
     /// The user's own PostgreSQL settings, name to value as PostgreSQL reads it (not quoted). None of them is managed.
     pub settings: BTreeMap<String, String>,
 }

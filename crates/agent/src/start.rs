@@ -9,15 +9,19 @@ use crate::os_user;
 use crate::postgres::{PgError, Place, files, process};
 use crate::run::{self, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
-use crate::store::{Store, StoreOptions};
+use crate::store::{Store, StoreKind, StoreOptions};
+use crate::successor::fit::Used;
+use crate::successor::{Ended, Successor};
 use crate::{api, http};
 use cluster::NodeName;
-use cluster::decide::Proposed;
+use cluster::decide::{Proposed, Record};
 use cluster::state::{self, Member, PgAddress};
+use identity::{Acceptor, Caller, Credentials};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -77,15 +81,18 @@ pub enum AgentError {
     StoreDied(String),
 }
 
-/// Runs an agent until `stop` turns true. `epoch_seen` is kept at the newest epoch it knows, for the log.
+/// Runs an agent until `stop` turns true. Without `credentials` nothing between agents is encrypted, and nobody is asked who
+/// they are. `successor` is asked before the process makes room for another one. `epoch_seen` is kept at the newest epoch it knows, for the log.
 ///
 /// # Errors
 /// [`AgentError`]: why it could not start, or had to end.
 pub async fn run(
     settings: Settings,
+    (credentials, successor): (Option<Credentials>, Successor),
     epoch_seen: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
-) -> Result<(), AgentError> {
+) -> Result<Ended, AgentError> {
+    let began = Instant::now();
     let problems = check_host(&settings);
     if !problems.is_empty() {
         return Err(AgentError::Host { node: settings.node.clone(), problems });
@@ -93,32 +100,60 @@ pub async fn run(
     let me: NodeName = settings.node.parse()?;
     make_own_dir(&settings.dir)?;
     let listener = listen(&settings).await?;
-    let store = open_store(&settings, &me).await?;
+    let caller = Caller::with(credentials.clone());
+    let store = open_store(&settings, &me, caller.clone()).await?;
     let _pid_file = PidFile::write(&settings.dir)?;
     let (guard_sender, guard_events) = mpsc::unbounded_channel();
     let hands = match place(&settings)? {
         Some(place) => {
-            let fence = match settings.second_line {
-                SecondLine::None => None,
-                SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
-            };
-            Some(Arc::new(open_hands(place, &me, &store, fence, guard_sender).await?))
+            let fence = fence_of(&settings, &place);
+            Some(open_hands(place, &me, (&store, &caller), fence, guard_sender).await?)
         }
         None => None,
     };
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (served_until, served) = watch::channel(false);
-    let files = api::Files { me: me.clone(), place: hands.as_ref().map(|h| h.place.clone()) };
-    let router = api::router(events.clone(), store.clone(), files);
-    let server = tokio::spawn(http::serve(listener, router, ended(served)));
-    let mut forming = tokio::spawn({
-        let store = store.clone();
-        async move { store.form().await }
-    });
+    let place = hands.as_ref().map(|h| h.place.clone());
+    let files = api::Files { me: me.clone(), place, hands: hands.clone() };
+    let follows = api::Follows { successor, used: Used::of(&settings) };
+    let router = api::router(events.clone(), store.clone(), files, caller.clone(), follows);
+    let acceptor = Acceptor::with(credentials);
+    let server = tokio::spawn(http::serve(listener, acceptor, router, ended(served)));
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
-    let parts = parts(&settings, me, store.clone(), hands, epoch_seen)?;
+    let parts = parts(&settings, me, (store.clone(), caller), hands, (epoch_seen, began))?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
+    let outcome = run_and_form(running, store.clone()).await;
+    // The server has stopped. After a failure it may still run, and is ended by its guard.
+    if let (Ok(Ended::Stopped | Ended::Removed), Some(fence)) = (&outcome, fence)
+        && let Err(e) = fence.remove().await
+    {
+        tracing::error!("{e}");
+    }
+    let _ = served_until.send(true);
+    match outcome {
+        // Nobody renews the lease meanwhile. What is not closed in time is found as after a crash.
+        Ok(Ended::ForSuccessor { by }) => drop(tokio::time::timeout_at(by.into(), store.close()).await),
+        Ok(Ended::Stopped | Ended::Removed) | Err(_) => store.close().await,
+    }
+    server.abort();
+    // No failure: who keeps the process running would start it again, for the same end.
+    if matches!(outcome, Ok(Ended::Removed)) {
+        tracing::error!(
+            "node {} was removed from the cluster: its server has stopped and its agent ends; its data is untouched. A name is not \
+             given again: to bring this host back, empty its directories and run pgkeel join with another --node",
+            settings.node
+        );
+    }
+    outcome
+}
+
+/// Runs, and sees meanwhile that the store comes into being.
+async fn run_and_form(
+    running: impl Future<Output = Result<Ended, String>>,
+    store: Store,
+) -> Result<Ended, AgentError> {
     tokio::pin!(running);
+    let mut forming = tokio::spawn(async move { store.form().await });
     let mut formed = false;
     let outcome = loop {
         tokio::select! {
@@ -132,16 +167,14 @@ pub async fn run(
         }
     };
     forming.abort();
-    // The server has stopped. After a failure it may still run, and is ended by its guard.
-    if let (Ok(()), Some(fence)) = (&outcome, fence)
-        && let Err(e) = fence.remove().await
-    {
-        tracing::error!("{e}");
-    }
-    let _ = served_until.send(true);
-    store.close().await;
-    server.abort();
     outcome
+}
+
+fn fence_of(settings: &Settings, place: &Place) -> Option<Arc<Fence>> {
+    match settings.second_line {
+        SecondLine::None => None,
+        SecondLine::Nftables => Some(Arc::new(Fence::new(place.settings.port))),
+    }
 }
 
 async fn ended(mut served: watch::Receiver<bool>) {
@@ -160,7 +193,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener, AgentError> {
     })
 }
 
-async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentError> {
+async fn open_store(settings: &Settings, me: &NodeName, caller: Caller) -> Result<Store, AgentError> {
     let members = settings
         .members
         .iter()
@@ -173,6 +206,9 @@ async fn open_store(settings: &Settings, me: &NodeName) -> Result<Store, AgentEr
         address: settings.listen.clone(),
         members,
         detect: settings.detect,
+        founded: settings.founded,
+        kind: settings.store.clone(),
+        caller,
     };
     Ok(Store::open(options).await?)
 }
@@ -189,10 +225,10 @@ fn place(settings: &Settings) -> Result<Option<Place>, AgentError> {
 async fn open_hands(
     place: Place,
     me: &NodeName,
-    store: &Store,
+    (store, caller): (&Store, &Caller),
     fence: Option<Arc<Fence>>,
     guard_sender: mpsc::UnboundedSender<GuardEvent>,
-) -> Result<Hands, AgentError> {
+) -> Result<Arc<Hands>, AgentError> {
     let marker = Marker::open(&place.dir)?;
     if let Some(parent) = place.data().parent() {
         std::fs::create_dir_all(parent).map_err(PgError::file("make", parent))?;
@@ -200,11 +236,14 @@ async fn open_hands(
     files::make_dir(&place, &place.socket_dir(), 0o755)?;
     let attached = GuardHandle::attach(&place.guard_socket()).await.map_err(PgError::from)?;
     let port = place.settings.port;
-    let hands = Hands::new(place, me.clone(), store.clone(), marker, fence, guard_sender);
+    let hands =
+        Arc::new(Hands::new(place, me.clone(), store.clone(), caller.clone(), marker, fence, guard_sender));
     match attached {
         Some((guard, events)) => {
             tracing::info!("found its server running (postmaster {}); takes it over", guard.pid());
             hands.adopt(guard, events);
+            let found = Arc::clone(&hands);
+            tokio::spawn(async move { found.refresh().await });
         }
         None => {
             process::end_orphan(&hands.place).await?;
@@ -231,15 +270,11 @@ fn check_port(place: &Place) -> std::io::Result<()> {
 fn parts(
     settings: &Settings,
     me: NodeName,
-    store: Store,
+    (store, caller): (Store, Caller),
     hands: Option<Arc<Hands>>,
-    epoch_seen: Arc<AtomicU64>,
+    (epoch_seen, began): (Arc<AtomicU64>, Instant),
 ) -> Result<Parts, AgentError> {
-    let agents = settings
-        .members
-        .iter()
-        .map(|(name, agent)| Ok((name.parse()?, agent.clone())))
-        .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
+    let names = settings.members.keys().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let postgres = settings.postgres.as_ref().map(|pg| PgAddress { host: pg.host.clone(), port: pg.port });
     let replication = match settings.replication {
         Replication::Async { max_loss_bytes, loss_bound_bytes } => {
@@ -256,14 +291,19 @@ fn parts(
             detect_ms: settings.detect.as_millis() as u64,
             drift_ppm: u64::from(settings.drift_ppm),
         },
-        names: agents.keys().cloned().collect(),
+        names,
+        record: match settings.store {
+            StoreKind::Embedded => Record::Nodes,
+            StoreKind::Etcd(_) => Record::Elsewhere,
+        },
     };
     let data_dir = settings.postgres.as_ref().map(|pg| pg.data_dir.display().to_string());
     let member = Member { agent: settings.listen.clone(), postgres, tags: settings.tags, data_dir };
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
     let hooks = settings.hooks.clone();
-    Ok(Parts { me, run, member, proposed, agents, store, hands, epoch_seen, hooks })
+    let started_in = began.elapsed();
+    Ok(Parts { me, run, member, proposed, caller, store, hands, epoch_seen, hooks, started_in })
 }
 
 /// Names the process for those who look after it; removed when the agent ends in order.

@@ -39,7 +39,10 @@ pub fn remember(standbys: &mut BTreeMap<NodeName, Replica>, present: &BTreeMap<N
 }
 
 fn may_take_over<'a>(state: &'a State, me: &'a NodeName) -> impl Iterator<Item = &'a NodeName> {
-    state.data_nodes().map(|(n, _)| n).filter(move |n| *n != me && !candidate::tags(state, n).never_primary)
+    state
+        .data_nodes()
+        .map(|(n, _)| n)
+        .filter(move |n| *n != me && !candidate::tags(state, n).never_primary && !candidate::leaves(state, n))
 }
 
 /// Of those that may become primary the one that has most of what this primary had flushed up to `lsn`, and the bytes that
@@ -134,6 +137,15 @@ mod tests {
             standbys: standbys.iter().map(|(n, l)| (name(n), at(*l))).collect(),
             ..Local::default()
         }
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_not_near() {
+        let mut state = bounded();
+        let standbys = BTreeMap::from([(name("n2"), at(990))]);
+        assert_eq!(nearest(&state, &name("n1"), &standbys, Lsn(1000)), Some((name("n2"), 10)));
+        state.leaving.insert(name("n2"), crate::membership::Leaving { by: String::new(), at: 0 });
+        assert_eq!(nearest(&state, &name("n1"), &standbys, Lsn(1000)), None);
     }
 
     #[test]

@@ -18,11 +18,17 @@ use std::collections::BTreeMap;
 pub fn seals(state: &State, seen: &Observations, now: Moment, age_max: Millis) -> BTreeMap<NodeName, Seal> {
     seen.nodes
         .iter()
-        .filter(|(node, heard)| state.members.contains_key(*node) && now.since(heard.at) < age_max)
+        .filter(|(node, heard)| counts(state, node) && now.since(heard.at) < age_max)
         .filter_map(|(node, heard)| given(state, &heard.observation).map(|seal| (node.clone(), seal)))
         .filter(|(_, seal)| seal.epoch == state.epoch || mutant::is(Mutant::OldSealCounts))
         .map(|(node, seal)| (node, settle(state, &seal)))
         .collect()
+}
+
+/// Whether the seal of a node counts: it is recorded.
+fn counts(state: &State, node: &NodeName) -> bool {
+    let removed = mutant::is(Mutant::RemovedSeals) && state.removed.contains(node);
+    state.members.contains_key(node) || removed
 }
 
 /// The seal that a node reported.
@@ -60,10 +66,15 @@ pub fn tags(state: &State, node: &NodeName) -> Tags {
     state.members.get(node).map(|m| m.tags).unwrap_or_default()
 }
 
-/// Whether a node is never chosen, by its configuration or because it is under maintenance.
+/// Whether a node is never chosen: by its configuration, or because it is under maintenance or leaving.
 #[must_use]
 pub fn barred(state: &State, node: &NodeName) -> bool {
-    tags(state, node).never_primary || state.maintenance.contains_key(node)
+    tags(state, node).never_primary || state.maintenance.contains_key(node) || leaves(state, node)
+}
+
+/// Whether a node is on its way out.
+pub(crate) fn leaves(state: &State, node: &NodeName) -> bool {
+    state.leaving.contains_key(node) && !mutant::is(Mutant::LeavingChosen)
 }
 
 /// Whether `a` is further than `b`.
@@ -102,6 +113,9 @@ pub fn why_not(
         }
         if state.maintenance.contains_key(node) {
             return NotChosen::Maintained;
+        }
+        if leaves(state, node) {
+            return NotChosen::Leaves;
         }
         let at = position(seal);
         if !lineage::eligible(state, seal.line.as_deref(), seal.lsn) {

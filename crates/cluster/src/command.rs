@@ -1,11 +1,14 @@
 //! The only way the recorded state changes: [`apply`].
 
 use crate::basics::{Epoch, NodeName, WallMs};
+use crate::configuration::Content;
 use crate::handover::{Handover, Planned, Stage};
 use crate::leash::Unleased;
+use crate::membership::{self, Leaving, Seat, Token};
 use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
+use crate::restart::Restart;
 use crate::state::{
     Appointment, Entry, Fencing, HISTORY_MAX, Maintenance, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX,
     Paused, Phase, Promotion, Published, Settings, State, SyncSet,
@@ -151,6 +154,76 @@ pub enum Change {
         /// `None`: no more.
         maintenance: Option<Maintenance>,
     },
+    /// Record the next version of the cluster-wide configuration.
+    Reconfigure {
+        /// The version that it was made from; must be the one in force.
+        from: u64,
+        /// What it says.
+        content: Content,
+        /// The version that it repeats.
+        back_to: Option<u64>,
+        /// Who asked for it.
+        by: String,
+    },
+    /// Begin restarts.
+    Restart {
+        /// The epoch of the primary that they were planned for.
+        epoch: Epoch,
+        /// They.
+        restart: Restart,
+    },
+    /// The present turn begins, or has ended and the next one is up.
+    RestartStage {
+        /// The identity of the restarts.
+        id: String,
+        /// Whose turn it is.
+        at: usize,
+        /// Whether it has begun.
+        going: bool,
+    },
+    /// No more restarts.
+    RestartEnd {
+        /// Their identity.
+        id: String,
+    },
+    /// Let a node in.
+    Admit {
+        /// The node.
+        node: NodeName,
+        /// Where it is.
+        seat: Seat,
+    },
+    /// A node begins to leave, or stays after all.
+    Leave {
+        /// The node.
+        node: NodeName,
+        /// `None`: it stays.
+        leaving: Option<Leaving>,
+    },
+    /// A node that leaves is needed no more: strike it out.
+    Remove {
+        /// The node.
+        node: NodeName,
+    },
+    /// Remember an invitation; those that have expired are dropped.
+    Invite {
+        /// Its identity.
+        id: String,
+        /// It.
+        token: Token,
+    },
+    /// An invitation was used.
+    Redeem {
+        /// Its identity.
+        id: String,
+        /// By whom.
+        node: NodeName,
+    },
+    /// Forget an invitation.
+    Uninvite {
+        /// Its identity.
+        id: String,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -169,6 +242,14 @@ pub enum Refusal {
         /// The epoch of the state.
         present: Epoch,
     },
+    /// The configuration was made from another version.
+    #[error("the configuration was made from version {from}, but version {present} is in force")]
+    OtherVersion {
+        /// The version that it was made from.
+        from: u64,
+        /// The version in force.
+        present: u64,
+    },
     /// The cluster is not in the phase that the command needs.
     #[error("the command does not fit: {0}")]
     OutOfPlace(String),
@@ -180,7 +261,7 @@ pub enum Refusal {
 /// [`Refusal`] when the command was decided for another epoch or does not fit the present phase.
 pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
     state.revision += 1;
-    change(state, &command.change)?;
+    change(state, &command.change, command.at)?;
     let epoch = state.epoch;
     state.history.extend(command.reasons.iter().map(|reason| Entry {
         at: command.at,
@@ -188,12 +269,13 @@ pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
         by: command.by.clone(),
         reason: reason.clone(),
     }));
+    membership::bound_knocks(&mut state.history);
     drop_oldest(&mut state.history, HISTORY_MAX);
     drop_oldest(&mut state.promotions, PROMOTIONS_MAX);
     Ok(())
 }
 
-fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
+fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal> {
     match change {
         Change::Configure { cluster, settings } => {
             if !state.cluster.is_empty() && state.cluster != *cluster {
@@ -202,6 +284,10 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
             state.cluster.clone_from(cluster);
             state.settings = Some(settings.clone());
             Ok(())
+        }
+        // A report of it came late.
+        Change::Register { node, .. } if state.removed.contains(node) => {
+            Err(Refusal::OutOfPlace(format!("{node} was removed")))
         }
         Change::Register { node, member } => {
             state.members.insert(node.clone(), member.clone());
@@ -213,6 +299,7 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         Change::Publish { epoch, promoted, promotion_id } => publish(state, *epoch, promoted, promotion_id),
         Change::SyncSetNext { epoch, next } => {
             same_epoch(state, *epoch)?;
+            membership::belong(state, &next.members)?;
             state.sync.add(next.clone());
             state.sync_since = state.revision;
             Ok(())
@@ -234,8 +321,56 @@ fn change(state: &mut State, change: &Change) -> Result<(), Refusal> {
         Change::Pause { .. } | Change::Resume | Change::LeasedAgain { .. } | Change::Maintain { .. } => {
             change_upkeep(state, change)
         }
+        Change::Reconfigure { from, content, back_to, by } => {
+            let present = state.configuration.number();
+            if present != *from && !mutant::is(Mutant::EditOverwrites) {
+                return Err(Refusal::OtherVersion { from: *from, present });
+            }
+            state.configuration.add(by.clone(), at, *back_to, content.clone());
+            Ok(())
+        }
+        Change::Restart { .. } | Change::RestartStage { .. } | Change::RestartEnd { .. } => {
+            change_restart(state, change)
+        }
+        Change::Admit { .. }
+        | Change::Leave { .. }
+        | Change::Remove { .. }
+        | Change::Invite { .. }
+        | Change::Redeem { .. }
+        | Change::Uninvite { .. } => membership::change(state, change, at),
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
+}
+
+fn change_restart(state: &mut State, change: &Change) -> Result<(), Refusal> {
+    let other = || Refusal::OutOfPlace("those restarts are not under way".into());
+    match change {
+        Change::Restart { epoch, restart } => {
+            same_epoch(state, *epoch)?;
+            if state.restart.is_some() {
+                return Err(Refusal::OutOfPlace("other restarts are under way".into()));
+            }
+            if restart.turns.iter().any(|turn| state.leaving.contains_key(&turn.node)) {
+                return Err(Refusal::OutOfPlace("one of the nodes leaves".into()));
+            }
+            state.restart = Some(restart.clone());
+        }
+        Change::RestartStage { id, at, going } => {
+            let restart = state.restart.as_mut().filter(|r| r.id == *id && *at < r.turns.len());
+            let restart = restart.ok_or_else(other)?;
+            let ended = restart.token();
+            (restart.at, restart.going) = (*at, *going);
+            state.handover.take_if(|h| h.id == ended && h.is_in_place());
+        }
+        Change::RestartEnd { id } => {
+            let ended = state.restart.take_if(|r| r.id == *id).ok_or_else(other)?.token();
+            // A primary that stops for a switchover is past the point of return.
+            let back = |h: &Handover| h.is_in_place() || h.stage != Stage::Stopping;
+            state.handover.take_if(|h| h.id == ended && back(h));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn change_upkeep(state: &mut State, change: &Change) -> Result<(), Refusal> {
@@ -256,6 +391,9 @@ fn change_upkeep(state: &mut State, change: &Change) -> Result<(), Refusal> {
             state.unleased = None;
         }
         Change::Maintain { node, maintenance: Some(maintenance) } => {
+            if !state.has_seat(node) || state.leaving.contains_key(node) {
+                return Err(Refusal::OutOfPlace(format!("{node} leaves, or is gone")));
+            }
             if state.lease_holder() == Some(node) {
                 return Err(Refusal::OutOfPlace(format!("{node} is primary, or about to be")));
             }
@@ -275,12 +413,17 @@ fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
             same_epoch(state, *epoch)?;
             let fits =
                 matches!(&state.phase, Phase::Serving { appointment } if appointment.node == handover.from);
-            if !fits || state.handover.is_some() {
+            let stays = state.has_seat(&handover.to) && !state.leaving.contains_key(&handover.to);
+            if !fits || !stays || state.handover.is_some() {
                 return Err(Refusal::OutOfPlace(
                     "no primary that could hand over, or one that does already".into(),
                 ));
             }
             state.planned.retain(|p| p.id != handover.id);
+            // The turn of the primary begins with it.
+            if let Some(restart) = state.restart.as_mut().filter(|r| r.token() == handover.id) {
+                restart.going = true;
+            }
             state.handover = Some(handover.clone());
         }
         Change::HandOverStage { epoch, id, stage } => {
@@ -299,6 +442,7 @@ fn change_handover(state: &mut State, change: &Change) -> Result<(), Refusal> {
             if !stopping && !mutant::is(Mutant::OldCommandAccepted) {
                 return Err(Refusal::OutOfPlace("no switchover has come so far".into()));
             }
+            membership::belong(state, sync.iter().chain([&appointment.node]))?;
             open_epoch(state, *epoch, OldLease::Returned)?;
             appoint(state, *epoch, appointment, sync)?;
         }
@@ -372,6 +516,7 @@ fn appoint(
     sync: &BTreeSet<NodeName>,
 ) -> Result<(), Refusal> {
     same_epoch(state, epoch)?;
+    membership::belong(state, sync.iter().chain([&appointment.node]))?;
     if !matches!(state.phase, Phase::Sealing { .. }) && !mutant::is(Mutant::SecondAppointment) {
         return Err(Refusal::OutOfPlace("the epoch is not open".into()));
     }
@@ -395,6 +540,8 @@ fn appoint(
         state.sync_since = state.revision;
     }
     state.unleased = None;
+    // A person can make it primary all the same: then it stays.
+    state.leaving.remove(&appointment.node);
     state.phase = Phase::Promoting { appointment: appointment.clone() };
     Ok(())
 }

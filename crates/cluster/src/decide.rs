@@ -4,12 +4,16 @@
 //! decision sees its effect) and the reasons of what it did or waits for. It does nothing itself.
 
 mod bootstrap;
+mod configure;
 mod failover;
 mod force;
 mod leadership;
 mod maintenance;
+mod membership;
+mod order;
 mod pause;
 mod rejoin;
+mod restart;
 pub mod switchover;
 mod sync_set;
 
@@ -40,6 +44,18 @@ pub struct Proposed {
     pub settings: Settings,
     /// Names of all nodes.
     pub names: BTreeSet<NodeName>,
+    /// Who keeps the cluster's record.
+    pub record: Record,
+}
+
+/// Who keeps the cluster's record, and so how many nodes must be left for one of them to lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Record {
+    /// The nodes themselves: a majority of them.
+    #[default]
+    Nodes,
+    /// A store beside them, which has a majority of its own: any node that reaches it may lead.
+    Elsewhere,
 }
 
 /// The outcome of one look.
@@ -102,6 +118,8 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             switchover::conduct(state, settings, seen, now),
             failover::open_epoch(state, settings, seen, now),
             sync_set::change(state, settings, seen, now),
+            restart::conduct(state, settings, seen, now),
+            membership::conduct(state, settings, seen, proposed, now),
             rejoin::note(state, seen),
         ],
     };
@@ -118,10 +136,12 @@ pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now
             Outcome::Nothing => {}
         }
     }
-    // A reduced set may last, and hinders nothing.
-    if decision.waits.iter().all(|reason| matches!(reason, Reason::SyncReduced { .. })) {
+    // A reduced set may last, and hinders nothing; so may a node that leaves.
+    let lasts = |reason: &Reason| matches!(reason, Reason::SyncReduced { .. } | Reason::Membership { .. });
+    if decision.waits.iter().all(lasts) {
         decision.transfer = leadership::transfer(state, settings, seen, now.at);
     }
+    decision.transfer = decision.transfer.or_else(|| membership::takes_over(state, settings, seen, now));
     if decision.waits.is_empty() {
         decision.waits.push(Reason::Steady);
     }

@@ -135,7 +135,7 @@ fn silences(
     seen.nodes
         .iter()
         .filter(|(node, heard)| *node != primary && now.since(heard.at) < detect)
-        .filter(|(_, heard)| heard.observation.epoch == state.epoch)
+        .filter(|(node, heard)| heard.observation.epoch == state.epoch && state.members.contains_key(*node))
         .filter_map(|(node, heard)| {
             let then = heard.observation.primary_agent_silent_ms?;
             // What happened since the node reported is not known: only its own word counts.

@@ -141,11 +141,11 @@ impl fmt::Display for Holds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Holds::Unled { asked, problem } => {
-                write!(
-                    f,
-                    "nobody decides: {asked} knows of no leader, so there is no majority of agents that hear each other"
-                )?;
-                problem.as_ref().map_or(Ok(()), |problem| write!(f, " ({problem})"))?;
+                write!(f, "nobody decides: {asked} knows of no leader")?;
+                match problem {
+                    Some(problem) => write!(f, " ({problem})")?,
+                    None => f.write_str(", so there is no majority of agents that hear each other")?,
+                }
                 f.write_str(
                     "; start the agents that do not run (pgkeel run), and see to the network between them",
                 )

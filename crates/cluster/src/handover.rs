@@ -5,6 +5,9 @@
 //! from all this is decided in `decide::switchover`.
 
 use crate::basics::{Lsn, Millis, NodeName, WallMs};
+use crate::configuration::Fault;
+use crate::membership;
+use crate::restart::Bar;
 use crate::word::Objection;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -28,12 +31,29 @@ pub struct Handover {
     pub id: String,
     /// The primary.
     pub from: NodeName,
-    /// The next one.
+    /// The next one; the same: it restarts in place (see [`crate::restart`]).
     pub to: NodeName,
     /// Who asked for it.
     pub by: String,
     /// How far it has come.
     pub stage: Stage,
+}
+
+impl Handover {
+    /// Whether the primary stays, with a new server.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.from == self.to
+    }
+}
+
+impl fmt::Display for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_in_place() {
+            true => write!(f, "{} restarts", self.from),
+            false => write!(f, "{} hands over to {}", self.from, self.to),
+        }
+    }
 }
 
 /// A switchover that waits for its time.
@@ -168,6 +188,21 @@ pub enum Obstacle {
         /// What.
         by: Hindrance,
     },
+    /// What speaks against restarts.
+    Restart {
+        /// What.
+        bar: Bar,
+    },
+    /// What speaks against letting a node in or out.
+    Membership {
+        /// What.
+        bar: membership::Bar,
+    },
+    /// What is wrong with a cluster-wide configuration.
+    Configuration {
+        /// What.
+        fault: Fault,
+    },
     /// No node may take over; each for its own reason.
     NoCandidate {
         /// The obstacles of every other node.
@@ -239,6 +274,9 @@ impl fmt::Display for Obstacle {
                 "{node} has {bytes} bytes of WAL still to replay, at most {bytes_max} are allowed; wait until it has caught up"
             ),
             Obstacle::Objected { objection } => objection.fmt(f),
+            Obstacle::Restart { bar } => bar.fmt(f),
+            Obstacle::Membership { bar } => bar.fmt(f),
+            Obstacle::Configuration { fault } => fault.fmt(f),
             Obstacle::Hindered { node, by } => write!(f, "{node}: {by}"),
             Obstacle::NoCandidate { each } => {
                 f.write_str("no node may take over")?;

@@ -12,10 +12,13 @@
 
 pub mod basics;
 pub mod command;
+pub mod configuration;
 pub mod copy;
+pub mod membership;
 pub mod mutant;
 pub mod observe;
 pub mod reason;
+pub mod restart;
 pub mod state;
 pub mod view;
 

@@ -32,6 +32,11 @@ macro_rules! mutants {
 }
 
 mutants! {
+    RemovedFromSet: "a node that leaves is struck out while a sync set in force names it",
+    LeavingChosen: "a node that leaves is chosen, and confirms commits, like any other",
+    RemovedSeals: "quorum: the seals of nodes that were struck out count",
+    EditOverwrites: "a configuration that was made from an older version is recorded",
+    RestartUnleased: "a primary that restarts in place starts whether or not its lease still runs",
     LeaseNotWaited: "asynchronous: appoint without waiting for the old lease to end",
     DriftIgnored: "a lease counts as over without the allowance for drifting clocks",
     SilenceReturnsLease: "a silent primary counts as one that returned its lease",

@@ -5,6 +5,7 @@
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline, WallMs};
 use crate::brake::Brake;
+use crate::configuration::Pending;
 use crate::copy::{CloneCause, CopyProgress};
 use crate::exposure::Exposure;
 use crate::handover::{Hindrance, Progress, Stage};
@@ -13,7 +14,7 @@ use crate::reason::Reason;
 use crate::state::{Fork, Member, Phase, State, SyncSet};
 use crate::word::Word;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The data directory of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,6 +261,15 @@ pub struct Observation {
     /// What speaks against stopping or promoting its server.
     #[serde(default)]
     pub hindrances: Vec<Hindrance>,
+    /// The version of the cluster-wide configuration that its server has.
+    #[serde(default)]
+    pub configured: u64,
+    /// What its server takes on only when it starts again.
+    #[serde(default)]
+    pub pending: Vec<Pending>,
+    /// The restart for which its server was started last (see [`crate::restart::Restart::token`]).
+    #[serde(default)]
+    pub restarted: Option<String>,
     /// The number of the pause after which it runs under a lease again (see [`crate::leash`]).
     #[serde(default)]
     pub leased_again: Option<u64>,
@@ -268,6 +278,9 @@ pub struct Observation {
     pub copying: Option<CopyProgress>,
     /// What remains of its lease, if it has one.
     pub lease_left_ms: Option<Millis>,
+    /// What is left of its certificate's time, once that is less than a third and it should have been renewed; 0: others refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_left_ms: Option<Millis>,
     /// What it is doing, for people.
     pub doing: String,
     /// What hinders it, for people.
@@ -301,9 +314,13 @@ impl Observation {
             rejoined: None,
             handover: None,
             hindrances: Vec::new(),
+            configured: 0,
+            pending: Vec::new(),
+            restarted: None,
             leased_again: None,
             copying: None,
             lease_left_ms: None,
+            certificate_left_ms: None,
             doing: String::new(),
             problem: None,
         }
@@ -334,12 +351,16 @@ pub struct Observations {
     pub serving_since: Option<(Epoch, Moment)>,
     /// The stage of the switchover that this leader found, and when it first did.
     pub stage_since: Option<(String, Stage, Moment)>,
+    /// The turn of the restarts that this leader found, whether it had begun, and when it first did.
+    pub turn_since: Option<(String, bool, Moment)>,
     /// The latest moment at which a lease given by this leader may still be in force.
     pub lease_given_until: Option<Moment>,
     /// When the primary was last seen to stream to each standby.
     pub streamed_at: BTreeMap<NodeName, Moment>,
     /// The furthest position that the primary of this epoch reported; its later reports may not know it any more.
     pub primary_reached: Option<(Epoch, Lsn)>,
+    /// Who votes in the store: the leadership can be handed to nobody else. `None`: to any node.
+    pub voters: Option<BTreeSet<NodeName>>,
 }
 
 impl Observations {
@@ -353,9 +374,11 @@ impl Observations {
             open_since: None,
             serving_since: None,
             stage_since: None,
+            turn_since: None,
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
             primary_reached: None,
+            voters: None,
         }
     }
 
@@ -368,12 +391,16 @@ impl Observations {
         {
             self.primary_reached = self.primary_reached.max(Some((last.epoch, *lsn)));
         }
+        // Whatever it still believes, it does not belong any more.
+        if state.removed.contains(&observation.node) && !mutant::is(Mutant::RemovedSeals) {
+            return;
+        }
         if self.is_overtaken(state, &observation, now) && !mutant::is(Mutant::LateReportAccepted) {
             return;
         }
         if state.primary() == Some(&observation.node) {
             for (node, replica) in &observation.replicas {
-                if replica.streaming {
+                if replica.streaming && !state.removed.contains(node) {
                     self.streamed_at.insert(node.clone(), now);
                 }
             }
@@ -396,6 +423,16 @@ impl Observations {
 
     /// Takes in a change of the recorded state.
     pub fn see_state(&mut self, state: &State, now: Moment) {
+        // One that comes back under the name is another one: what was heard of the first says nothing of it.
+        if !mutant::is(Mutant::RemovedSeals) {
+            // But of how far the primary had come it was a witness.
+            let last = state.promotions.last().map_or(0, |promotion| promotion.epoch);
+            let gone = self.nodes.iter().filter(|(node, _)| state.removed.contains(*node));
+            let told = gone.filter_map(|(_, heard)| heard.observation.primary_lsn).max();
+            self.primary_reached = self.primary_reached.max(told.map(|lsn| (last, lsn)));
+            self.nodes.retain(|node, _| !state.removed.contains(node));
+            self.streamed_at.retain(|node, _| !state.removed.contains(node));
+        }
         let open = matches!(state.phase, Phase::Sealing { .. });
         match self.open_since {
             Some((epoch, _)) if open && epoch == state.epoch => {}
@@ -410,6 +447,11 @@ impl Observations {
         let known = self.stage_since.as_ref().map(|(id, stage, _)| (id.clone(), *stage));
         if stage != known {
             self.stage_since = stage.map(|(id, stage)| (id, stage, now));
+        }
+        let turn = state.restart.as_ref().map(|r| (r.token(), r.going));
+        let known = self.turn_since.as_ref().map(|(token, going, _)| (token.clone(), *going));
+        if turn != known {
+            self.turn_since = turn.map(|(token, going)| (token, going, now));
         }
     }
 

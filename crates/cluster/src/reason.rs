@@ -5,8 +5,11 @@ mod said;
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
 use crate::brake::Brake;
+use crate::configuration::Difference;
 use crate::handover::{Obstacle, Stage};
+use crate::membership;
 use crate::observe::Rejoined;
+use crate::restart::Tale;
 use crate::state::{Fencing, OldLease, SyncSet};
 use crate::word::Word;
 use serde::{Deserialize, Serialize};
@@ -107,6 +110,8 @@ pub enum NotChosen {
     Witness,
     /// It is under maintenance.
     Maintained,
+    /// It is leaving the cluster.
+    Leaves,
     /// Its configuration says that it is never appointed.
     NeverPrimary,
 }
@@ -214,6 +219,18 @@ pub enum Reason {
     },
     Word {
         word: Word,
+    },
+    Configured {
+        version: u64,
+        by: String,
+        back_to: Option<u64>,
+        differences: Vec<Difference>,
+    },
+    Restart {
+        tale: Tale,
+    },
+    Membership {
+        tale: membership::Tale,
     },
     // Waits and refusals: shown while they last.
     SwitchoverWaits {

@@ -1,10 +1,13 @@
 //! Everything the store holds: the one record that all nodes agree on.
 
 use crate::basics::{Epoch, Lsn, Millis, NodeName, Timeline, WallMs};
+use crate::configuration::Configuration;
 use crate::handover::{Handover, Planned};
 use crate::leash::Unleased;
+use crate::membership::{Leaving, Seat, Token};
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
+use crate::restart::Restart;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -358,9 +361,27 @@ pub struct State {
     /// The primary that a pause allowed to run without a lease, until it is known that it does so no more.
     #[serde(default)]
     pub unleased: Option<Unleased>,
+    /// PostgreSQL's parameters and access rules for all nodes.
+    #[serde(default)]
+    pub configuration: Configuration,
+    /// The restarts under way.
+    #[serde(default)]
+    pub restart: Option<Restart>,
     /// Nodes that are left alone.
     #[serde(default)]
     pub maintenance: BTreeMap<NodeName, Maintenance>,
+    /// Nodes that were let in after the cluster was formed.
+    #[serde(default)]
+    pub admitted: BTreeMap<NodeName, Seat>,
+    /// Nodes on their way out: never chosen, and in no sync set any more as soon as others can confirm.
+    #[serde(default)]
+    pub leaving: BTreeMap<NodeName, Leaving>,
+    /// Nodes that were struck out, although configuration files may still list them.
+    #[serde(default)]
+    pub removed: BTreeSet<NodeName>,
+    /// Invitations, by their identity.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, Token>,
     /// Remembered decisions, oldest first.
     pub history: Vec<Entry>,
     /// Number of commands applied.

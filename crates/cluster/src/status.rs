@@ -1,9 +1,11 @@
 //! The cluster as a person sees it: one line per node, and what is waited for.
 
 use crate::basics::{Epoch, Lsn, Millis, Moment, NodeName, Timeline};
+use crate::configuration::{self, Pending};
 use crate::copy::CopyProgress;
 use crate::exposure::Exposure;
 use crate::handover::{Planned, Stage};
+use crate::membership;
 use crate::observe::{DataDir, Heard, Observation, Observations, Server};
 use crate::readiness::Readiness;
 use crate::reason::Reason;
@@ -57,6 +59,15 @@ pub struct NodeStatus {
     /// How far its copy is, while one is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copying: Option<CopyProgress>,
+    /// The version of the cluster-wide configuration that its server has.
+    #[serde(default)]
+    pub configured: u64,
+    /// What its server takes on only when it starts again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<Pending>,
+    /// What is left of its certificate's time, once that is less than a third and it should have been renewed; 0: others refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_left_ms: Option<Millis>,
     /// What it does, and what hinders it.
     pub why: String,
 }
@@ -90,6 +101,9 @@ pub struct Status {
     pub primary: Option<NodeName>,
     /// Replication mode in words.
     pub replication: String,
+    /// The version of the cluster-wide configuration in force.
+    #[serde(default)]
+    pub configuration: u64,
     /// What would be lost if the primary vanished now; `None`: there is none, or it is not known here.
     #[serde(default)]
     pub exposure: Option<Exposed>,
@@ -120,7 +134,7 @@ pub fn status(
 ) -> Status {
     let primary = view_primary(state);
     let primary_lsn = furthest_primary_lsn(observations);
-    let nodes = state.members.keys().map(|n| node_status(state, observations, n, primary_lsn, now)).collect();
+    let nodes = state.seated().map(|n| node_status(state, observations, n, primary_lsn, now)).collect();
     Status {
         cluster: state.cluster.clone(),
         asked: asked.clone(),
@@ -130,6 +144,7 @@ pub fn status(
         phase: phase_word(&state.phase).to_owned(),
         primary,
         replication: replication_words(state),
+        configuration: state.configuration.number(),
         exposure: exposed(state, observations),
         opted_out: opted_out(state, observations),
         planned: state.planned.clone(),
@@ -151,7 +166,10 @@ pub fn view(state: &State) -> view::View {
     };
     let primary = view_primary(state);
     let readers = match primary {
-        Some(ref p) => state.data_nodes().filter(|(n, _)| *n != p).filter_map(|(n, _)| server(n)).collect(),
+        Some(ref p) => {
+            let stay = |n: &&NodeName| *n != p && !state.leaving.contains_key(*n);
+            state.data_nodes().map(|(n, _)| n).filter(stay).filter_map(server).collect()
+        }
         None => Vec::new(),
     };
     view::View {
@@ -161,12 +179,14 @@ pub fn view(state: &State) -> view::View {
         waiting: primary.is_none().then(|| waiting_sentence(state)),
         primary: primary.as_ref().and_then(server),
         readers,
-        hold: state
-            .handover
-            .as_ref()
-            .filter(|h| h.stage != Stage::Preparing)
-            .map(|h| format!("{} hands over to {}", h.from, h.to)),
+        hold: state.handover.as_ref().filter(|h| h.stage != Stage::Preparing).map(ToString::to_string),
+        agents: state.seated().filter_map(|node| agent_address(state, node)).collect(),
     }
+}
+
+fn agent_address(state: &State, node: &NodeName) -> Option<String> {
+    let registered = state.members.get(node).map(|member| member.agent.clone());
+    registered.or_else(|| state.admitted.get(node).map(|seat| seat.address.clone()))
 }
 
 fn view_primary(state: &State) -> Option<NodeName> {
@@ -264,7 +284,7 @@ fn node_status(
     let age = heard.map(|h| now.since(h.at));
     NodeStatus {
         node: node.clone(),
-        agent: member.map(|m| m.agent.clone()).unwrap_or_default(),
+        agent: agent_address(state, node).unwrap_or_default(),
         postgres: member.and_then(|m| m.postgres.as_ref()).map(|pg| format!("{}:{}", pg.host, pg.port)),
         role,
         state: word,
@@ -284,7 +304,12 @@ fn node_status(
         sync,
         heard_ms: age,
         copying: heard.and_then(|h| h.observation.copying.clone()),
-        why: maintained(state, node)
+        configured: heard.map_or(0, |h| h.observation.configured),
+        pending: heard.map(|h| h.observation.pending.clone()).unwrap_or_default(),
+        certificate_left_ms: heard.and_then(|h| h.observation.certificate_left_ms),
+        why: leaving(state, node)
+            + &maintained(state, node)
+            + &restart_pending(heard)
             + &heard.map_or_else(
                 || "no heartbeat yet".to_owned(),
                 |h| why_line(&h.observation, silent, now.since(h.at)),
@@ -292,11 +317,24 @@ fn node_status(
     }
 }
 
+fn leaving(state: &State, node: &NodeName) -> String {
+    let of = |l: &membership::Leaving| format!("leaving: asked for by {}; ", l.by);
+    state.leaving.get(node).map_or_else(String::new, of)
+}
+
 fn maintained(state: &State, node: &NodeName) -> String {
     state.maintenance.get(node).map_or_else(String::new, |m| {
         let text = m.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
         format!("maintenance by {}{text}; ", m.by)
     })
+}
+
+fn restart_pending(heard: Option<&Heard>) -> String {
+    let pending = heard.map(|h| h.observation.pending.as_slice()).unwrap_or_default();
+    match pending {
+        [] => String::new(),
+        pending => format!("restart pending: {}; ", configuration::pending_names(pending)),
+    }
 }
 
 fn replay_lag(o: &Observation) -> Option<Millis> {

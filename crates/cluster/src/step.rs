@@ -4,17 +4,21 @@
 //! any point needs no other recovery than asking again. It leaves the executor no choices, and it never harms data: the
 //! steps that replace a data directory set it aside.
 
-use crate::basics::{Epoch, Lsn, Moment, NodeName};
+mod wait;
+
+pub use wait::Wait;
+
+use crate::basics::{Epoch, Moment, NodeName};
 use crate::brake;
 use crate::copy::CloneCause;
 use crate::handover::Stage;
 use crate::lineage::{self, Relation};
 use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Replica, Seal, Server, Standby};
+use crate::restart::Way;
 use crate::state::{Appointment, Phase, State, SyncSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// Work on the data directory that a crash may have cut short; recorded outside of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,12 @@ pub struct Local {
     pub must_clone: Option<CloneCause>,
     /// The switchover for which it has made a checkpoint.
     pub checkpointed: Option<String>,
+    /// The restart for which its server was started last (see [`crate::restart::Restart::token`]).
+    pub restarted: Option<String>,
+    /// The version of the cluster-wide configuration that its server has, as far as this run of the agent knows.
+    pub configured: u64,
+    /// Its server cannot replay on before it starts again: the primary has more of something than it.
+    pub stuck: bool,
     /// What its standbys have confirmed to it, since it is primary (see [`crate::brake::remember`]).
     pub standbys: BTreeMap<NodeName, Replica>,
     /// The synchronous standbys in its server's configuration; `None`: not configured since the agent started.
@@ -130,6 +140,23 @@ pub enum Step {
         /// The revision of the state that asks for it, to be noted before.
         revision: u64,
     },
+    /// Take on the cluster-wide configuration, as far as a running server can.
+    Configure {
+        /// Its version.
+        version: u64,
+    },
+    /// Stop the server of a standby in order and start it again, sealed.
+    Restart {
+        /// Its turn; `None`: it cannot go on otherwise.
+        token: Option<String>,
+    },
+    /// Stop the primary's server in order and start it again as the primary it is, while its lease lasts.
+    RestartPrimary {
+        /// Its turn.
+        token: String,
+        /// The synchronous standbys, configured before.
+        sync: SyncSet,
+    },
     /// Make a checkpoint, so that the stop that follows is short; begin a new WAL segment where that saves time later.
     Checkpoint {
         /// For this switchover.
@@ -147,115 +174,38 @@ pub enum Step {
     },
 }
 
-/// Why a node does nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// It has not looked at its own server yet.
-    Looking,
-    /// It is not recorded yet.
-    NotRecorded,
-    /// The state it sees is older than what it promised: it waits until the store has caught up.
-    StateIsOld {
-        /// The epoch that it promised.
-        promised: Epoch,
-    },
-    /// It only votes.
-    Witness,
-    /// There is no database yet, or no primary to copy it from.
-    NoDatabase,
-    /// Its data belongs to another database system.
-    ForeignData {
-        /// What it has.
-        mine: u64,
-        /// What the cluster has; `None`: the cluster has no database yet.
-        cluster: Option<u64>,
-    },
-    /// Its server starts.
-    Starting,
-    /// Its server does not answer.
-    NoAnswer,
-    /// It sealed for this epoch.
-    Sealed {
-        /// The epoch.
-        epoch: Epoch,
-        /// The position.
-        lsn: Lsn,
-    },
-    /// It may not act as primary before the leader gives it a lease.
-    NoLease,
-    /// It is primary.
-    Primary,
-    /// It follows the primary.
-    Following {
-        /// The primary.
-        upstream: NodeName,
-    },
-    /// Its server ended; the leader must open an epoch.
-    ServerGone,
-    /// It was appointed, and its data is not what was appointed any more: it was promoted once already.
-    NotAsAppointed,
-    /// It is under maintenance: nothing is started and no data is replaced.
-    Maintained,
-    /// It waits for the appointed node to promote.
-    Promotion {
-        /// Who.
-        of: NodeName,
-    },
-}
-
-impl fmt::Display for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Wait::Looking => f.write_str("looking at its server"),
-            Wait::NotRecorded => f.write_str("not recorded in the store yet"),
-            Wait::StateIsOld { promised } => {
-                write!(
-                    f,
-                    "waits for the store: it sealed or promoted for epoch {promised} and sees an older state"
-                )
-            }
-            Wait::Witness => f.write_str("votes"),
-            Wait::NoDatabase => f.write_str("has no data, and there is no primary to copy it from yet"),
-            Wait::ForeignData { mine, cluster: Some(cluster) } => write!(
-                f,
-                "refused: its data directory belongs to system identifier {mine}, this cluster is {cluster}; \
-                 move the directory away and the node is cloned"
-            ),
-            Wait::ForeignData { mine, cluster: None } => write!(
-                f,
-                "refused: it has a data directory (system identifier {mine}) that this new cluster does not know; \
-                 move the directory away, or join the cluster it belongs to"
-            ),
-            Wait::Starting => f.write_str("its server starts"),
-            Wait::NoAnswer => f.write_str("its server does not answer"),
-            Wait::Sealed { epoch, lsn } => write!(f, "sealed for epoch {epoch} at {lsn}"),
-            Wait::NoLease => f.write_str("waits for a lease from the leader"),
-            Wait::Primary => f.write_str("primary"),
-            Wait::Following { upstream } => write!(f, "follows {upstream}"),
-            Wait::ServerGone => f.write_str("its server ended; waits for the next epoch"),
-            Wait::NotAsAppointed => f.write_str(
-                "its data went on since it was appointed, so it was promoted already; waits for the next epoch",
-            ),
-            Wait::Maintained => f.write_str(
-                "under maintenance: its server is neither started nor stopped and its data is left alone until pgkeel maintenance off",
-            ),
-            Wait::Promotion { of } => write!(f, "waits for the promotion of {of}"),
-        }
-    }
-}
-
 /// What `me` does next at `now`.
 #[must_use]
 pub fn step(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
-    let next = wanted(state, me, local, now);
+    let next = match wanted(state, me, local, now) {
+        Step::Wait(wait @ (Wait::Primary | Wait::Following { .. })) => {
+            upkeep(state, me, local).unwrap_or(Step::Wait(wait))
+        }
+        other => other,
+    };
     if !state.maintenance.contains_key(me) {
         return next;
     }
     // Whoever maintains a node may stop its server. While it runs it keeps its promises: it seals, follows, is fenced.
     match next {
-        Step::StartSealed | Step::Clone { .. } | Step::Rewind { .. } => Step::Wait(Wait::Maintained),
+        Step::StartSealed | Step::Clone { .. } | Step::Rewind { .. } | Step::Restart { .. } => {
+            Step::Wait(Wait::Maintained)
+        }
         other => other,
     }
+}
+
+/// What a node does that has nothing more urgent to do.
+fn upkeep(state: &State, me: &NodeName, local: &Local) -> Option<Step> {
+    if let Server::Standby(_) = local.server {
+        let turn = state.restart.as_ref().filter(|r| r.turn().is_some_and(|t| t.way == Way::Standby));
+        let token = turn.and_then(|r| r.token_of(me)).filter(|token| local.restarted.as_ref() != Some(token));
+        if token.is_some() || local.stuck {
+            return Some(Step::Restart { token });
+        }
+    }
+    let version = state.configuration.number();
+    (version > local.configured).then_some(Step::Configure { version })
 }
 
 fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
@@ -265,7 +215,9 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
         DataDir::Absent => None,
         DataDir::Present { system_identifier } => Some(system_identifier),
     };
-    if !state.members.contains_key(me) {
+    // To a node that was struck out, what was recorded since counts as ever: it must not be primary.
+    let removed = state.removed.contains(me) && !mutant::is(Mutant::RemovedSeals);
+    if !state.members.contains_key(me) && !state.removed.contains(me) {
         return Step::Wait(Wait::NotRecorded);
     }
     // It has promoted in this epoch, and its state does not know of the appointment yet: what it sees is from before.
@@ -273,6 +225,9 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     let before_promotion = state.epoch > 0 && state.epoch == local.promoted_for && unheard;
     if (state.epoch < local.promised || before_promotion) && !mutant::is(Mutant::PromiseForgotten) {
         return Step::Wait(Wait::StateIsOld { promised: local.promised });
+    }
+    if removed {
+        return struck_out(state, local);
     }
     if let Phase::Initialising { node } = &state.phase
         && node == me
@@ -295,9 +250,23 @@ fn wanted(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
         Phase::Promoting { appointment } if appointment.node == *me => {
             promoting(state, local, appointment, now)
         }
-        Phase::Serving { appointment } if appointment.node == *me => serving(state, me, local),
+        Phase::Serving { appointment } if appointment.node == *me => serving(state, me, local, now),
         Phase::Promoting { appointment } | Phase::Serving { appointment } => {
             other_is_primary(state, local, appointment)
+        }
+    }
+}
+
+/// It does not belong any more: its server takes no writes and follows nobody. It may go on running, with all that it has.
+fn struck_out(state: &State, local: &Local) -> Step {
+    match &local.server {
+        Server::Unknown => Step::Wait(Wait::Looking),
+        Server::Primary { .. } => Step::Fence { epoch: state.epoch },
+        Server::Unresponsive { .. } if was_primary(state, local) => Step::Fence { epoch: state.epoch },
+        Server::Standby(_) if local.told_to_promote.is_some() => Step::Fence { epoch: state.epoch },
+        Server::Standby(standby) if standby.upstream.is_some() => Step::Seal { epoch: state.epoch },
+        Server::Standby(_) | Server::Stopped | Server::Starting | Server::Unresponsive { .. } => {
+            Step::Wait(Wait::Removed)
         }
     }
 }
@@ -413,21 +382,41 @@ fn promoting(state: &State, local: &Local, appointment: &Appointment, now: Momen
     }
 }
 
-fn hand_over(state: &State, local: &Local) -> Option<Step> {
+fn hand_over(state: &State, me: &NodeName, local: &Local, now: Moment) -> Option<Step> {
     let handover = state.handover.as_ref()?;
     match handover.stage {
         Stage::Preparing if local.checkpointed.as_ref() != Some(&handover.id) => {
             Some(Step::Checkpoint { id: handover.id.clone() })
         }
         Stage::Preparing | Stage::Holding => None,
+        Stage::Stopping if handover.is_in_place() => restart_primary(state, me, local, &handover.id, now),
         Stage::Stopping => Some(Step::StopInOrder { id: handover.id.clone() }),
     }
 }
 
-fn serving(state: &State, me: &NodeName, local: &Local) -> Step {
+/// A primary's new server serves in the right of the old one: under the lease that it had.
+fn restart_primary(state: &State, me: &NodeName, local: &Local, id: &str, now: Moment) -> Option<Step> {
+    let done = local.restarted.as_deref() == Some(id);
+    // A later state than this one has told its server which standbys confirm commits.
+    let old = state.revision < local.sync_revision;
+    if done || old || !has_lease(state, local, now) {
+        return None;
+    }
+    // In quorum mode nobody is acknowledged anything before it is told again how many need not confirm.
+    let sync = match state.confirmations() {
+        Some(_) => sync_of_standby(state),
+        None => {
+            let alone = Local { server: local.server.clone(), ..Local::default() };
+            brake::primary_sync(state, me, &alone)
+        }
+    };
+    Some(Step::RestartPrimary { token: id.to_owned(), sync })
+}
+
+fn serving(state: &State, me: &NodeName, local: &Local, now: Moment) -> Step {
     let sync = || brake::primary_sync(state, me, local);
     match &local.server {
-        Server::Primary { .. } => hand_over(state, local)
+        Server::Primary { .. } => hand_over(state, me, local, now)
             .or_else(|| set_sync(state, local, sync()))
             .unwrap_or(Step::Wait(Wait::Primary)),
         Server::Stopped | Server::Standby(_) => Step::Wait(Wait::ServerGone),
@@ -510,6 +499,7 @@ fn other_is_primary(state: &State, local: &Local, appointment: &Appointment) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::basics::Lsn;
 
     #[test]
     fn an_older_state_does_not_change_the_sync_set() {
@@ -519,5 +509,32 @@ mod tests {
         assert_eq!(set_sync(&state, &local, set.clone()), None, "its server was told by a later one");
         local.sync_revision = 7;
         assert_eq!(set_sync(&state, &local, set.clone()), Some(Step::SetSync { sync: set, revision: 7 }));
+    }
+
+    #[test]
+    fn what_was_struck_out_takes_no_writes_and_follows_nobody() {
+        let me: NodeName = "n1".parse().unwrap_or_else(|e| panic!("{e}"));
+        let state = State { epoch: 4, removed: [me.clone()].into(), ..State::default() };
+        let next = |server, promised| {
+            let data = DataDir::Present { system_identifier: 1 };
+            step(&state, &me, &Local { data, server, promised, ..Local::default() }, Moment(0))
+        };
+        let standby = |upstream: Option<&NodeName>| {
+            let (timeline, lsn, replay_lsn, upstream) = (1, Lsn(5), Lsn(5), upstream.cloned());
+            Server::Standby(Standby {
+                timeline,
+                lsn,
+                replay_lsn,
+                upstream,
+                streaming: true,
+                replay_lag_ms: None,
+            })
+        };
+        assert_eq!(next(Server::Primary { timeline: 1, lsn: Lsn(5) }, 4), Step::Fence { epoch: 4 });
+        assert_eq!(next(standby(Some(&me)), 4), Step::Seal { epoch: 4 });
+        assert_eq!(next(standby(None), 4), Step::Wait(Wait::Removed));
+        assert_eq!(next(Server::Stopped, 4), Step::Wait(Wait::Removed), "its data is left as it is");
+        let later = next(Server::Primary { timeline: 1, lsn: Lsn(5) }, 5);
+        assert_eq!(later, Step::Wait(Wait::StateIsOld { promised: 5 }), "it was let in again since");
     }
 }

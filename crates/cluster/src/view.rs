@@ -36,6 +36,9 @@ pub struct View {
     /// for people that says why.
     #[serde(default)]
     pub hold: Option<String>,
+    /// `host:port` of the agents of all nodes, which may be others than a proxy was configured with. Empty: not told.
+    #[serde(default)]
+    pub agents: Vec<String>,
 }
 
 impl View {

@@ -187,7 +187,7 @@ pub fn what_if(
             return Err(NoSuchNode { node: node.clone(), known: state.members.keys().cloned().collect() });
         }
     }
-    let deciders = sides::deciders(state, seen, event, now);
+    let deciders = sides::deciders(state, seen, proposed.record, event, now);
     if deciders.leadership == Leadership::None {
         return Ok(undecided(state, event, deciders));
     }
@@ -196,7 +196,7 @@ pub fn what_if(
     let mut begun = Vec::new();
     if let Event::Switchover { to } = event {
         let order = Order::Switchover { to: to.clone(), at: None };
-        match switchover::order(&state, seen, &order, "what if", now) {
+        match switchover::order(&state, seen, proposed, &order, "what if", now) {
             Ok((command, _)) => begun.push(command),
             Err(because) => return Ok(refused(&state, event, deciders, because)),
         }

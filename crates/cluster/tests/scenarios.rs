@@ -8,6 +8,8 @@
 mod asked;
 #[path = "scenarios/story.rs"]
 mod story;
+#[path = "scenarios/upkeep.rs"]
+mod upkeep;
 #[path = "scenarios/words.rs"]
 mod words;
 

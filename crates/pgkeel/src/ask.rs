@@ -8,12 +8,15 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use identity::Caller;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
 
 /// A longer answer is not read to its end: no agent sends one.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// So much of an error is shown.
+const ERROR_BYTES_MAX: usize = 600;
 
 /// Why an agent gave no answer that could be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +48,13 @@ impl fmt::Display for AskError {
 ///
 /// # Errors
 /// [`AskError`], for every way in which no usable answer came.
-pub async fn ask<T: DeserializeOwned>(agent: &str, path: &str, limit: Duration) -> Result<T, AskError> {
-    exchange(agent, Method::GET, path, Bytes::new(), limit).await
+pub async fn ask<T: DeserializeOwned>(
+    caller: &Caller,
+    agent: &str,
+    path: &str,
+    limit: Duration,
+) -> Result<T, AskError> {
+    exchange((caller, agent), Method::GET, path, Bytes::new(), limit).await
 }
 
 /// Sends `body` as JSON to `path` of `agent` and reads the JSON of the answer, all within `limit`. After an error other
@@ -55,32 +63,38 @@ pub async fn ask<T: DeserializeOwned>(agent: &str, path: &str, limit: Duration) 
 /// # Errors
 /// [`AskError`], for every way in which no usable answer came.
 pub async fn tell<B: Serialize + Sync, T: DeserializeOwned>(
+    caller: &Caller,
     agent: &str,
     path: &str,
     body: &B,
     limit: Duration,
 ) -> Result<T, AskError> {
     let body = serde_json::to_vec(body).map_err(|error| AskError::NotUnderstood(error.to_string()))?;
-    exchange(agent, Method::POST, path, Bytes::from(body), limit).await
+    exchange((caller, agent), Method::POST, path, Bytes::from(body), limit).await
 }
 
 async fn exchange<T: DeserializeOwned>(
-    agent: &str,
+    whom: (&Caller, &str),
     method: Method,
     path: &str,
     body: Bytes,
     limit: Duration,
 ) -> Result<T, AskError> {
-    let body = match tokio::time::timeout(limit, send(agent, method, path, body)).await {
+    let body = match tokio::time::timeout(limit, send(whom, method, path, body)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(AskError::Late(limit)),
     };
     serde_json::from_slice(&body).map_err(|error| AskError::NotUnderstood(error.to_string()))
 }
 
-async fn send(agent: &str, method: Method, path: &str, body: Bytes) -> Result<Bytes, AskError> {
+async fn send(
+    (caller, agent): (&Caller, &str),
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, AskError> {
     let unreachable = |error: &dyn fmt::Display| AskError::Unreachable(error.to_string());
-    let stream = TcpStream::connect(agent).await.map_err(|error| unreachable(&error))?;
+    let stream = caller.connect(agent).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(&error))?;
@@ -110,7 +124,7 @@ async fn send(agent: &str, method: Method, path: &str, body: Bytes) -> Result<By
 
 /// What of an unexpected answer can be shown in one line.
 fn first_words(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+    let text = String::from_utf8_lossy(&body[..body.len().min(ERROR_BYTES_MAX)]);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 
@@ -136,17 +150,23 @@ mod tests {
     async fn answers_are_read_and_bad_ones_named() {
         let limit = Duration::from_secs(5);
         let good = server(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n[1,2,3]").await;
-        assert_eq!(ask::<Vec<u32>>(&good, "/v1/x", limit).await, Ok(vec![1, 2, 3]));
+        assert_eq!(ask::<Vec<u32>>(&Caller::plain(), &good, "/v1/x", limit).await, Ok(vec![1, 2, 3]));
 
         let refusing = server(b"HTTP/1.1 503 No\r\ncontent-length: 9\r\n\r\nno leader").await;
         let refused = Err(AskError::Refused(503, "no leader".to_owned()));
-        assert_eq!(ask::<Vec<u32>>(&refusing, "/v1/x", limit).await, refused);
+        assert_eq!(ask::<Vec<u32>>(&Caller::plain(), &refusing, "/v1/x", limit).await, refused);
 
         let other = server(b"220 mail.example ESMTP\r\n").await;
-        assert!(matches!(ask::<Vec<u32>>(&other, "/v1/x", limit).await, Err(AskError::Unreachable(_))));
+        assert!(matches!(
+            ask::<Vec<u32>>(&Caller::plain(), &other, "/v1/x", limit).await,
+            Err(AskError::Unreachable(_))
+        ));
 
         let not_json = server(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
-        assert!(matches!(ask::<Vec<u32>>(&not_json, "/v1/x", limit).await, Err(AskError::NotUnderstood(_))));
+        assert!(matches!(
+            ask::<Vec<u32>>(&Caller::plain(), &not_json, "/v1/x", limit).await,
+            Err(AskError::NotUnderstood(_))
+        ));
     }
 
     #[tokio::test]
@@ -154,8 +174,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let limit = Duration::from_millis(100);
-        assert_eq!(ask::<Vec<u32>>(&address, "/v1/x", limit).await, Err(AskError::Late(limit)));
+        assert_eq!(
+            ask::<Vec<u32>>(&Caller::plain(), &address, "/v1/x", limit).await,
+            Err(AskError::Late(limit))
+        );
         drop(listener);
-        assert!(matches!(ask::<Vec<u32>>(&address, "/v1/x", limit).await, Err(AskError::Unreachable(_))));
+        assert!(matches!(
+            ask::<Vec<u32>>(&Caller::plain(), &address, "/v1/x", limit).await,
+            Err(AskError::Unreachable(_))
+        ));
     }
 }

@@ -4,17 +4,19 @@
 //! module knows the file's syntax. What depends on the host (programs, users, directories) is checked by
 //! `agent::settings::check_host`. Every key is described in docs/configuration.md.
 
+mod cluster_tls;
+pub mod cluster_wide;
 mod console;
 mod hooks_section;
 mod log_section;
 mod managed;
 mod members;
-pub(crate) mod nearest;
 mod pool;
 mod postgres;
 mod proxy_section;
 mod report;
 mod section;
+pub(crate) mod store_section;
 mod timing;
 pub(crate) mod tls_section;
 mod units;
@@ -26,8 +28,11 @@ use std::path::{Path, PathBuf};
 
 use crate::log::LogFormat;
 use agent::settings::Settings;
+use agent::store::StoreKind;
 use toml::de::DeTable;
 
+pub use cluster_tls::{ClusterTls, DIR_DEFAULT as TLS_DIR, Shower};
+use members::{Record, Standing};
 pub use report::ConfigError;
 use report::Report;
 use section::Section;
@@ -47,6 +52,8 @@ pub struct Config {
     pub agent: Option<Settings>,
     /// Settings of this host's proxy, when the file has a `[proxy]`.
     pub proxy: Option<proxy::Settings>,
+    /// Where the certificates are by which this host is known in the cluster, when there is TLS between its processes.
+    pub tls: Option<ClusterTls>,
     /// How the log is written, when the file says so.
     pub log_format: Option<LogFormat>,
     /// What is allowed but likely not wanted, one sentence each.
@@ -128,10 +135,12 @@ fn check(
             "cluster",
             "node",
             "members",
+            "store",
             "postgres",
             "replication",
             "timing",
             "fence",
+            "tls",
             "hooks",
             "log",
             "proxy",
@@ -140,27 +149,38 @@ fn check(
     refuse_nothing_to_run(root, report);
     let cluster = members::read_cluster(root, report);
     let voters = members::read_members(root, report);
-    let node = members::read_node(root, report, voters.as_ref());
-    let replication = timing::read_replication(root, report, voters.as_ref());
-    let timing = timing::read_timing(root, report);
+    let store = store_section::read(root, report, cluster.as_deref());
+    let record = match store {
+        Some(StoreKind::Etcd(_)) => Record::Elsewhere,
+        Some(StoreKind::Embedded) | None => Record::Members,
+    };
+    let node = members::read_node(root, report, voters.as_ref(), record);
+    // Of a cluster that exists the file does not know who belongs to it.
+    let joined = node.as_ref().is_some_and(|node| node.standing == Standing::Joined);
+    let counted = voters.as_ref().filter(|_| !joined);
+    let replication = timing::read_replication(root, report, counted);
+    let timing = timing::read_timing(root, report, record);
     let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
     let postgres = postgres::read(root, report, own_address, find_bin_dir);
     let hooks = hooks_section::read(root, report);
     let log_format = log_section::read(root, report);
+    let tls = cluster_tls::read(root, report, voters.as_ref());
     let proxy = proxy_section::read(root, report, cluster.as_deref(), voters.as_ref());
 
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
     proxy_section::refuse_taken_port(root, report, proxy.as_ref(), postgres.as_ref(), own_address);
-    let agent = match (root.has("node"), node, replication, timing.zip(hooks)) {
+    let agent = match (root.has("node"), node.zip(store), replication, timing.zip(hooks)) {
         (false, ..) => None,
-        (true, Some(node), Some(replication), Some((timing, hooks))) => Some(Settings {
+        (true, Some((node, store)), Some(replication), Some((timing, hooks))) => Some(Settings {
             cluster: cluster.clone()?,
             node: node.name,
             dir: node.dir,
             tags: node.tags,
             listen: node.address?.text(),
             members: voters?.texts(),
+            founded: joined,
+            store,
             postgres,
             replication,
             second_line,
@@ -170,7 +190,7 @@ fn check(
         }),
         (true, ..) => return None,
     };
-    Some(Config { cluster: cluster?, agent, proxy, log_format, warnings: Vec::new() })
+    Some(Config { cluster: cluster?, agent, proxy, tls: tls?, log_format, warnings: Vec::new() })
 }
 
 /// A file must start something, and `[postgres]` only means something beside a `[node]`.

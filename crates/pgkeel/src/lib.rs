@@ -7,3 +7,5 @@ pub mod ask;
 pub mod config;
 pub mod demo;
 pub mod log;
+pub mod setup;
+pub mod signals;

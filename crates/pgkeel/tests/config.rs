@@ -106,7 +106,7 @@ fn a_full_file_is_read_to_the_last_key() {
         (postgres.host.as_str(), postgres.port, postgres.listen_addresses.as_str()),
         ("10.0.0.1", 5432, "*")
     );
-    assert_eq!(postgres.hba, ["host all all 10.0.0.0/8 scram-sha-256"]);
+    assert_eq!(postgres.hba, Some(vec!["host all all 10.0.0.0/8 scram-sha-256".to_owned()]));
     let settings: Vec<(&str, &str)> =
         postgres.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(

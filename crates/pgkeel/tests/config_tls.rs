@@ -146,8 +146,8 @@ fn certificates_out_of_their_time() {
         (code, said.as_str()),
         (
             1,
-            "TMP/pgkeel.toml: proxy.tls.cert = \"TMP/cert\": the certificate was good until 2021-01-01T00:00:00Z: clients \
-             that check it refuse it; replace it\n"
+            "TMP/pgkeel.toml: proxy.tls.cert = \"TMP/cert\": the certificate was good until 2021-01-01T00:00:00Z: who \
+             checks it refuses it; replace it, or set this host's clock if that is wrong\n"
         )
     );
     scratch.certify((2400, 2500));

@@ -55,7 +55,7 @@ pub enum ProxyError {
     },
     /// There can be no TLS as configured.
     #[error("{0}")]
-    Tls(#[from] crate::tls::Problem),
+    Tls(#[from] identity::files::Problem),
     /// Who may come cannot be told.
     #[error("{0}")]
     Hba(#[from] crate::hba::HbaProblem),

@@ -47,8 +47,6 @@ mod ring;
 
 mod tls;
 
-mod file_changes;
-
 mod reload;
 
 mod hba;
@@ -98,10 +96,10 @@ mod error;
 pub use check::check_files;
 pub use error::ProxyError;
 pub use hba::HbaProblem;
+pub use identity::files::Problem as TlsProblem;
 pub use listener::{run, run_reloading};
 pub use reload::{Reader, Reload};
 pub use settings::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, RuleFiles,
     ServerTls, Settings,
 };
-pub use tls::Problem as TlsProblem;

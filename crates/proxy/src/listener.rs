@@ -16,9 +16,10 @@ use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::takeover::{self, Desk, Listeners, Taken};
 use crate::tls::{Tls, keep_current};
-use crate::watch::{Newest, Views, follow};
+use crate::watch::{Newest, Views, follow_all};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
+use identity::Caller;
 use pgwire::scram::KEY_LEN;
 use std::collections::BTreeSet;
 use std::io;
@@ -59,24 +60,26 @@ pub async fn run(
     epoch_seen: Arc<AtomicU64>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), ProxyError> {
-    run_with((settings, None), epoch_seen, shutdown).await
+    run_with((settings, None), Caller::plain(), epoch_seen, shutdown).await
 }
 
-/// As [`run`]; the settings are read again when somebody asks for it.
+/// As [`run`]; the settings are read again when somebody asks for it, and agents are called by `caller`.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_reloading(
     settings: Settings,
     reload: Reload,
+    caller: Caller,
     epoch_seen: Arc<AtomicU64>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), ProxyError> {
-    run_with((settings, Some(reload)), epoch_seen, shutdown).await
+    run_with((settings, Some(reload)), caller, epoch_seen, shutdown).await
 }
 
 async fn run_with(
     (settings, reload): (Settings, Option<Reload>),
+    caller: Caller,
     epoch_seen: Arc<AtomicU64>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), ProxyError> {
@@ -107,7 +110,9 @@ async fn run_with(
     let settings = (settings, Reloads::by(reader));
     let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
     let mut tasks = JoinSet::new();
-    tasks.extend(agents.into_iter().map(|agent| follow(agent, Arc::clone(&newest))));
+    if !agents.is_empty() {
+        tasks.spawn(follow_all(caller.clone(), agents, Arc::clone(&newest), views.clone()));
+    }
     tasks.spawn(keep_current(tls));
     tasks.spawn(hba::keep_current(Arc::clone(&shared)));
     tasks.spawn(log_views(views.clone(), Arc::clone(&shared), epoch_seen));

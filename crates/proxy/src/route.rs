@@ -189,6 +189,7 @@ mod tests {
             readers: Vec::new(),
             waiting: primary.is_none().then(|| "waiting for seals: 1 of 2".to_string()),
             hold: None,
+            agents: Vec::new(),
         }
     }
 

@@ -1,13 +1,11 @@
 //! TLS towards clients and servers.
 //!
-//! [`channel`] is one connection's TLS as bytes, without a socket; [`stream`] puts it on one. [`files`] and [`certificate`] read
-//! what the configuration names, [`clients`] and [`servers`] make of it what rustls wants, [`renew`] looks whether it has
+//! [`channel`] is one connection's TLS as bytes, without a socket; [`stream`] puts it on one. [`certificate`] reads
+//! what rustls does not tell, [`clients`] and [`servers`] make of the files that the configuration names what rustls wants, [`renew`] looks whether it has
 //! changed. No session is ever resumed: PostgreSQL and libpq do not, and each connection then shows and binds to the
 //! certificate of its own handshake.
 
 mod certificate;
-
-mod files;
 
 mod clients;
 
@@ -20,12 +18,12 @@ mod channel;
 mod stream;
 
 pub use clients::{Clients, Identity};
-pub use files::Problem;
 pub use renew::keep_current;
 pub use servers::{Servers, Trust};
 pub use stream::{Scratch, TlsStream};
 
 use crate::settings::Settings;
+use identity::files::Problem;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use std::sync::Arc;
 

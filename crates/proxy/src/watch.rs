@@ -1,4 +1,5 @@
-//! Keeps the newest view: one task for each configured agent reads `GET /v1/view/watch`, all at the same time.
+//! Keeps the newest view: one task for each agent that is configured, or that the view itself names, reads
+//! `GET /v1/view/watch`, all at the same time.
 //!
 //! An agent sends one view a line (JSON) whenever it changes, and at least once a second as a sign of life. Whatever the
 //! agents say and in which order, the proxy never goes back to an older view.
@@ -9,14 +10,15 @@ use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use identity::Caller;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// An agent that sends no line for this long is connected anew.
@@ -100,6 +102,10 @@ impl Newest {
     }
 
     fn offer(&self, view: View) -> Offer {
+        // Of an agent that was let in just now and has no record yet: it will tell.
+        if view.cluster.is_empty() {
+            return Offer::NotNewer;
+        }
         if view.cluster != self.cluster {
             return Offer::OtherCluster;
         }
@@ -137,16 +143,44 @@ enum WatchError {
     OtherCluster(String),
 }
 
+/// Follows the configured agents, and those of the nodes that belong to the cluster by the newest view: a proxy outlives the nodes
+/// that it was told of. Never returns.
+pub async fn follow_all(caller: Caller, configured: Vec<String>, newest: Arc<Newest>, mut views: Views) {
+    let mut tasks = JoinSet::new();
+    let mut followed: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    loop {
+        let view = views.latest();
+        for agent in configured.iter().chain(&view.agents) {
+            if !followed.contains_key(agent) {
+                let task = follow(caller.clone(), agent.clone(), Arc::clone(&newest));
+                followed.insert(agent.clone(), tasks.spawn(task));
+            }
+        }
+        // One that is configured may come back. A view that tells of no agents is that of an older version.
+        if !view.agents.is_empty() {
+            followed.retain(|agent, task| {
+                let stays = configured.contains(agent) || view.agents.contains(agent);
+                if !stays {
+                    task.abort();
+                }
+                stays
+            });
+            while tasks.try_join_next().is_some() {}
+        }
+        views.changed().await;
+    }
+}
+
 /// Follows `agent` for ever. One line is logged when it fails and one when it is back; an agent that comes and goes
 /// quickly is not logged again before it has held out for a while.
-pub async fn follow(agent: String, newest: Arc<Newest>) {
+async fn follow(caller: Caller, agent: String, newest: Arc<Newest>) {
     let mut pause = PAUSE.0;
     let mut complained = false;
     let mut lost = false;
     loop {
         let begun = Instant::now();
         let mut heard = false;
-        let error = listen(&agent, &newest, || {
+        let error = listen(&caller, &agent, &newest, || {
             if std::mem::take(&mut lost) {
                 tracing::info!("agent {agent} tells the view again");
             }
@@ -167,20 +201,21 @@ pub async fn follow(agent: String, newest: Arc<Newest>) {
 }
 
 /// One connection to an agent, until it fails.
-async fn listen(agent: &str, newest: &Newest, mut heard: impl FnMut()) -> WatchError {
-    match read_views(agent, newest, &mut heard).await {
+async fn listen(caller: &Caller, agent: &str, newest: &Newest, mut heard: impl FnMut()) -> WatchError {
+    match read_views(caller, agent, newest, &mut heard).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
 async fn read_views(
+    caller: &Caller,
     agent: &str,
     newest: &Newest,
     heard: &mut impl FnMut(),
 ) -> Result<std::convert::Infallible, WatchError> {
     let silent = |_| WatchError::Silent;
-    let stream = timeout(SILENCE_MAX, TcpStream::connect(agent)).await.map_err(silent)?;
+    let stream = timeout(SILENCE_MAX, caller.connect(agent)).await.map_err(silent)?;
     let stream = stream.map_err(WatchError::Connect)?;
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Dropped, and so aborted, with this function.
@@ -258,6 +293,7 @@ mod tests {
             assert_eq!(newest.offer(view("shop", older.0, older.1)), Offer::NotNewer);
         }
         assert_eq!(newest.offer(view("other", 9, 9)), Offer::OtherCluster);
+        assert_eq!(newest.offer(view("", 9, 9)), Offer::NotNewer, "of an agent that knows nothing yet");
         assert_eq!((views.latest().epoch, views.latest().revision, views.newest_epoch()), (2, 7, 2));
     }
 

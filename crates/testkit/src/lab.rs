@@ -4,6 +4,7 @@
 //! and cables can be pulled ([`faults`]). [`survey`] and [`witness`] watch from outside.
 
 pub mod busy;
+pub mod etcd;
 pub mod faults;
 pub mod loss;
 pub mod network;
@@ -19,11 +20,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cluster::status::Status;
-use pgkeel::demo::cluster::{ClusterOptions, LocalCluster, LocalNode};
+use pgkeel::demo::cluster::{ClusterOptions, LocalCluster, LocalNode, Security};
 use pgkeel::demo::layout::{Mode, Placement, Proxies};
 use pgkeel::demo::root::Root;
 use pgkeel::demo::writer::{Record, Writer, WriterOptions, ids, make_table};
 
+use etcd::Etcd;
 use network::{Network, Offer};
 use survey::{Survey, SurveyOptions};
 
@@ -33,6 +35,9 @@ pub const SETTLE_LIMIT: Duration = Duration::from_secs(180);
 pub const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// For a whole test.
 pub const TEST_LIMIT: Duration = Duration::from_secs(900);
+
+/// Members of the etcd beside the labs of a run with `PGKEEL_LAB_ETCD`.
+const ETCD_MEMBERS: usize = 3;
 
 /// Where the ids of the survey's client begin; the load's begin at 1.
 const SURVEY_IDS: i64 = 1_000_000_000;
@@ -50,6 +55,8 @@ pub struct LabOptions {
     pub proxies: Proxies,
     /// Whether each node has a host of its own.
     pub hosts: Hosts,
+    /// Whether its processes speak TLS with each other.
+    pub security: Security,
 }
 
 /// The hosts of a test's cluster.
@@ -65,7 +72,13 @@ impl LabOptions {
     /// Three nodes, one standby confirms each commit, one proxy.
     #[must_use]
     pub fn quorum() -> LabOptions {
-        LabOptions { nodes: 3, mode: Mode::Quorum(1), proxies: Proxies::Separate, hosts: Hosts::One }
+        LabOptions {
+            nodes: 3,
+            mode: Mode::Quorum(1),
+            proxies: Proxies::Separate,
+            hosts: Hosts::One,
+            security: Security::Tls,
+        }
     }
 
     /// The same, with a host for each.
@@ -95,12 +108,7 @@ impl LabOptions {
     /// Three nodes, no standby is waited for, one proxy.
     #[must_use]
     pub fn asynchronous() -> LabOptions {
-        LabOptions {
-            nodes: 3,
-            mode: Mode::Async("64MiB".to_owned()),
-            proxies: Proxies::Separate,
-            hosts: Hosts::One,
-        }
+        LabOptions { mode: Mode::Async("64MiB".to_owned()), ..LabOptions::quorum() }
     }
 }
 
@@ -109,6 +117,8 @@ impl LabOptions {
 pub struct Lab {
     /// The cluster.
     pub cluster: LocalCluster,
+    /// Where all tests keep their clusters' records, if `PGKEEL_LAB_ETCD` is set.
+    _etcd: Option<Etcd>,
     root: Option<Root>,
     /// After the cluster: it goes when nothing runs in it.
     network: Option<Network>,
@@ -181,8 +191,14 @@ impl Lab {
             detect: None,
             proxies: options.proxies,
             placement,
+            security: options.security,
         })?;
-        let lab = Lab { cluster, root: Some(root), network };
+        let here = network.as_ref().map_or_else(|| "127.0.0.1".to_owned(), Network::here);
+        let etcd = match std::env::var_os("PGKEEL_LAB_ETCD") {
+            Some(_) => Some(Etcd::start_at(&here, &cluster, ETCD_MEMBERS)?),
+            None => None,
+        };
+        let lab = Lab { cluster, _etcd: etcd, root: Some(root), network };
         if matches!(lab.cluster.options.mode, Mode::Async(_)) {
             // No transactions but the clients' own: what `pgkeel lost` tells is compared with what they miss.
             (0..options.nodes)
@@ -331,8 +347,16 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn pgkeel(&self, node: usize, args: &[&str]) -> Result<Output> {
+        self.pgkeel_by(&self.cluster.options.program, node, args)
+    }
+
+    /// The same with another program.
+    ///
+    /// # Errors
+    /// As [`Lab::pgkeel`].
+    pub fn pgkeel_by(&self, program: &Path, node: usize, args: &[&str]) -> Result<Output> {
         let config = &self.node(node)?.place.config;
-        let mut command = Command::new(&self.cluster.options.program);
+        let mut command = Command::new(program);
         command.args(args).arg("-c").arg(config).output().context("pgkeel cannot be started")
     }
 }

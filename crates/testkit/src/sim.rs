@@ -12,6 +12,7 @@ mod execute;
 mod faults;
 mod invariants;
 mod leader;
+mod membership;
 mod network;
 mod node;
 mod operator;
@@ -22,6 +23,7 @@ mod rules;
 mod shrink;
 mod store;
 mod streaming;
+mod upkeep;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

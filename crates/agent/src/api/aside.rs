@@ -3,10 +3,11 @@
 
 use super::elsewhere::{Whom, blocking};
 use super::{Shared, Unanswered};
+use crate::http::Guest;
 use crate::messages::Prune;
 use crate::postgres::aside::{self, Kept};
 use crate::postgres::files;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
@@ -26,8 +27,10 @@ async fn list(State(shared): State<Shared>, Query(whom): Query<Whom>) -> Result<
 async fn prune(
     State(shared): State<Shared>,
     Query(whom): Query<Whom>,
-    Json(asked): Json<Prune>,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    Json(mut asked): Json<Prune>,
 ) -> Result<Json<Vec<String>>, Unanswered> {
+    asked.by = guest.as_named(asked.by);
     if let Some(agent) = shared.elsewhere(&whom)? {
         return agent.post("/v1/aside/prune?", &asked).await.map(Json);
     }
@@ -35,7 +38,8 @@ async fn prune(
     let names = asked.names.clone();
     let going = blocking(move || aside::prune(&place, &names)).await?;
     let going = going.map_err(|e| Unanswered(e.to_string()))?;
-    tracing::warn!("pruned, as somebody asked for: {}", asked.names.join(", "));
+    let by = if asked.by.is_empty() { "somebody" } else { &asked.by };
+    tracing::warn!("pruned, asked by {by} from {}: {}", guest.from.ip(), asked.names.join(", "));
     tokio::task::spawn_blocking(move || {
         for dir in going {
             if let Err(e) = files::remove_dir(&dir) {

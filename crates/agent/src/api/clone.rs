@@ -4,9 +4,10 @@
 use super::elsewhere::Whom;
 use super::leader::Local;
 use super::{Shared, Unanswered, status};
+use crate::http::Guest;
 use crate::messages::{CloneAnswer, CloneAsked};
 use crate::run::Event;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::routing::post;
 use axum::{Json, Router};
 use cluster::copy::{self, CloneCause};
@@ -18,8 +19,10 @@ pub(super) fn routes() -> Router<Shared> {
 async fn clone(
     State(shared): State<Shared>,
     Query(whom): Query<Whom>,
-    Json(asked): Json<CloneAsked>,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    Json(mut asked): Json<CloneAsked>,
 ) -> Result<Json<CloneAnswer>, Unanswered> {
+    asked.by = guest.as_named(asked.by);
     if let Some(agent) = shared.elsewhere(&whom)? {
         return agent.post("/v1/clone?", &asked).await.map(Json);
     }

@@ -5,6 +5,7 @@ use super::{Shared, Unanswered};
 use crate::http;
 use crate::postgres::Place;
 use cluster::NodeName;
+use identity::Caller;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(super) struct Whom {
 
 /// The agent of another node.
 pub(super) struct Elsewhere {
+    caller: Caller,
     node: NodeName,
     agent: String,
 }
@@ -34,7 +36,7 @@ impl Elsewhere {
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Unanswered> {
-        let answer = http::get(&self.agent, &self.path(path), LIMIT).await;
+        let answer = http::get(&self.caller, &self.agent, &self.path(path), LIMIT).await;
         answer.map_err(|e| Unanswered(format!("the agent of {} does not answer: {e}", self.node)))
     }
 
@@ -43,7 +45,7 @@ impl Elsewhere {
         path: &str,
         body: &B,
     ) -> Result<T, Unanswered> {
-        let answer = http::post_json(&self.agent, &self.path(path), body, LIMIT).await;
+        let answer = http::post_json(&self.caller, &self.agent, &self.path(path), body, LIMIT).await;
         answer.map_err(|e| Unanswered(e.to_string()))
     }
 }
@@ -60,7 +62,7 @@ impl Shared {
             let known: Vec<&str> = state.members.keys().map(NodeName::as_str).collect();
             return Err(Unanswered(format!("there is no node {node}; the nodes are {}", known.join(", "))));
         };
-        Ok(Some(Elsewhere { node, agent: member.agent.clone() }))
+        Ok(Some(Elsewhere { caller: self.caller.clone(), node, agent: member.agent.clone() }))
     }
 
     /// Where this node's data is.

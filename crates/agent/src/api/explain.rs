@@ -66,7 +66,7 @@ async fn present(
     Query(local): Query<Local>,
 ) -> Result<Json<Present>, Unanswered> {
     if let Some(agent) = shared.leader(local)
-        && let Ok(theirs) = http::get(&agent, "/v1/why/now?local=1", LEADER_LIMIT).await
+        && let Ok(theirs) = http::get(&shared.caller, &agent, "/v1/why/now?local=1", LEADER_LIMIT).await
     {
         return Ok(Json(theirs));
     }
@@ -110,7 +110,7 @@ async fn thought<T: DeserializeOwned + Send + 'static>(
 ) -> Result<Json<T>, Response> {
     let there = |agent: String| {
         let path = path.clone();
-        async move { http::get(&agent, &path, LEADER_LIMIT).await }
+        async move { http::get(&shared.caller, &agent, &path, LEADER_LIMIT).await }
     };
     let here = || {
         let think = think.clone();

@@ -22,6 +22,13 @@ pub(super) struct Local {
     local: u8,
 }
 
+impl Local {
+    /// Another agent has passed it on.
+    pub(super) fn is_passed_on(self) -> bool {
+        self.local != 0
+    }
+}
+
 /// Whether the agent that was taken for the leader surely did nothing.
 fn did_nothing(error: &HttpError) -> bool {
     match error {

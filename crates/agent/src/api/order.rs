@@ -1,16 +1,18 @@
-//! `POST /v1/order`: a person's order to the cluster (switchover, cancel, pause, resume). Any agent takes it and passes it
-//! on to the leader, which checks it and records it.
+//! `POST /v1/order`: a person's order to the cluster (switchover, cancel, pause, resume, ...). Any agent takes it and passes
+//! it on to the leader, which checks it and records it. A configuration is judged by the servers before that.
 
 use super::Shared;
+use super::access::check_order;
 use super::leader::Local;
-use crate::http;
+use crate::http::{self, Guest};
 use crate::messages::OrderAsked;
 use crate::run::Event;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
-use cluster::decide::switchover::Ordered;
+use cluster::decide::switchover::{Order, Ordered};
+use cluster::handover::Obstacle;
 use std::time::Duration;
 
 /// How long the leader may take.
@@ -23,11 +25,24 @@ pub(super) fn routes() -> Router<Shared> {
 async fn order(
     State(shared): State<Shared>,
     Query(local): Query<Local>,
-    Json(asked): Json<OrderAsked>,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    Json(mut asked): Json<OrderAsked>,
 ) -> Result<Json<Ordered>, Response> {
+    check_order(&guest, &asked.order, shared.caller.credentials().is_some())?;
+    asked.by = guest.as_named(asked.by);
+    let shared = &shared;
+    // Only another agent is believed that it has asked the servers.
+    let judged = local.is_passed_on() && guest.is_agent();
+    if let (Order::Configure { content, .. }, false) = (&asked.order, judged) {
+        let because: Vec<Obstacle> =
+            shared.judged(content).await.into_iter().map(|fault| Obstacle::Configuration { fault }).collect();
+        if !because.is_empty() {
+            return Ok(Json(Ordered::Refused { because }));
+        }
+    }
     let there = |agent: String| {
         let asked = asked.clone();
-        async move { http::post_json(&agent, "/v1/order?local=1", &asked, LEADER_LIMIT).await }
+        async move { http::post_json(&shared.caller, &agent, "/v1/order?local=1", &asked, LEADER_LIMIT).await }
     };
     let here = || shared.ask(|reply| Event::Order { asked: asked.clone(), reply });
     shared.of_leader(local, there, here).await.map(Json)

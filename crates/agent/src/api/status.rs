@@ -29,7 +29,8 @@ async fn status(
 /// What the leader knows; if it does not answer, or is not to be asked, what this node knows.
 pub(super) async fn known_best(shared: &Shared, local: Local) -> Result<Status, Unanswered> {
     if let Some(agent) = shared.leader(local)
-        && let Ok(theirs) = http::get::<Status>(&agent, "/v1/status?local=1", LEADER_LIMIT).await
+        && let Ok(theirs) =
+            http::get::<Status>(&shared.caller, &agent, "/v1/status?local=1", LEADER_LIMIT).await
     {
         return Ok(theirs);
     }

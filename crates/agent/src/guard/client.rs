@@ -11,7 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command as Process};
 use tokio::sync::{mpsc, oneshot};
@@ -317,6 +317,29 @@ async fn greet(
     let (events, event) = mpsc::channel(1);
     tokio::spawn(converse(stream, rest, requested, events));
     Ok(Some((GuardHandle { requests, pid, guard_pid, deadline_at_attach_ms: deadline_ms }, event)))
+}
+
+/// The postmaster that the guard at `socket` holds, as a program that is not its agent can hear it: the guard greets, and
+/// answers. Nothing is changed.
+///
+/// # Errors
+/// When nobody listens there, or says what this program does not understand.
+pub async fn greeting(socket: &Path) -> Result<u32, GuardError> {
+    let failed = |source| GuardError::Socket { socket: socket.to_path_buf(), source };
+    let understood = |line: String| match Report::parse(&line) {
+        Ok(Report::Running { pid, .. }) => Ok(pid),
+        Ok(_) | Err(_) => Err(GuardError::NotAGuard { socket: socket.to_path_buf(), heard: line }),
+    };
+    let heard = async {
+        let mut stream = UnixStream::connect(socket).await.map_err(failed)?;
+        let Some((line, _)) = hear_greeting(&mut stream, socket).await? else { return Err(GuardError::Gone) };
+        understood(line)?;
+        stream.write_all(format!("{}\n", Command::Status).as_bytes()).await.map_err(failed)?;
+        let Some((line, _)) = hear_greeting(&mut stream, socket).await? else { return Err(GuardError::Gone) };
+        understood(line)
+    };
+    let late = |_| GuardError::Timeout { asked: Command::Status.to_string() };
+    timeout(ANSWER_TIMEOUT, heard).await.map_err(late)?
 }
 
 /// The process that listens at the other end (SO_PEERCRED).

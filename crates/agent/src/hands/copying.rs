@@ -129,7 +129,8 @@ impl Hands {
         let leader = self.store.standing().borrow().leader.clone();
         let agent = leader.and_then(|l| self.store.state().members.get(&l).map(|m| m.agent.clone()));
         if let Some(agent) = agent
-            && let Ok(status) = http::get::<Status>(&agent, "/v1/status?local=1", ASK_LIMIT).await
+            && let Ok(status) =
+                http::get::<Status>(&self.caller, &agent, "/v1/status?local=1", ASK_LIMIT).await
         {
             return copy::choose(&status, &self.me, primary, named, failed);
         }
@@ -158,7 +159,7 @@ impl Hands {
 
     async fn size_of(&self, node: &NodeName) -> Option<u64> {
         let agent = self.store.state().members.get(node).map(|m| m.agent.clone())?;
-        match http::get::<DataSize>(&agent, "/v1/size", SIZE_LIMIT).await {
+        match http::get::<DataSize>(&self.caller, &agent, "/v1/size", SIZE_LIMIT).await {
             Ok(size) => Some(size.bytes),
             Err(e) => {
                 tracing::warn!("it is not known how large the data of {node} are: {e}");

@@ -11,6 +11,8 @@ use cluster::{Epoch, NodeName};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -56,6 +58,8 @@ enum How {
 pub struct Runner {
     hooks: Hooks,
     jobs: mpsc::Sender<Job>,
+    /// Those that run or wait.
+    left: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -64,8 +68,15 @@ impl Runner {
     #[must_use]
     pub fn start(hooks: Hooks) -> Runner {
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
-        let task = tokio::spawn(run_each(inbox, hooks.timeout));
-        Runner { hooks, jobs, task }
+        let left = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(run_each(inbox, hooks.timeout, Arc::clone(&left)));
+        Runner { hooks, jobs, left, task }
+    }
+
+    /// How many commands run or wait.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// Has the command for what happened run, if there is one. When too many wait it is dropped, and the log says so.
@@ -75,7 +86,10 @@ impl Runner {
         let told = Told::of(happened, state, me);
         let (command, environment) = (told.expand(command), told.environment());
         let job = Job { hook, epoch: told.epoch, command, environment };
+        // Before it can have ended.
+        self.left.fetch_add(1, Ordering::Relaxed);
         if self.jobs.try_send(job).is_err() {
+            self.left.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!(
                 epoch = told.epoch,
                 "hook {hook} is not run for {} of {}: {WAITING_MAX} others wait; make them quicker, or lower hooks.timeout",
@@ -97,11 +111,12 @@ impl Runner {
     }
 }
 
-async fn run_each(mut inbox: mpsc::Receiver<Job>, limit: Duration) {
+async fn run_each(mut inbox: mpsc::Receiver<Job>, limit: Duration, left: Arc<AtomicUsize>) {
     while let Some(job) = inbox.recv().await {
         let began = Instant::now();
         let ended = execute(&job, limit).await;
         log(&job, &ended, began.elapsed(), limit);
+        left.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,12 +1,13 @@
 //! PostgreSQL's configuration files as we write them.
 //!
-//! postgresql.conf stays as initdb made it, but for two include lines at its end: `pgkeel.user.conf` (defaults, then
-//! the user's own settings) and `pgkeel.conf` (what we manage; it comes last, so it holds, and what ALTER SYSTEM
-//! says otherwise is taken back). pg_hba.conf and pg_ident.conf are ours; the user's lines for pg_hba.conf come from the configuration file.
+//! postgresql.conf stays as initdb made it, but for two include lines at its end: `pgkeel.user.conf` (the user's settings in
+//! their layers, see [`super::layers`]) and `pgkeel.conf` (what we manage; it comes last, so it holds, and what ALTER SYSTEM
+//! says otherwise is taken back). pg_hba.conf and pg_ident.conf are ours, with the user's lines.
 
-use super::{PgError, Place, REPLICATION_ROLE, SUPERUSER, files, overrides};
-use crate::os_user;
+use super::layers::{self, Doors, quote};
+use super::{PgError, Place, REPLICATION_ROLE, files, overrides};
 use cluster::NodeName;
+use cluster::configuration::Content;
 use cluster::state::{PgAddress, SyncSet};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -44,6 +45,8 @@ pub struct Managed {
     pub upstream: Option<Upstream>,
     /// The synchronous standbys.
     pub sync: Option<SyncSet>,
+    /// What a standby needs to replay its WAL, for this start: less is configured, and waits for the primary.
+    pub needed: Vec<(&'static str, String)>,
 }
 
 /// Writes all files into the data directory `data`. Returns what was taken back of what ALTER SYSTEM said.
@@ -55,6 +58,7 @@ pub fn write_all(
     data: &Path,
     me: &NodeName,
     managed: &Managed,
+    (content, doors): (&Content, Doors),
 ) -> Result<Vec<String>, PgError> {
     let owner = place.owner();
     let main = data.join("postgresql.conf");
@@ -63,9 +67,7 @@ pub fn write_all(
         let kept: Vec<&str> = text.lines().filter(|line| !INCLUDES.lines().any(|i| i == *line)).collect();
         files::replace(&main, format!("{}\n{INCLUDES}", kept.join("\n")), owner)?;
     }
-    files::replace(&data.join("pgkeel.user.conf"), user_settings(place), owner)?;
-    files::replace(&data.join("pg_hba.conf"), hba(place), owner)?;
-    files::replace(&data.join("pg_ident.conf"), ident(place), owner)?;
+    layers::write(place, data, content, doors)?;
     write_managed(place, data, me, managed)
 }
 
@@ -82,33 +84,17 @@ pub fn write_managed(
 ) -> Result<Vec<String>, PgError> {
     let settings = managed_settings(place, me, managed);
     let mut text = String::from("# Written by pgkeel. Do not edit: it is replaced without warning.\n");
-    for (name, value) in &settings {
+    let all: Vec<&(&str, String)> = settings.iter().chain(&managed.needed).collect();
+    for (name, value) in &all {
         let _ = writeln!(text, "{name} = {}", quote(value));
     }
     files::replace(&data.join("pgkeel.conf"), &text, place.owner())?;
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
     // Most often there is nothing to take back, and what is there is then noticed where it is not obeyed.
-    Ok(overrides::take_back(place, data, &settings.map(|(name, _)| name)).unwrap_or_else(|e| {
+    Ok(overrides::take_back(place, data, &names).unwrap_or_else(|e| {
         tracing::error!("{e}");
         Vec::new()
     }))
-}
-
-/// A value between single quotes, as src/backend/utils/misc/guc-file.l reads it.
-fn quote(value: &str) -> String {
-    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
-}
-
-fn user_settings(place: &Place) -> String {
-    let mut text = String::from(
-        "# Written by pgkeel at every start; change [postgres.settings] in its configuration file instead.\n\
-         # Defaults:\nmax_slot_wal_keep_size = '16GB'\nmax_wal_senders = 20\nmax_replication_slots = 20\n\
-         wal_sender_timeout = '10s'\nwal_receiver_timeout = '10s'\n\
-         # Settings from the configuration file:\n",
-    );
-    for (name, value) in &place.settings.settings {
-        let _ = writeln!(text, "{name} = {}", quote(value));
-    }
-    text
 }
 
 fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'static str, String); 12] {
@@ -181,34 +167,6 @@ pub fn upstream_of(conninfo: &str) -> Option<NodeName> {
     rest.split('\'').next()?.parse().ok()
 }
 
-fn hba(place: &Place) -> String {
-    let mut text = format!(
-        "# Written by pgkeel; add lines by [postgres] hba in its configuration file.\n\
-         local all {SUPERUSER} peer map=pgkeel\n\
-         local all all peer\n\
-         host replication {REPLICATION_ROLE} all scram-sha-256\n\
-         host postgres {REPLICATION_ROLE} all scram-sha-256\n\
-         host all {REPLICATION_ROLE} all reject\n\
-         local replication all reject\n"
-    );
-    for line in &place.settings.hba {
-        text.push_str(line);
-        text.push('\n');
-    }
-    text
-}
-
-/// Over the Unix socket the agent's own user (and the server's) is the superuser.
-fn ident(place: &Place) -> String {
-    let mut users: Vec<String> = os_user::own().ok().flatten().map(|u| u.name).into_iter().collect();
-    users.extend(place.user.as_ref().map(|u| u.name.clone()));
-    let mut text = String::from("# Written by pgkeel.\n");
-    for user in users {
-        let _ = writeln!(text, "pgkeel {user} {SUPERUSER}");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,10 +187,5 @@ mod tests {
         let upstream = Upstream { node: node("n1"), address, password: "it's".into() };
         assert_eq!(upstream_of(&conninfo(&upstream, &node("n2"))), Some(node("n1")));
         assert_eq!(upstream_of("host=a"), None);
-    }
-
-    #[test]
-    fn values_are_quoted_as_postgresql_reads_them() {
-        assert_eq!(quote("a'b\\c"), "'a''b\\\\c'");
     }
 }

@@ -18,6 +18,27 @@ pub struct Control {
     pub redo: Option<Lsn>,
     /// The timeline up to which it must recover to be consistent; 0 when it need not.
     pub min_recovery_timeline: Timeline,
+    /// As many as the primary had of each in [`NEEDS`] when it wrote the last WAL that was replayed here.
+    needs: [i64; NEEDS.len()],
+}
+
+/// What a standby must have at least as much of as its primary: the parameter, its label, and PostgreSQL's default
+/// (src/backend/utils/misc/guc.c, in later versions guc_tables.c).
+const NEEDS: [(&str, &str, i64); 5] = [
+    ("max_connections", "max_connections setting", 100),
+    ("max_worker_processes", "max_worker_processes setting", 8),
+    ("max_wal_senders", "max_wal_senders setting", 10),
+    ("max_prepared_transactions", "max_prepared_xacts setting", 0),
+    ("max_locks_per_transaction", "max_locks_per_xact setting", 64),
+];
+
+impl Control {
+    /// What a standby must have at least: the parameter, how much, and PostgreSQL's default.
+    #[must_use]
+    pub fn needs(&self) -> Vec<(&'static str, i64, i64)> {
+        let each = NEEDS.iter().zip(self.needs);
+        each.map(|((name, _, default), value)| (*name, value, *default)).collect()
+    }
 }
 
 /// Looks at the data directory: absent, or present with its identity.
@@ -57,6 +78,7 @@ fn parse(text: &str) -> Option<Control> {
         redo: field("Latest checkpoint's REDO location").and_then(|lsn| lsn.parse().ok()),
         system_identifier: field("Database system identifier")?.parse().ok()?,
         wal_segment_bytes: field("Bytes per WAL segment")?.parse().ok().filter(|b| *b > 0)?,
+        needs: NEEDS.map(|(_, label, _)| field(label).and_then(|value| value.parse().ok()).unwrap_or(0)),
         min_recovery_timeline: field("Min recovery ending loc's timeline")?.parse().ok()?,
     })
 }
@@ -73,6 +95,8 @@ mod tests {
                     Latest checkpoint location:           0/3000060\n\
                     Latest checkpoint's REDO location:    0/3000028\n\
                     Min recovery ending loc's timeline:   2\n\
+                    max_connections setting:              300\n\
+                    max_locks_per_xact setting:           64\n\
                     Bytes per WAL segment:                16777216\n";
         let control = Control {
             system_identifier: 7_412_345_678_901_234_567,
@@ -80,6 +104,7 @@ mod tests {
             shut_down_at: Some(Lsn(0x300_0060)),
             redo: Some(Lsn(0x300_0028)),
             min_recovery_timeline: 2,
+            needs: [300, 0, 0, 0, 64],
         };
         assert_eq!(parse(text), Some(control));
         assert_eq!(parse("garbage"), None);

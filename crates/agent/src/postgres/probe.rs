@@ -4,8 +4,10 @@ use super::PgError;
 use super::configuration::upstream_of;
 use super::connection::within;
 use super::history::{timeline_in_name, timeline_of};
+use super::pending;
 use super::session::{Asking, Session};
 use super::sync::WalSender;
+use cluster::configuration::Pending;
 use cluster::handover::Hindrance;
 use cluster::observe::{Replica, Server, Standby};
 use cluster::{Lsn, NodeName, Timeline};
@@ -53,6 +55,10 @@ select who, value from (
    where setting like 'synchronous_commit=%') found
  where value in ('off', 'local', 'remote_write', 'false', 'no', '0')
  limit 20";
+
+/// Time between two looks at what waits for a restart, and how long after a change it is looked at each time.
+const PENDING_EVERY: Duration = Duration::from_secs(5);
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Time between two looks for them.
 const OPTED_OUT_EVERY: Duration = Duration::from_secs(10);
@@ -102,6 +108,10 @@ pub struct Probe {
     pub next_xid: Option<u64>,
     /// On a primary: where sessions are told not to wait for standbys, in words.
     pub opted_out: Vec<String>,
+    /// What it takes on only when it starts again.
+    pub pending: Vec<Pending>,
+    /// It cannot replay on before it starts again.
+    pub stuck: bool,
 }
 
 impl Probe {
@@ -116,6 +126,8 @@ impl Probe {
             sync_names: String::new(),
             next_xid: None,
             opted_out: Vec::new(),
+            pending: Vec::new(),
+            stuck: false,
         }
     }
 }
@@ -125,6 +137,10 @@ pub struct Prober {
     session: Arc<Session>,
     segment_bytes: u64,
     opted_out: Option<(Instant, Vec<String>)>,
+    pending: Option<(Instant, Vec<Pending>)>,
+    stuck: Option<(Instant, bool)>,
+    /// The version in its files, and since when.
+    configured: Option<(u64, Instant)>,
     /// Whether to look at the clients' sessions too.
     pub watch_clients: bool,
     /// Since when that is done.
@@ -135,7 +151,16 @@ impl Prober {
     /// A prober for a server whose WAL segments have `segment_bytes`.
     #[must_use]
     pub fn new(session: Arc<Session>, segment_bytes: u64) -> Prober {
-        Prober { session, segment_bytes, opted_out: None, watch_clients: false, watched_since: None }
+        Prober {
+            session,
+            segment_bytes,
+            opted_out: None,
+            pending: None,
+            stuck: None,
+            configured: None,
+            watch_clients: false,
+            watched_since: None,
+        }
     }
 
     /// Asks once.
@@ -171,6 +196,8 @@ impl Prober {
         if let Server::Primary { .. } = probe.server {
             probe.opted_out = self.opted_out(&asking).await?;
         }
+        probe.pending = self.pending(&asking).await?;
+        probe.stuck = self.stuck(&asking, &hindrances).await?;
         probe.hindrances = hindrances;
         if !self.watch_clients {
             self.watched_since = None;
@@ -178,6 +205,38 @@ impl Prober {
             probe.clients = Some(self.clients(&asking).await?);
         }
         Ok(probe)
+    }
+
+    /// The version of the cluster-wide configuration in its files.
+    pub fn note_configured(&mut self, version: u64) {
+        if self.configured.is_none_or(|(known, _)| known != version) {
+            self.configured = Some((version, Instant::now()));
+        }
+    }
+
+    async fn pending(&mut self, asking: &Asking) -> Result<Vec<Pending>, PgError> {
+        // The server takes a moment to read its files.
+        let settled = self.configured.is_none_or(|(_, since)| since.elapsed() > SETTLED);
+        let fresh = |at: &Instant| settled && at.elapsed() < PENDING_EVERY;
+        if let Some((_, known)) = self.pending.as_ref().filter(|(at, _)| fresh(at)) {
+            return Ok(known.clone());
+        }
+        let found = pending::ask(asking).await?;
+        self.pending = Some((Instant::now(), found.clone()));
+        Ok(found)
+    }
+
+    async fn stuck(&mut self, asking: &Asking, hindrances: &[Hindrance]) -> Result<bool, PgError> {
+        if !hindrances.contains(&Hindrance::ReplayPaused) {
+            self.stuck = None;
+            return Ok(false);
+        }
+        if let Some((_, known)) = self.stuck.filter(|(at, _)| at.elapsed() < PENDING_EVERY) {
+            return Ok(known);
+        }
+        let found = pending::is_stuck(self.session.place(), asking).await?;
+        self.stuck = Some((Instant::now(), found));
+        Ok(found)
     }
 
     async fn clients(&mut self, asking: &Asking) -> Result<Clients, PgError> {

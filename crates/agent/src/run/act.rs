@@ -95,7 +95,12 @@ impl Acting {
     /// Its server is about to run: that it does not run yet is no word to rely on. A leader that heard it would take the lease
     /// for returned, and the server could be promoted meanwhile.
     pub(super) fn starts_server(&self) -> bool {
-        self.does(|step| matches!(step, Step::StartPrimary | Step::StartSealed))
+        self.does(|step| {
+            matches!(
+                step,
+                Step::StartPrimary | Step::StartSealed | Step::Restart { .. } | Step::RestartPrimary { .. }
+            )
+        })
     }
 
     fn does(&self, which: impl FnOnce(&Step) -> bool) -> bool {
@@ -104,6 +109,11 @@ impl Acting {
 
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_none() && self.failure.is_none()
+    }
+
+    /// The step that is under way, for people.
+    pub(super) fn under_way(&self) -> Option<String> {
+        self.running.as_ref().map(|running| describe_step(&running.step))
     }
 
     /// For people: what is being done, and what went wrong.
@@ -147,6 +157,12 @@ fn describe_step(step: &Step) -> String {
         Step::Rewind { from, .. } => format!("rewinds to {from} (pg_rewind)"),
         Step::Promote { epoch, .. } => format!("promotes for epoch {epoch}"),
         Step::SetSync { .. } => "configures its synchronous standbys".to_owned(),
+        Step::Configure { version } => format!("takes on version {version} of the configuration"),
+        Step::Restart { token: Some(_) } => "restarts its server".to_owned(),
+        Step::Restart { token: None } => {
+            "restarts its server, which has fewer connections, workers or locks than its primary".to_owned()
+        }
+        Step::RestartPrimary { .. } => "restarts its server as primary".to_owned(),
         Step::Checkpoint { .. } => "makes a checkpoint before it hands over".to_owned(),
         Step::StopInOrder { .. } => "stops its server in order, to hand over".to_owned(),
         Step::Fence { epoch } => format!("ends its server: it is not the primary of epoch {epoch}"),
@@ -179,6 +195,14 @@ impl Run {
             self.acting.waiting = Some(wait);
             self.keep_slots(hands);
             return;
+        }
+        if self.leave.is_going() {
+            // Whoever comes begins it. A server that must end is no reason to go.
+            if let Step::Fence { .. } = &wanted {
+                self.leave.stay(describe_step(&wanted));
+            } else {
+                return;
+            }
         }
         if let Some(failure) = &self.acting.failure
             && failure.step == wanted

@@ -3,6 +3,7 @@
 use super::{Run, now};
 use crate::clock::wall_ms;
 use crate::messages::Pong;
+use crate::successor::Process;
 use cluster::copy::CloneCause;
 use cluster::decide::{Now, Proposed};
 use cluster::observe::{Observations, Server};
@@ -37,6 +38,18 @@ impl Run {
             node: self.me().clone(),
             lsn,
             flushed: replicas.map(|(n, r)| (n.clone(), r.flush_lsn)).collect(),
+        }
+    }
+
+    pub(super) fn process(&self) -> Process {
+        let guard = self.parts.hands.as_ref().and_then(|hands| hands.guard());
+        Process {
+            node: self.me().clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            run: self.parts.run.clone(),
+            postmaster: guard.map(|guard| guard.pid()),
+            stayed: self.leave.stayed(),
         }
     }
 

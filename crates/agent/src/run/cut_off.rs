@@ -11,6 +11,7 @@ use crate::postgres::{PgError, Place};
 use cluster::copy::CloneCause;
 use cluster::observe::Server;
 use cluster::{Epoch, Lsn, Millis, Moment};
+use identity::Caller;
 use std::time::Duration;
 
 /// How long a standby may be without a stream before somebody asks why.
@@ -79,8 +80,9 @@ impl Run {
         let Some(agent) = upstream else { return };
         (self.cut_off.asking, self.cut_off.asked_at) = (true, Some(at));
         let (starting, events) = (self.local.server == Server::Starting, self.events.clone());
+        let caller = self.parts.caller.clone();
         tokio::spawn(async move {
-            let lacks = lacks(&hands.place, &agent, starting).await;
+            let lacks = lacks(&caller, &hands.place, &agent, starting).await;
             let _ = events.send(Event::CutOff(Found { epoch, lacks })).await;
         });
     }
@@ -104,12 +106,12 @@ impl Run {
 }
 
 /// What the standby lacks and the upstream has no more.
-async fn lacks(place: &Place, agent: &str, starting: bool) -> Result<Option<Lsn>, String> {
+async fn lacks(caller: &Caller, place: &Place, agent: &str, starting: bool) -> Result<Option<Lsn>, String> {
     let said = |e: PgError| e.to_string();
     let needed = if starting { wal::needed_at_start(place).await } else { wal::needed_next(place).await };
     let Some(needed) = needed.map_err(said)? else { return Ok(None) };
     let path = format!("/v1/wal?from={needed}");
-    let answer: WalHeld = http::get(agent, &path, ASK_LIMIT).await.map_err(|e| e.to_string())?;
+    let answer: WalHeld = http::get(caller, agent, &path, ASK_LIMIT).await.map_err(|e| e.to_string())?;
     let beyond = answer.flushed.is_some_and(|flushed| flushed > needed);
     Ok((beyond && !answer.held).then_some(needed))
 }

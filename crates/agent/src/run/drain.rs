@@ -74,9 +74,8 @@ impl Run {
     /// The server has ended: if it was to stop in order, look whether it did.
     pub(super) fn note_orderly_stop(&self) {
         let handover = self.state.handover.as_ref();
-        let Some(handover) = handover.filter(|h| h.from == *self.me() && h.stage == Stage::Stopping) else {
-            return;
-        };
+        let stops = |h: &&Handover| h.from == *self.me() && h.stage == Stage::Stopping && !h.is_in_place();
+        let Some(handover) = handover.filter(stops) else { return };
         let Some(hands) = self.parts.hands.clone() else { return };
         let (events, id) = (self.events.clone(), handover.id.clone());
         tokio::spawn(async move {

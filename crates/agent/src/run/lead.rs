@@ -69,7 +69,7 @@ impl Run {
         let leader = match &standing.leader {
             None => Leader::None,
             Some(node) if node == self.me() => Leader::Me,
-            Some(node) => match self.parts.agents.get(node) {
+            Some(node) => match &standing.leader_at {
                 Some(agent) => Leader::Other { node: node.clone(), agent: agent.clone() },
                 None => Leader::None,
             },
@@ -105,7 +105,8 @@ impl Run {
         if !self.leads_as_known() {
             return;
         }
-        let Some(seen) = &self.lead.seen else { return };
+        let Some(seen) = &mut self.lead.seen else { return };
+        seen.voters = Some(self.standing.voters.clone());
         let nonce = uuid::Uuid::new_v4().to_string();
         let decision =
             decide::decide(&self.state, seen, &self.parts.proposed, &Now { at, wall: wall_ms(), nonce });
@@ -140,7 +141,8 @@ impl Run {
             return drop(reply.send(None));
         };
         let now = Now { at: now(), wall: wall_ms(), nonce: uuid::Uuid::new_v4().to_string() };
-        let checked = switchover::order(&self.state, seen, &asked.order, &asked.by, &now);
+        let checked =
+            switchover::order(&self.state, seen, &self.parts.proposed, &asked.order, &asked.by, &now);
         let (command, ordered) = match checked {
             Ok(checked) => checked,
             // A new leader may refuse only because it has not heard of somebody yet.
@@ -148,8 +150,11 @@ impl Run {
             Err(because) => return drop(reply.send(Some(Ordered::Refused { because }))),
         };
         if asked.only_try {
-            let Ordered::Recorded { to, .. } = ordered else { return };
-            return drop(reply.send(Some(Ordered::Possible { to })));
+            let possible = match ordered {
+                Ordered::Recorded { to, .. } => Ordered::Possible { to },
+                told => told,
+            };
+            return drop(reply.send(Some(possible)));
         }
         let (store, events) = (self.parts.store.clone(), self.events.clone());
         self.lead.proposing = true;

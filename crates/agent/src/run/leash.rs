@@ -56,6 +56,7 @@ impl Run {
         if lease.is_some() && same {
             self.local.lease = lease;
             self.leash.held = true;
+            self.leave.lease_renewed();
         }
     }
 

@@ -11,7 +11,9 @@ use cluster::lease;
 use cluster::observe::{Observation, Promoted, Seen, Server};
 use cluster::reason::Reason;
 use cluster::state::{Fork, Phase};
-use cluster::{Moment, NodeName, Timeline};
+use cluster::{Millis, Moment, NodeName, Timeline};
+use identity::{Credentials, certificate};
+use std::time::Duration;
 
 /// Part of the lease that is kept for ending the server: the guard's deadline is so much earlier.
 const GUARD_SHARE: u64 = 20;
@@ -25,6 +27,14 @@ pub(super) struct Last {
     forks: Option<(Timeline, Vec<Fork>)>,
     /// The deadline that the guard was last told; `Some(None)`: told that there is none.
     pub(super) guard_told: Option<Option<u64>>,
+}
+
+/// What is left of the own certificate's time, once it is late to renew it.
+fn certificate_left_ms(credentials: &Credentials) -> Option<Millis> {
+    let (current, now) = (credentials.current(), certificate::now());
+    // A renewal that works is done at once when a third is left, and not seen here.
+    let left = if now < current.good.0 { Duration::ZERO } else { current.good.1.saturating_sub(now) };
+    current.is_left(3, now).then(|| u64::try_from(left.as_millis()).unwrap_or(Millis::MAX))
 }
 
 impl Run {
@@ -86,7 +96,11 @@ impl Run {
             handover: self.handover_progress(),
             copying: self.parts.hands.as_ref().and_then(|h| h.progress()),
             hindrances: self.server.hindrances.clone(),
+            configured: self.local.configured,
+            pending: self.server.pending.clone(),
+            restarted: self.local.restarted.clone(),
             leased_again: self.leased_again(),
+            certificate_left_ms: self.parts.caller.credentials().and_then(certificate_left_ms),
             lease_left_ms: self
                 .local
                 .lease
@@ -116,6 +130,7 @@ impl Run {
         digest.lease_left_ms = wants_lease.then_some(0);
         digest.problem = None;
         digest.copying = None;
+        digest.certificate_left_ms = None;
         digest.doing = String::new();
         match &mut digest.server {
             Server::Standby(_) if self.taking_over() => {}

@@ -10,6 +10,7 @@ use crate::postgres::{PgError, prepare};
 use crate::probing;
 use crate::reach;
 use cluster::brake;
+use cluster::configuration::Pending;
 use cluster::copy;
 use cluster::exposure::Written;
 use cluster::handover::Hindrance;
@@ -58,6 +59,8 @@ pub(super) struct ServerSight {
     pub sync: SyncWatch,
     /// What speaks against stopping or promoting it.
     pub hindrances: Vec<Hindrance>,
+    /// What it takes on only when it starts again.
+    pub pending: Vec<Pending>,
     /// For people.
     pub problem: Option<String>,
 }
@@ -79,6 +82,7 @@ impl ServerSight {
             opted_out: Vec::new(),
             sync: SyncWatch::default(),
             hindrances: Vec::new(),
+            pending: Vec::new(),
             problem: None,
         }
     }
@@ -100,6 +104,8 @@ pub(super) fn recall(local: &mut Local, facts: &Facts) {
     local.copied = facts.copied;
     local.rewound_for = facts.rewound_for;
     local.sync_revision = facts.sync_revision;
+    local.restarted = facts.restarted.clone();
+    local.configured = facts.configured;
 }
 
 impl Run {
@@ -193,6 +199,8 @@ impl Run {
         self.note_orderly_stop();
         self.server.replicas.clear();
         self.server.wal_silent_ms = None;
+        self.server.pending.clear();
+        self.local.stuck = false;
         self.server.sync.server_ended();
         self.forget_standbys();
         self.local.server = Server::Stopped;
@@ -212,6 +220,7 @@ impl Run {
             generation: self.server.generation,
             segment_bytes: hands.segment_bytes(),
             watch_clients: draining,
+            configured: self.local.configured,
             every: match (starting, draining || self.taking_over()) {
                 (true, _) => PROBE_STARTING,
                 (_, true) => PROBE_AWAITED,
@@ -290,6 +299,8 @@ impl Run {
         self.see_standbys(&probe);
         self.server.opted_out.clone_from(&probe.opted_out);
         self.server.hindrances = probe.hindrances;
+        self.server.pending = probe.pending;
+        self.local.stuck = probe.stuck;
         self.drain.see(self.state.handover.as_ref(), probe.clients, now());
         if let Server::Primary { lsn, .. } = &probe.server {
             self.local.told_to_promote = None;

@@ -21,6 +21,11 @@ impl Telling {
         Some(Telling { noticed: Noticed::new(state), runner: Runner::start(hooks.clone()) })
     }
 
+    /// How many commands run or wait.
+    pub(super) fn at_work(&self) -> usize {
+        self.runner.at_work()
+    }
+
     /// The agent ends.
     pub(super) async fn finish(self) {
         self.runner.finish().await;

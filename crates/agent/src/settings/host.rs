@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::Access;
 
 use crate::os_user::{self, OsUser};
+use crate::store::{EtcdOptions, StoreKind};
 
 use super::{MAJOR_MIN, OS_USER_DEFAULT, PROGRAMS, PostgresSettings, SecondLine, Settings, major_version};
 
@@ -16,6 +17,9 @@ use super::{MAJOR_MIN, OS_USER_DEFAULT, PROGRAMS, PostgresSettings, SecondLine, 
 pub fn check_host(settings: &Settings) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(cannot_create("node.dir", &settings.dir));
+    if let StoreKind::Etcd(etcd) = &settings.store {
+        problems.extend(check_etcd_files(etcd));
+    }
     if settings.second_line == SecondLine::Nftables {
         problems.extend(crate::fence::hindrance());
     }
@@ -26,6 +30,21 @@ pub fn check_host(settings: &Settings) -> Vec<String> {
         check_data_dir(&postgres.data_dir, owner.as_ref(), major, &mut problems);
     }
     problems
+}
+
+/// What is wrong with the files that the way to etcd needs.
+fn check_etcd_files(etcd: &EtcdOptions) -> Vec<String> {
+    let tls = etcd.tls.as_ref().and_then(|tls| tls.check().err()).map(|error| {
+        format!("[store]: {error}; name files in PEM form that this user can read (store.ca, store.cert, store.key)")
+    });
+    let password = etcd.user.as_ref().and_then(|user| {
+        let error = std::fs::read_to_string(&user.password_file).err()?;
+        let shown = user.password_file.display();
+        Some(format!(
+            "store.password_file = \"{shown}\": cannot be read: {error}; put the password there, in one line"
+        ))
+    });
+    tls.into_iter().chain(password).collect()
 }
 
 /// The user the server will run as, when that is possible.

@@ -14,16 +14,28 @@ use super::types::Types;
 pub(super) struct Contacts {
     since: Instant,
     last: Mutex<BTreeMap<u64, Instant>>,
+    led: Mutex<Instant>,
 }
 
 impl Contacts {
     pub(super) fn new() -> Self {
-        Contacts { since: Instant::now(), last: Mutex::new(BTreeMap::new()) }
+        let since = Instant::now();
+        Contacts { since, last: Mutex::new(BTreeMap::new()), led: Mutex::new(since) }
     }
 
     /// The member answered, or called.
     pub(super) fn heard(&self, id: u64) {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Instant::now());
+    }
+
+    /// A leader told this node what is recorded. That is more than a contact: it answers also those that it leads no more.
+    pub(super) fn was_led(&self) {
+        *self.led.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Time since a leader last did; since the start when none has.
+    pub(super) fn not_led_for(&self) -> Duration {
+        self.led.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Time since the last contact; since the start when there was none.

@@ -20,7 +20,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 const FORMAT: u32 = 1;
-const FILE: &str = "store.redb";
+/// The file, in the store's directory.
+pub(super) const FILE: &str = "store.redb";
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Pages that redb may hold in memory; its own default is 1 GiB.
@@ -269,6 +270,11 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, path: &Path) -> Result<
         return Err(StoreError::NewerFormat { path: path.to_owned(), found: v, known: FORMAT });
     }
     serde_json::from_slice::<Versioned<T>>(bytes).map(|versioned| versioned.value).map_err(damaged)
+}
+
+/// Whether this program reads a state that another one has written by [`encode`].
+pub(super) fn read_state(bytes: &[u8]) -> Result<State, StoreError> {
+    decode(bytes, "the recorded state", Path::new(FILE))
 }
 
 /// The writing thread. Ends when told to close, or when nobody is left who could ask.

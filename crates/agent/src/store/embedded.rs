@@ -1,31 +1,31 @@
 //! The store inside the agents: Raft by a library, its log on this node's disk, its messages over the agents' HTTP.
 
+use super::ballots::{self, Ballots};
 use super::contacts::{Contacts, SuspendClock};
 use super::disk::{self, Disk, Owner};
 use super::error::StoreError;
-use super::form::Seen;
+use super::form::{self, Seen};
 use super::log::Log;
 use super::machine::Machine;
 use super::standing::{Standing, members, standing, voters};
 use super::transport::Network;
 use super::types::{Peer, Proposal, Raft, Types};
-use super::{Limits, StoreOptions};
+use super::{COMMAND_MAX, Limits, StoreOptions, voters as membership};
 use cluster::NodeName;
 use cluster::command::Command;
 use cluster::state::State;
+use identity::Caller;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError};
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Entries sent in one message.
+/// Entries sent in one message: with the largest commands it stays below [`crate::http::BODY_MAX`].
 const ENTRIES_PER_MESSAGE: usize = 64;
-/// Largest command, in bytes of JSON: a full message stays below [`crate::http::BODY_MAX`].
-const COMMAND_MAX: usize = 48 * 1024;
 /// Deadline for sending and installing a snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -35,8 +35,12 @@ pub(super) struct Embedded {
     pub(super) address: String,
     /// The members as configured, by name.
     pub(super) configured: BTreeMap<NodeName, String>,
+    /// Whether it may found a store, if nobody has one.
+    pub(super) may_found: bool,
     pub(super) raft: Raft,
     pub(super) contacts: Arc<Contacts>,
+    pub(super) ballots: Arc<Ballots>,
+    pub(super) caller: Caller,
     /// Who introduced itself of late.
     pub(super) seen: Mutex<Seen>,
     detect: Duration,
@@ -48,21 +52,28 @@ pub(super) struct Embedded {
     was_founded: bool,
     /// What founding waits for.
     founding: Mutex<Option<String>>,
+    /// The member that said that this node was struck out.
+    struck_out_by: OnceLock<NodeName>,
     closed: AtomicBool,
 }
 
 impl Embedded {
     /// Opens the file and starts Raft on it.
     pub(super) async fn open(options: StoreOptions, limits: Limits) -> Result<Arc<Embedded>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members: configured, detect } = options;
+        let StoreOptions {
+            dir, cluster, node, address, members: configured, detect, founded, caller, ..
+        } = options;
         let config = config(&cluster, detect, limits)?;
         let opened = tokio::task::spawn_blocking(move || disk::open(&dir, &cluster, &node)).await;
         let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
         let contacts = Arc::new(Contacts::new());
+        let ballots = Arc::new(Ballots::new(&caller));
         let network = Network {
             cluster: loaded.owner.cluster.clone(),
             me: loaded.owner.id,
             contacts: contacts.clone(),
+            ballots: ballots.clone(),
+            caller: caller.clone(),
             append_timeout: Duration::from_millis(config.heartbeat_interval * 4)
                 .max(Duration::from_millis(100)),
         };
@@ -78,8 +89,11 @@ impl Embedded {
             owner: loaded.owner,
             address,
             configured,
+            may_found: !founded,
             raft,
             contacts,
+            ballots,
+            caller,
             seen: Mutex::default(),
             detect,
             disk,
@@ -88,9 +102,13 @@ impl Embedded {
             clock,
             was_founded,
             founding: Mutex::default(),
+            struck_out_by: OnceLock::new(),
             closed: AtomicBool::new(false),
         });
         tokio::spawn(follow(Arc::downgrade(&store)));
+        tokio::spawn(ballots::keep_open(Arc::downgrade(&store)));
+        tokio::spawn(membership::follow_record(Arc::downgrade(&store)));
+        tokio::spawn(form::ask_whether_removed(Arc::downgrade(&store)));
         Ok(store)
     }
 
@@ -106,7 +124,27 @@ impl Embedded {
         self.standing.subscribe()
     }
 
-    fn metrics(&self) -> RaftMetrics<Types> {
+    /// The record as it is now.
+    pub(super) fn present(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// Whether it leads and knows all that was recorded before.
+    pub(super) fn is_leading(&self) -> bool {
+        self.standing.borrow().leading
+    }
+
+    /// Whether it is this member, or it was heard within `detect`.
+    pub(super) fn hears(&self, id: u64) -> bool {
+        id == self.owner.id || self.contacts.silence(id) < self.detect
+    }
+
+    /// Whether this member votes.
+    pub(super) fn votes(&self, id: u64) -> bool {
+        voters(&self.metrics()).contains_key(&id)
+    }
+
+    pub(super) fn metrics(&self) -> RaftMetrics<Types> {
         self.raft.metrics().borrow_watched().clone()
     }
 
@@ -130,10 +168,32 @@ impl Embedded {
         self.observe();
     }
 
+    /// Notes that this node belongs to the store no more, as `by` says.
+    pub(super) fn strike_out(&self, by: &NodeName) {
+        if self.struck_out_by.set(by.clone()).is_ok() {
+            tracing::warn!("{}", form::removed(&self.owner.node, by));
+        }
+        self.observe();
+    }
+
+    /// Whether the record here, or another member, says that this node belongs to the store no more.
+    pub(super) fn is_struck_out(&self) -> bool {
+        self.struck_out_by.get().is_some() || self.state.borrow().removed.contains(&self.owner.node)
+    }
+
+    /// Whether a leader tells this node what is recorded, or it leads others that answer it.
+    pub(super) fn is_led(&self) -> bool {
+        let leads = self.quorum_age().is_some_and(|age| age < self.detect);
+        leads || self.contacts.not_led_for() < self.detect
+    }
+
     /// Publishes the standing, when it changed.
     fn observe(&self) {
         let mut now = standing(&self.metrics(), &self.contacts, self.detect);
-        if now.problem.is_none() {
+        now.removed = self.is_struck_out();
+        if let Some(by) = self.struck_out_by.get() {
+            now.problem = Some(form::removed(&self.owner.node, by));
+        } else if now.problem.is_none() {
             now.problem.clone_from(&self.founding.lock().unwrap_or_else(PoisonError::into_inner));
         }
         self.standing.send_if_modified(|was| {
@@ -318,6 +378,9 @@ mod tests {
             address: "127.0.0.1:1".into(),
             members: BTreeMap::from([(node.clone(), "127.0.0.1:1".into())]),
             detect: Duration::from_millis(300),
+            founded: false,
+            kind: Default::default(),
+            caller: Caller::plain(),
         };
         let store = Embedded::open(options, Limits::default()).await.unwrap();
         store.form().await.unwrap();

@@ -90,6 +90,42 @@ pub enum StoreError {
         /// This agent's address.
         my_address: String,
     },
+    /// The directory belongs to a node whose store is of the other kind.
+    #[error(
+        "{dir:?} holds {had}, but this agent is configured for {wanted}: the record of a cluster cannot be carried over yet. \
+         Set [store] as it was, or begin a new cluster with a new node.dir"
+    )]
+    OtherKind {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What was found.
+        had: &'static str,
+        /// What is configured.
+        wanted: &'static str,
+    },
+    /// Another directory has this node's name in etcd.
+    #[error(
+        "node {name} is taken: etcd's key {key} says that it has id {id:x} at {address}, this agent has id {my_id:x} at \
+         {my_address}. If two agents have this name, rename one. If this node has lost its directory (node.dir), make sure \
+         that no other agent has this name, and remove that key: etcdctl del {key}"
+    )]
+    NameTakenInEtcd {
+        /// The name.
+        name: NodeName,
+        /// The key in etcd.
+        key: String,
+        /// The id that holds the name.
+        id: u64,
+        /// The address recorded for it.
+        address: String,
+        /// This agent's id.
+        my_id: u64,
+        /// This agent's address.
+        my_address: String,
+    },
+    /// etcd does not take what is to be recorded.
+    #[error("etcd did not record it: {0}")]
+    Etcd(String),
     /// A configured member belongs to another cluster.
     #[error(
         "the agent at {address} belongs to cluster {theirs:?}, this one to {ours:?}: \

@@ -8,8 +8,8 @@ use crate::http::{HttpError, post_json};
 use cluster::NodeName;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Pause between two rounds of greetings.
@@ -18,6 +18,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const GREETING: Duration = Duration::from_millis(1000);
 /// How long an agent that does not yet belong to the store keeps its name after it was last heard.
 const NAME_KEPT: Duration = Duration::from_secs(5);
+/// Pause between two rounds in which a node that nobody leads asks whether it was struck out.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// Who an agent says it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub(super) enum Verdict {
     Welcome,
     /// The store exists, and this name is not in it.
     NoMember,
+    /// The store exists, and this name was struck out of it.
+    Removed,
     /// The name is held by this one.
     NameTaken { id: u64, address: String },
 }
@@ -54,15 +58,20 @@ pub(super) enum Verdict {
 /// Holder of a name, as seen.
 pub(super) type Seen = BTreeMap<NodeName, (u64, String, Instant)>;
 
-/// Judges `visitor` by this node's own name, the members of the store, and who else used the name of late.
+/// Judges `visitor` by this node's own name, the members of the store, the names that were struck out, and who else used the name
+/// of late.
 fn judge(
     me: &Identity,
-    members: &BTreeMap<u64, Peer>,
+    (members, removed): (&BTreeMap<u64, Peer>, &BTreeSet<NodeName>),
     seen: &Seen,
     visitor: &Identity,
     now: Instant,
 ) -> Verdict {
     let taken = |id: u64, address: &str| Verdict::NameTaken { id, address: address.to_owned() };
+    // First, because the library's list still has it for a while, and because a name is never given again.
+    if removed.contains(&visitor.name) {
+        return Verdict::Removed;
+    }
     if visitor.name == me.name {
         let is_me = (visitor.id, &visitor.address) == (me.id, &me.address);
         return if is_me { Verdict::Welcome } else { taken(me.id, &me.address) };
@@ -102,6 +111,7 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
             Verdict::NoMember => {
                 format!("the store exists ({name} belongs to it), but {} is not a member of it", me.name)
             }
+            Verdict::Removed => removed(&me.name, name),
             Verdict::Welcome | Verdict::NameTaken { .. } => {
                 format!("the store exists ({name} belongs to it); waiting for its leader")
             }
@@ -131,6 +141,38 @@ fn next(me: &Identity, answers: &BTreeMap<NodeName, Result<Greeting, String>>) -
     }
 }
 
+/// Who of the store says that this node was struck out of it.
+fn struck_out_by<'a>(cluster: &str, mut answers: impl Iterator<Item = &'a Greeting>) -> Option<&'a NodeName> {
+    let says =
+        |g: &Greeting| g.identity.cluster == cluster && g.identity.formed && g.verdict == Verdict::Removed;
+    answers.find(|g| says(g)).map(|g| &g.identity.name)
+}
+
+pub(super) fn removed(me: &NodeName, told_by: &NodeName) -> String {
+    format!(
+        "{told_by} says that {me} was removed from the cluster, and a name is not given again; to bring this host back, empty its \
+         directories and run pgkeel join with another --node"
+    )
+}
+
+/// Who was cut off while it was struck out is told by nobody: the others have no business with it any more. So it asks, whenever
+/// nobody leads it.
+pub(super) async fn ask_whether_removed(store: Weak<Embedded>) {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        let Some(here) = store.upgrade() else { return };
+        if here.is_struck_out() {
+            return;
+        }
+        if here.members().is_empty() || here.is_led() {
+            continue;
+        }
+        if let Some(by) = here.removed_by().await {
+            here.strike_out(&by);
+        }
+    }
+}
+
 impl Embedded {
     /// Who this agent is.
     pub(super) fn identity(&self) -> Identity {
@@ -153,7 +195,7 @@ impl Embedded {
         }
         let now = Instant::now();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = judge(&identity, &self.members(), &seen, visitor, now);
+        let verdict = judge(&identity, (&self.members(), &self.present().removed), &seen, visitor, now);
         // Only configured names are remembered: the map stays small.
         if verdict == Verdict::Welcome && self.configured.contains_key(&visitor.name) {
             seen.insert(visitor.name.clone(), (visitor.id, visitor.address.clone(), now));
@@ -165,12 +207,22 @@ impl Embedded {
     pub(super) async fn form(&self) -> Result<(), StoreError> {
         loop {
             let answers = self.greet_all().await?;
+            // It was away when it was struck out, and does not know; or has an empty directory and the name of one that was.
+            if let Some(by) = struck_out_by(&self.owner.cluster, answers.values().flatten()) {
+                self.strike_out(by);
+                return Ok(());
+            }
             if !self.members().is_empty() {
                 self.say(None);
                 return Ok(());
             }
             match next(&self.identity(), &answers) {
                 Next::Wait(why) => self.say(Some(why)),
+                Next::Found(_) if !self.may_found => self.say(Some(format!(
+                    "{} has no part of the record, and none is founded, because its file says that the cluster exists \
+                     (node.joined); if its disk was lost, run pgkeel remove {0} elsewhere, and pgkeel join here with another --node",
+                    self.owner.node
+                ))),
                 Next::Found(members) => {
                     tracing::info!("founding the store with {} members", members.len());
                     if let Err(e) = self.raft.initialize(members).await {
@@ -182,6 +234,27 @@ impl Embedded {
         }
     }
 
+    /// Whoever else belongs to the cluster, by the configuration or by the record as far as it is known here.
+    fn all_others(&self) -> BTreeMap<NodeName, String> {
+        let state = self.present();
+        let mut all = self.configured.clone();
+        all.extend(state.admitted.iter().map(|(name, seat)| (name.clone(), seat.address.clone())));
+        all.extend(state.members.iter().map(|(name, member)| (name.clone(), member.agent.clone())));
+        all.retain(|name, _| *name != self.owner.node && !state.removed.contains(name));
+        all
+    }
+
+    /// Who says that this node was struck out. Nothing else that is answered counts, not even as a sign of life: a leader that
+    /// answers this need not lead this node.
+    async fn removed_by(&self) -> Option<NodeName> {
+        let (me, others) = (self.identity(), self.all_others());
+        let calls = others
+            .values()
+            .map(|address| post_json::<_, Greeting>(&self.caller, address, "/v1/raft/hello", &me, GREETING));
+        let answers = join_all(calls).await;
+        struck_out_by(&self.owner.cluster, answers.iter().flatten()).cloned()
+    }
+
     /// Introduces this agent to all other members.
     async fn greet_all(&self) -> Result<BTreeMap<NodeName, Result<Greeting, String>>, StoreError> {
         let me = self.identity();
@@ -190,7 +263,7 @@ impl Embedded {
             let me = &me;
             async move {
                 let answer: Result<Greeting, HttpError> =
-                    post_json(address, "/v1/raft/hello", me, GREETING).await;
+                    post_json(&self.caller, address, "/v1/raft/hello", me, GREETING).await;
                 (name.clone(), address, answer)
             }
         });
@@ -265,18 +338,35 @@ mod tests {
     fn a_name_has_one_holder() {
         let now = Instant::now();
         let (me, none, nobody) = (node("a", 1), BTreeMap::new(), Seen::new());
+        let gone = BTreeSet::from(["z".parse().unwrap()]);
         let taken = |v| matches!(v, Verdict::NameTaken { .. });
-        assert_eq!(judge(&me, &none, &nobody, &node("b", 2), now), Verdict::Welcome);
-        assert!(taken(judge(&me, &none, &nobody, &node("a", 2), now)));
+        assert_eq!(judge(&me, (&none, &gone), &nobody, &node("b", 2), now), Verdict::Welcome);
+        assert!(taken(judge(&me, (&none, &gone), &nobody, &node("a", 2), now)));
         let seen = Seen::from([("b".parse().unwrap(), (2, "b:1".into(), now))]);
-        assert!(taken(judge(&me, &none, &seen, &node("b", 3), now)));
-        assert_eq!(judge(&me, &none, &seen, &node("b", 3), now + NAME_KEPT), Verdict::Welcome);
+        assert!(taken(judge(&me, (&none, &gone), &seen, &node("b", 3), now)));
+        assert_eq!(judge(&me, (&none, &gone), &seen, &node("b", 3), now + NAME_KEPT), Verdict::Welcome);
         let members = BTreeMap::from([(1, peer("a")), (2, peer("b"))]);
-        assert_eq!(judge(&me, &members, &nobody, &node("b", 2), now), Verdict::Welcome);
-        assert!(taken(judge(&me, &members, &nobody, &node("b", 3), now)));
+        assert_eq!(judge(&me, (&members, &gone), &nobody, &node("b", 2), now), Verdict::Welcome);
+        assert!(taken(judge(&me, (&members, &gone), &nobody, &node("b", 3), now)));
         let moved = Identity { address: "elsewhere:1".into(), ..node("b", 2) };
-        assert!(taken(judge(&me, &members, &nobody, &moved, now)));
-        assert_eq!(judge(&me, &members, &nobody, &node("c", 3), now), Verdict::NoMember);
+        assert!(taken(judge(&me, (&members, &gone), &nobody, &moved, now)));
+        assert_eq!(judge(&me, (&members, &gone), &nobody, &node("c", 3), now), Verdict::NoMember);
+        assert_eq!(judge(&me, (&members, &gone), &nobody, &node("z", 9), now), Verdict::Removed);
+        // The record is changed first, the library's list later.
+        let not_yet = BTreeMap::from([(1, peer("a")), (8, peer("z"))]);
+        for id in [8, 9] {
+            assert_eq!(judge(&me, (&not_yet, &gone), &nobody, &node("z", id), now), Verdict::Removed);
+        }
+    }
+
+    #[test]
+    fn only_a_member_of_the_same_store_says_that_a_node_was_struck_out() {
+        let says = |formed, verdict| Greeting { identity: Identity { formed, ..node("a", 1) }, verdict };
+        let by = |cluster, greeting: Greeting| struck_out_by(cluster, [greeting].iter()).cloned();
+        assert_eq!(by("c", says(true, Verdict::Removed)), Some("a".parse().unwrap()));
+        assert_eq!(by("c", says(false, Verdict::Removed)), None);
+        assert_eq!(by("d", says(true, Verdict::Removed)), None);
+        assert_eq!(by("c", says(true, Verdict::NoMember)), None);
     }
 
     #[test]

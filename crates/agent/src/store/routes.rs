@@ -63,7 +63,12 @@ async fn append(
     State(store): Here,
     call: Call<AppendEntriesRequest<Types>>,
 ) -> Answer<AppendEntriesResponse<Types>> {
-    answer(store.raft.append_entries(admit(&store, call)?).await)
+    let answered = store.raft.append_entries(admit(&store, call)?).await;
+    // One that is refused leads nobody any more.
+    if matches!(&answered, Ok(said) if !matches!(said, AppendEntriesResponse::HigherVote(_))) {
+        store.contacts.was_led();
+    }
+    answer(answered)
 }
 
 async fn vote(State(store): Here, call: Call<VoteRequest<Types>>) -> Answer<VoteResponse<Types>> {
@@ -87,7 +92,12 @@ async fn snapshot(State(store): Here, call: Call<SentSnapshot>) -> Answer<Snapsh
     if meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id) {
         return Err((StatusCode::BAD_REQUEST, "the snapshot is newer than the vote it comes with".into()));
     }
-    answer(store.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: Arc::new(state) }).await)
+    let snapshot = Snapshot { meta, snapshot: Arc::new(state) };
+    let answered = store.raft.install_full_snapshot(vote, snapshot).await;
+    if matches!(&answered, Ok(said) if said.vote <= vote) {
+        store.contacts.was_led();
+    }
+    answer(answered)
 }
 
 async fn identity(State(store): Here) -> Json<Identity> {

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Standing {
     /// Who leads, as far as this node knows; `None` also when the last leader has been silent for `detect`.
     pub leader: Option<NodeName>,
+    /// `host:port` of its agent.
+    pub leader_at: Option<String>,
     /// Whether this node leads AND has applied all that was recorded before its term: only then may it decide.
     /// It stays true while no majority answers; `quorum_age` tells.
     pub leading: bool,
@@ -19,10 +21,15 @@ pub struct Standing {
     pub formed: bool,
     /// The members that vote.
     pub voters: BTreeSet<NodeName>,
-    /// Raft's term. Two leaders may follow each other in one term, but the same node never leads twice in it.
+    /// Whether voters are being changed: until that is done, decisions need a majority of those before and of those after.
+    pub changing: bool,
+    /// Raft's term, or the revision of etcd that made the leader. Two leaders may follow each other in one term, but the same
+    /// node never leads twice in it.
     pub term: u64,
     /// What keeps the store from deciding, for people.
     pub problem: Option<String>,
+    /// Whether this node was struck out of the cluster, by what it has of the record or by what a member answered. It stays so.
+    pub removed: bool,
 }
 
 /// The members of the store by id; empty before it is founded.
@@ -50,13 +57,18 @@ pub(super) fn standing(metrics: &RaftMetrics<Types>, contacts: &Contacts, detect
         .filter(|(_, silence)| *silence >= detect)
         .collect();
     let problem = if leader.is_none() || leads { no_majority(voters.len(), &silent) } else { None };
+    let leader_at =
+        leader.and_then(|id| metrics.membership_config.get_node(&id)).map(|peer| peer.address.clone());
     Standing {
         leader: leader.and_then(|id| voters.get(&id).cloned()),
+        leader_at,
         leading: leads && caught_up,
         formed: !voters.is_empty(),
+        changing: metrics.membership_config.membership().get_joint_config().len() > 1,
         term: metrics.current_term,
         voters: voters.into_values().collect(),
         problem,
+        removed: false,
     }
 }
 

@@ -1,10 +1,12 @@
 //! How this node calls the other members: JSON over HTTP, one keep-alive connection per member and purpose, so that
 //! neither a snapshot nor a long append ever stands before a heartbeat.
 
+use super::ballots::Ballots;
 use super::contacts::Contacts;
 use super::types::{Peer, SnapshotMeta, Types, Vote};
 use crate::http::{BODY_MAX, Connection, HttpError};
 use cluster::state::State;
+use identity::Caller;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes};
 use openraft::raft::{
@@ -46,6 +48,8 @@ pub(super) struct Network {
     pub(super) cluster: String,
     pub(super) me: u64,
     pub(super) contacts: Arc<Contacts>,
+    pub(super) ballots: Arc<Ballots>,
+    pub(super) caller: Caller,
     /// Deadline of an append, in which the other side's disk has to be waited for.
     pub(super) append_timeout: Duration,
 }
@@ -60,8 +64,10 @@ impl RaftNetworkFactory<Types> for Network {
             target,
             address: node.address.clone(),
             contacts: self.contacts.clone(),
+            ballots: self.ballots.clone(),
             append_timeout: self.append_timeout,
-            connection: Connection::new(&node.address, BODY_MAX),
+            connection: Connection::new(&self.caller, &node.address, BODY_MAX),
+            caller: self.caller.clone(),
         }
     }
 }
@@ -73,8 +79,10 @@ pub(super) struct Link {
     target: u64,
     address: String,
     contacts: Arc<Contacts>,
+    ballots: Arc<Ballots>,
     append_timeout: Duration,
     connection: Connection,
+    caller: Caller,
 }
 
 impl Link {
@@ -89,8 +97,33 @@ impl Link {
         B: Serialize + Sync,
         R: DeserializeOwned,
     {
-        let envelope = Envelope { cluster: self.cluster.clone(), from: self.me, to: self.target, call };
-        match self.connection.post_json(path, &envelope, timeout).await {
+        let envelope = self.envelope(call);
+        let answer = self.connection.post_json(path, &envelope, timeout).await;
+        self.heard(what, timeout, answer)
+    }
+
+    async fn ask_for_vote(
+        &self,
+        path: &str,
+        rpc: VoteRequest<Types>,
+        timeout: Duration,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let envelope = self.envelope(rpc);
+        let answer = self.ballots.ask((self.target, &self.address), path, &envelope, timeout).await;
+        self.heard(RPCTypes::Vote, timeout, answer)
+    }
+
+    fn envelope<B>(&self, call: B) -> Envelope<B> {
+        Envelope { cluster: self.cluster.clone(), from: self.me, to: self.target, call }
+    }
+
+    fn heard<R>(
+        &self,
+        what: RPCTypes,
+        timeout: Duration,
+        answer: Result<R, HttpError>,
+    ) -> Result<R, RPCError<Types>> {
+        match answer {
             Ok(answer) => {
                 self.contacts.heard(self.target);
                 Ok(answer)
@@ -128,7 +161,7 @@ impl RaftNetworkV2<Types> for Link {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.call(RPCTypes::Vote, "/v1/raft/vote", rpc, option.hard_ttl()).await
+        self.ask_for_vote("/v1/raft/vote", rpc, option.hard_ttl()).await
     }
 
     async fn pre_vote(
@@ -136,7 +169,7 @@ impl RaftNetworkV2<Types> for Link {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.call(RPCTypes::Vote, "/v1/raft/pre-vote", rpc, option.hard_ttl()).await
+        self.ask_for_vote("/v1/raft/pre-vote", rpc, option.hard_ttl()).await
     }
 
     async fn full_snapshot(
@@ -148,7 +181,7 @@ impl RaftNetworkV2<Types> for Link {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let sent = SentSnapshot { vote, meta: snapshot.meta, state: State::clone(&snapshot.snapshot) };
         // Its own connection, because its limit is another one.
-        self.connection = Connection::new(&self.address, SNAPSHOT_MAX);
+        self.connection = Connection::new(&self.caller, &self.address, SNAPSHOT_MAX);
         let answer = self.call(RPCTypes::InstallSnapshot, "/v1/raft/snapshot", sent, option.soft_ttl());
         tokio::select! {
             answer = answer => Ok(answer?),

@@ -22,6 +22,9 @@ fn node(text: &str, role: Role, state: &str, sync: bool, lag_bytes: u64) -> Node
         sync,
         heard_ms: None,
         copying: None,
+        configured: 0,
+        pending: Vec::new(),
+        certificate_left_ms: None,
         why: String::new(),
     }
 }
@@ -37,6 +40,7 @@ fn status() -> Status {
         phase: "serving".to_owned(),
         primary: Some(name("n1")),
         replication: String::new(),
+        configuration: 0,
         planned: Vec::new(),
         nodes: vec![
             node("n1", Role::Primary, "running", false, 0),

@@ -20,9 +20,10 @@ pub(super) fn record_settings(state: &State, _: &Observations, proposed: &Propos
 
 /// A node's addresses come from its own configuration: record them when they are new or changed.
 pub(super) fn register_members(state: &State, seen: &Observations, proposed: &Proposed) -> Outcome {
+    let names = state.names(&proposed.names);
     let unrecorded = seen.nodes.iter().find_map(|(node, heard)| {
         let member = heard.observation.member.as_ref()?;
-        let known = proposed.names.contains(node) || state.members.contains_key(node);
+        let known = names.contains(node) || state.members.contains_key(node);
         (known && state.members.get(node) != Some(member)).then(|| (node.clone(), member.clone()))
     });
     match unrecorded {

@@ -125,7 +125,12 @@ fn safe_in_quorum(state: &State, seals: &Seals) -> Result<Safe, Reason> {
         [] => String::new(),
         list => format!(" ({} not counted: copied or exchanged, and not caught up since)", list.join(", ")),
     };
-    Err(wait_seals(state, seals, &(needed_seals(state) + &without)))
+    let leaves = |n: &&NodeName| candidate::leaves(state, n) && state.sync.contains(n);
+    let leaving = match seals.keys().filter(leaves).map(NodeName::as_str).collect::<Vec<_>>().as_slice() {
+        [] => String::new(),
+        list => format!(" ({} not counted: leaving the cluster, until that is taken back)", list.join(", ")),
+    };
+    Err(wait_seals(state, seals, &(needed_seals(state) + &without + &leaving)))
 }
 
 /// The seals that would be enough, in words.

@@ -1,4 +1,5 @@
-//! Who should lead. Not the primary's node: losing its host then needs no election first. And one that hears the primary.
+//! Who should lead. Not the primary's node: losing its host then needs no election first. One that hears the primary, and
+//! one that stays.
 
 use crate::basics::{Millis, Moment, NodeName};
 use crate::observe::Observations;
@@ -12,17 +13,22 @@ pub(super) fn transfer(
     now: Moment,
 ) -> Option<NodeName> {
     let primary = state.primary()?;
-    if *primary != seen.leader {
+    let leaves = |node: &NodeName| state.leaving.contains_key(node) || !state.members.contains_key(node);
+    if *primary != seen.leader && !leaves(&seen.leader) {
         return None;
     }
-    state
-        .members
-        .keys()
-        .filter(|node| *node != primary)
-        .find(|node| {
-            seen.fresh(node, now, settings.heartbeat_ms() * 3).is_some_and(|o| o.epoch == state.epoch)
-        })
-        .cloned()
+    let hears = |node: &&NodeName| {
+        let fresh =
+            seen.fresh(node, now, settings.heartbeat_ms() * 3).is_some_and(|o| o.epoch == state.epoch);
+        fresh && **node != seen.leader && !leaves(node) && votes(seen, node)
+    };
+    let others = state.members.keys().filter(|node| *node != primary);
+    // One that leaves hands the leadership to anybody.
+    others.chain([primary]).find(hears).cloned()
+}
+
+fn votes(seen: &Observations, node: &NodeName) -> bool {
+    seen.voters.as_ref().is_none_or(|voters| voters.contains(node))
 }
 
 /// Only the leader does not hear the primary: a node that does should lead, before the lease runs out. The others get a
@@ -42,5 +48,6 @@ pub(super) fn to_one_that_hears(
         let fresh = seen.fresh(node, now, settings.heartbeat_ms() * 3).filter(|o| o.epoch == state.epoch);
         fresh.and_then(|o| o.primary_agent_silent_ms).is_some_and(|ms| ms < settings.detect_ms)
     };
-    state.members.keys().filter(|node| *node != primary && **node != seen.leader).find(hears).cloned()
+    let others = state.members.keys().filter(|node| *node != primary && **node != seen.leader);
+    others.filter(|node| !state.leaving.contains_key(*node) && votes(seen, node)).find(hears).cloned()
 }

@@ -5,8 +5,10 @@ use super::Now;
 use super::switchover::{Recorded, known};
 use super::sync_set;
 use crate::basics::NodeName;
+use crate::candidate;
 use crate::command::Change;
 use crate::handover::Obstacle;
+use crate::membership;
 use crate::observe::Observations;
 use crate::reason::Reason;
 use crate::state::{Maintenance, Replication, State};
@@ -31,6 +33,10 @@ pub(super) fn begin(
     known(state, node)?;
     if state.members.get(node).is_some_and(|m| m.postgres.is_none()) {
         return Err(vec![Obstacle::Witness { node: node.clone() }]);
+    }
+    if candidate::leaves(state, node) {
+        let bar = membership::Bar::Leaves { node: node.clone() };
+        return Err(vec![Obstacle::Membership { bar }]);
     }
     let handed_over_to = state.handover.as_ref().is_some_and(|h| h.to == *node);
     if state.lease_holder() == Some(node) || handed_over_to {

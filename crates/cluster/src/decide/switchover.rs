@@ -3,137 +3,34 @@
 //! Every check is made when it is asked for, when its time has come, and again at every stage until the primary is told to
 //! stop. From then on there is no way back but the one of every stopped primary: a failover, which may choose it again.
 
-use super::{Draft, Now, Outcome, force, maintenance, pause};
-use crate::basics::{Millis, NodeName, WallMs};
+pub use super::order::{Order, Ordered, order};
+
+pub(super) use super::order::Recorded;
+use super::{Draft, Now, Outcome, restart};
+use crate::basics::{Millis, NodeName};
 use crate::candidate;
-use crate::command::{Change, Command};
+use crate::command::Change;
 use crate::handover::{Handover, Obstacle, Planned, Stage, Stopped};
 use crate::lineage;
+use crate::membership;
 use crate::observe::{Observation, Observations, Server, Standby};
 use crate::reason::{NotChosen, Position, Reason, Safe};
-use crate::state::{Appointment, Fencing, Phase, Replication, Settings, State};
+use crate::restart::Bar;
+use crate::state::{Appointment, Phase, Replication, Settings, State};
 use crate::word::Objection;
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A candidate may have so many bytes of WAL still to replay.
 pub const BEHIND_MAX: u64 = 16 * 1024 * 1024;
 /// A checkpoint may take so long; clients notice nothing of it.
-const PREPARE_MS: Millis = 300_000;
+pub(super) const PREPARE_MS: Millis = 300_000;
 /// Open transactions get so long to end; then the server stops and they fail.
 pub const DRAIN_MS: Millis = 5_000;
 /// A planned switchover that could not begin for so long is dropped.
 const MISSED_MS: Millis = 600_000;
 
-/// What a person may ask the leader for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "order")]
-pub enum Order {
-    /// Change the primary in order.
-    Switchover {
-        /// The next one; `None`: the best candidate.
-        to: Option<NodeName>,
-        /// When, in milliseconds since 1970; `None`: now.
-        at: Option<WallMs>,
-    },
-    /// Forget a planned switchover.
-    Cancel {
-        /// Its identity.
-        id: String,
-    },
-    /// Decide nothing until resumed.
-    Pause {
-        /// Whether the primary is still ended with its lease.
-        #[serde(default)]
-        fencing: Fencing,
-    },
-    /// Decide again.
-    Resume,
-    /// Make a node primary where nothing automatic may.
-    Failover {
-        /// The next primary.
-        to: NodeName,
-        /// The loss that the person accepts, as [`crate::word::Loss::token`] names it.
-        accept: Option<String>,
-        /// A node of which the person vouches that its server does not run.
-        #[serde(default)]
-        stopped: Option<NodeName>,
-    },
-    /// Leave a node alone.
-    Maintain {
-        /// The node.
-        node: NodeName,
-        /// Why, in the person's words.
-        text: Option<String>,
-        /// Although commits may have to wait.
-        #[serde(default)]
-        insist: bool,
-    },
-    /// Leave it alone no more.
-    Unmaintain {
-        /// The node.
-        node: NodeName,
-    },
-}
-
-/// What came of an order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "outcome")]
-pub enum Ordered {
-    /// It can be done; a try-out ends here.
-    Possible {
-        /// The next primary, of a switchover.
-        to: Option<NodeName>,
-    },
-    /// It is recorded.
-    Recorded {
-        /// The switchover's identity, or empty.
-        id: String,
-        /// The next primary, of a switchover that begins now.
-        to: Option<NodeName>,
-    },
-    /// It is refused.
-    Refused {
-        /// Why, with the cure.
-        because: Vec<Obstacle>,
-    },
-}
-
-/// Checks an order and returns the command that carries it out.
-///
-/// # Errors
-/// Every obstacle.
-pub fn order(
-    state: &State,
-    seen: &Observations,
-    order: &Order,
-    by: &str,
-    now: &Now,
-) -> Result<(Command, Ordered), Vec<Obstacle>> {
-    let id: String = now.nonce.chars().take(8).collect();
-    let by = by.to_owned();
-    let recorded = |to: Option<NodeName>| Ordered::Recorded { id: String::new(), to };
-    let ((change, reasons), ordered) = match order {
-        Order::Pause { fencing } => (pause::begin(state, seen, *fencing, by, now)?, recorded(None)),
-        Order::Resume => ((Change::Resume, vec![Reason::Resumed { by }]), recorded(None)),
-        Order::Failover { to, accept, stopped } => {
-            let asked = force::Asked { to, accept: accept.as_deref(), stopped: stopped.as_ref(), by };
-            (force::order(state, seen, &asked, now)?, recorded(Some(to.clone())))
-        }
-        Order::Maintain { node, text, insist } => {
-            (maintenance::begin(state, seen, node, text.clone(), *insist, by, now)?, recorded(None))
-        }
-        Order::Unmaintain { node } => (maintenance::end(state, node, by)?, recorded(None)),
-        Order::Switchover { .. } | Order::Cancel { .. } => planned(state, seen, order, id, by, now)?,
-    };
-    Ok((Command { by: seen.leader.clone(), at: now.wall, change, reasons }, ordered))
-}
-
-/// A change and its reasons.
-pub(super) type Recorded = (Change, Vec<Reason>);
-
-fn planned(
+pub(super) fn planned(
     state: &State,
     seen: &Observations,
     order: &Order,
@@ -145,12 +42,19 @@ fn planned(
         Order::Switchover { to, at: Some(at) } => {
             if let Some(to) = to {
                 known(state, to)?;
+                if candidate::leaves(state, to) {
+                    let bar = membership::Bar::Leaves { node: to.clone() };
+                    return Err(vec![Obstacle::Membership { bar }]);
+                }
             }
             let planned = Planned { id: id.clone(), to: to.clone(), at: *at, by: by.clone() };
             let reason = Reason::SwitchoverPlanned { id: id.clone(), to: to.clone(), at: *at, by };
             (Change::Plan { planned }, reason, Ordered::Recorded { id, to: to.clone() })
         }
         Order::Switchover { to, at: None } => {
+            if let Some(restart) = &state.restart {
+                return Err(vec![Obstacle::Restart { bar: Bar::Underway { id: restart.id.clone() } }]);
+            }
             let (from, to) = candidate_for(state, seen, to.as_ref(), now)?;
             let ordered = Ordered::Recorded { id: id.clone(), to: Some(to.clone()) };
             let (change, reason) = begin(state, Handover { id, from, to, by, stage: Stage::Preparing });
@@ -190,7 +94,7 @@ pub(super) fn known(state: &State, node: &NodeName) -> Result<(), Vec<Obstacle>>
 }
 
 /// The primary and the node that is to take over from it now.
-fn candidate_for(
+pub(super) fn candidate_for(
     state: &State,
     seen: &Observations,
     to: Option<&NodeName>,
@@ -259,6 +163,9 @@ fn obstacles(
     if state.maintenance.contains_key(to) {
         found.push(Obstacle::Objected { objection: Objection::Maintained { node: node.clone() } });
     }
+    if candidate::leaves(state, to) {
+        found.push(Obstacle::Membership { bar: membership::Bar::Leaves { node: node.clone() } });
+    }
     let primary_lsn = match heard(settings, seen, from, now).map(|o| &o.server) {
         Some(Server::Primary { lsn, .. }) => Some(*lsn),
         Some(_) => return Err(vec![Obstacle::NotServing]),
@@ -299,11 +206,17 @@ fn obstacles(
     if found.is_empty() { Ok(()) } else { Err(found) }
 }
 
-fn follows(state: &State, settings: &Settings, seen: &Observations, node: &NodeName, now: &Now) -> bool {
+pub(super) fn follows(
+    state: &State,
+    settings: &Settings,
+    seen: &Observations,
+    node: &NodeName,
+    now: &Now,
+) -> bool {
     heard(settings, seen, node, now).is_some_and(|o| o.epoch == state.epoch && o.wal_silent_ms.is_some())
 }
 
-fn heard<'a>(
+pub(super) fn heard<'a>(
     settings: &Settings,
     seen: &'a Observations,
     node: &NodeName,
@@ -312,7 +225,7 @@ fn heard<'a>(
     seen.fresh(node, now.at, settings.detect_ms)
 }
 
-fn standby<'a>(
+pub(super) fn standby<'a>(
     settings: &Settings,
     seen: &'a Observations,
     node: &NodeName,
@@ -327,6 +240,9 @@ fn standby<'a>(
 /// Begins a planned switchover whose time has come, or brings the present one to its next stage.
 pub(super) fn conduct(state: &State, settings: &Settings, seen: &Observations, now: &Now) -> Outcome {
     let Some(handover) = &state.handover else { return begin_due(state, seen, now) };
+    if handover.is_in_place() {
+        return restart::in_place(state, settings, seen, handover, now);
+    }
     let since = match &seen.stage_since {
         Some((id, stage, at)) if *id == handover.id && *stage == handover.stage => now.at.since(*at),
         _ => 0,
@@ -359,12 +275,16 @@ pub(super) fn conduct(state: &State, settings: &Settings, seen: &Observations, n
     }
 }
 
-fn begin(state: &State, handover: Handover) -> (Change, Reason) {
+pub(super) fn begin(state: &State, handover: Handover) -> (Change, Reason) {
     let Handover { id, from, to, by, .. } = handover.clone();
     (Change::HandOver { epoch: state.epoch, handover }, Reason::SwitchoverBegun { id, from, to, by })
 }
 
 fn begin_due(state: &State, seen: &Observations, now: &Now) -> Outcome {
+    // It would only be refused; after the restarts it is not too late yet.
+    if state.restart.is_some() {
+        return Outcome::Nothing;
+    }
     let Some(planned) = state.planned.iter().filter(|p| p.at <= now.wall).min_by_key(|p| p.at) else {
         return Outcome::Nothing;
     };
@@ -386,7 +306,7 @@ fn begin_due(state: &State, seen: &Observations, now: &Now) -> Outcome {
     }
 }
 
-fn go_on(state: &State, handover: &Handover, stage: Stage, open_transactions: usize) -> Outcome {
+pub(super) fn go_on(state: &State, handover: &Handover, stage: Stage, open_transactions: usize) -> Outcome {
     Outcome::Do(Draft {
         change: Change::HandOverStage { epoch: state.epoch, id: handover.id.clone(), stage },
         reasons: vec![Reason::SwitchoverGoesOn { from: handover.from.clone(), stage, open_transactions }],
@@ -420,7 +340,7 @@ pub(super) fn awaits_next(
     seen: &Observations,
     now: &Now,
 ) -> Option<Reason> {
-    let handover = state.handover.as_ref().filter(|h| h.stage == Stage::Stopping)?;
+    let handover = state.handover.as_ref().filter(|h| h.stage == Stage::Stopping && !h.is_in_place())?;
     let stopped = stopped(state, settings, seen, handover, now)?;
     let (_, _, since) = seen.stage_since.as_ref()?;
     let wait = match stopped {

@@ -173,7 +173,9 @@ fn why(state: &State, from: &BTreeSet<NodeName>, to: &BTreeSet<NodeName>) -> Str
         from.difference(to).partition(|n| may_confirm(state, n));
     let (left, barred) = (list(streamless), list(barred));
     if !barred.is_empty() {
-        return format!("{barred} may not confirm commits (never_sync, never_primary or under maintenance)");
+        return format!(
+            "{barred} may not confirm commits (never_sync, never_primary, under maintenance or leaving)"
+        );
     }
     match (came.is_empty(), left.is_empty()) {
         (true, true) => "no standby streams".to_owned(),

@@ -30,6 +30,11 @@ pub enum Bar {
         /// Why, in that person's words.
         text: Option<String>,
     },
+    /// It is leaving the cluster.
+    Leaves {
+        /// Who asked for it.
+        by: String,
+    },
     /// The leader has had no heartbeat of it.
     NeverHeard {
         /// Since it leads.
@@ -122,6 +127,7 @@ impl Bar {
             Bar::Witness
             | Bar::NeverPrimary
             | Bar::Maintained { .. }
+            | Bar::Leaves { .. }
             | Bar::NeverHeard { .. }
             | Bar::Silent { .. }
             | Bar::NoData { .. }
@@ -160,7 +166,11 @@ impl Bar {
             | Bar::NotSealed { .. }
             | Bar::OtherLine { .. }
             | Bar::Behind { .. } => Some(Cure::Passes { in_ms: None }),
-            Bar::Witness | Bar::NeverSync | Bar::NotInSyncSet { .. } | Bar::Hindered { .. } => None,
+            Bar::Witness
+            | Bar::Leaves { .. }
+            | Bar::NeverSync
+            | Bar::NotInSyncSet { .. }
+            | Bar::Hindered { .. } => None,
         }
     }
 }
@@ -174,6 +184,7 @@ impl fmt::Display for Bar {
             Bar::Maintained { by, text: Some(text) } => {
                 write!(f, "it is under maintenance, asked for by {by}: {text}")
             }
+            Bar::Leaves { by } => write!(f, "it is leaving the cluster, asked for by {by}"),
             Bar::NeverHeard { leading_ms } => {
                 write!(f, "its agent has not been heard by this leader, which leads for {leading_ms} ms")
             }
@@ -229,6 +240,9 @@ pub fn plight(state: &State, seen: &Observations, node: &NodeName, now: Moment) 
     // What its server does then is somebody's own business.
     if let Some(maintenance) = state.maintenance.get(node) {
         return vec![Bar::Maintained { by: maintenance.by.clone(), text: maintenance.text.clone() }];
+    }
+    if let Some(leaving) = state.leaving.get(node) {
+        return vec![Bar::Leaves { by: leaving.by.clone() }];
     }
     let silent_after = state.settings.as_ref().map_or(SILENT_DEFAULT_MS, |s| s.detect_ms);
     let Some(Heard { at, observation: o }) = seen.nodes.get(node) else {

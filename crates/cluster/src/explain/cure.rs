@@ -1,7 +1,9 @@
 //! What would end a wait, a refusal or a fault.
 
 use crate::basics::{Millis, NodeName};
+use crate::membership;
 use crate::reason::Reason;
+use crate::restart::Tale;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -142,9 +144,11 @@ pub fn cure(reason: &Reason) -> Option<Cure> {
             Some(Cure::Standbys)
         }
         Reason::WaitLease { left_ms, .. } => passes(Some(*left_ms)),
-        Reason::WaitPromotion { .. } | Reason::WaitInitialise { .. } | Reason::SwitchoverWaits { .. } => {
-            passes(None)
-        }
+        Reason::WaitPromotion { .. }
+        | Reason::WaitInitialise { .. }
+        | Reason::SwitchoverWaits { .. }
+        | Reason::Membership { tale: membership::Tale::Waits { .. } }
+        | Reason::Restart { tale: Tale::Waits { .. } } => passes(None),
         _ => None,
     }
 }

@@ -105,7 +105,8 @@ pub fn why_not(
     bars.extend(bar::plight(state, seen, node, now.at));
     let chance = chance(state, seen, proposed, node, &bars, now)?;
     let order = Order::Switchover { to: Some(node.clone()), at: None };
-    let switchover = switchover::order(state, seen, &order, "why not", now).err().unwrap_or_default();
+    let switchover = switchover::order(state, seen, proposed, &order, "why not", now);
+    let switchover = switchover.err().unwrap_or_default();
     Ok(WhyNot { node: node.clone(), primary, chance, bars, switchover, last: last_choice(state, node) })
 }
 

@@ -3,6 +3,7 @@
 use super::{NotChosen, Reason, Safe};
 use crate::basics::NodeName;
 use crate::brake::Brake;
+use crate::configuration;
 use crate::handover::Stage;
 use crate::observe::{Lost, RejoinWay};
 use crate::state::{Fencing, OldLease};
@@ -92,6 +93,7 @@ impl fmt::Display for NotChosen {
                 write!(f, "stands at {at}, with WAL of a promotion that the last choice had to do without")
             }
             NotChosen::Maintained => f.write_str("is under maintenance"),
+            NotChosen::Leaves => f.write_str("is leaving the cluster"),
             NotChosen::Witness => f.write_str("is a witness"),
             NotChosen::NeverPrimary => f.write_str("is never to be primary, its configuration says"),
         }
@@ -124,6 +126,7 @@ impl fmt::Display for Reason {
             | R::SwitchoverRefused { .. }
             | R::SwitchoverWaits { .. }
             | R::Paused { .. }
+            | R::Configured { .. }
             | R::Resumed { .. } => self.said_order(f),
             R::NotConfirmed { .. } | R::StreamAdvances { .. } => self.said_veto(f),
             R::WaitNodes { .. }
@@ -134,7 +137,9 @@ impl fmt::Display for Reason {
             | R::WaitLoss { .. }
             | R::WaitPromotion { .. }
             | R::Steady => self.said_wait(f),
+            R::Membership { tale } => tale.fmt(f),
             R::Word { word } => word.fmt(f),
+            R::Restart { tale } => tale.fmt(f),
         }
     }
 }
@@ -310,6 +315,13 @@ impl Reason {
                  pgkeel resume ends it"
             ),
             Reason::Resumed { by } => write!(f, "resumed by {by}"),
+            Reason::Configured { version, by, back_to, differences } => {
+                write!(f, "version {version} of the configuration recorded by {by}")?;
+                if let Some(older) = back_to {
+                    write!(f, ", back to version {older}")?;
+                }
+                write!(f, ": {}", configuration::in_words(differences))
+            }
             _ => Ok(()),
         }
     }

@@ -53,6 +53,9 @@ impl Node {
             promised: base.seal.as_ref().map_or(0, |s| s.epoch),
             promoted_for: if is_primary { state.epoch } else { 0 },
             sync_configured: is_primary.then(|| state.sync_target()),
+            // What it has of the configuration changes nothing here.
+            configured: u64::MAX,
+            restarted: base.restarted.clone(),
             ..Local::default()
         };
         let forks = state.last_published().map(|(_, p)| p.forks.clone()).unwrap_or_default();
@@ -82,6 +85,9 @@ impl Node {
             | Step::StartSealed
             | Step::StartPrimary
             | Step::Rewind { .. }
+            | Step::Configure { .. }
+            | Step::Restart { .. }
+            | Step::RestartPrimary { .. }
             | Step::Fence { .. } => return,
         };
         self.busy = Some((now.plus(cost), told));

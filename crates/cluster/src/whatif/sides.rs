@@ -1,8 +1,9 @@
-//! Which nodes could decide after an event: a majority of all voters that hear each other.
+//! Which nodes could decide after an event: a majority of all voters that hear each other, or, where the record is kept
+//! elsewhere, whoever is left (that they reach it is supposed).
 
 use super::Event;
 use crate::basics::NodeName;
-use crate::decide::Now;
+use crate::decide::{Now, Record};
 use crate::observe::Observations;
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ pub struct Deciders {
     pub without: BTreeSet<NodeName>,
     /// Nodes that the leader does not hear already now: they count as gone.
     pub silent: BTreeSet<NodeName>,
-    /// How many are a majority.
+    /// How many are needed.
     pub needed: usize,
     /// Of so many.
     pub of: usize,
@@ -45,7 +46,13 @@ pub struct Deciders {
     pub leadership: Leadership,
 }
 
-pub(super) fn deciders(state: &State, seen: &Observations, event: &Event, now: &Now) -> Deciders {
+pub(super) fn deciders(
+    state: &State,
+    seen: &Observations,
+    record: Record,
+    event: &Event,
+    now: &Now,
+) -> Deciders {
     let detect_ms = state.settings.as_ref().map_or(0, |s| s.detect_ms);
     let (heard, silent): (BTreeSet<NodeName>, BTreeSet<NodeName>) = state
         .members
@@ -62,7 +69,10 @@ pub(super) fn deciders(state: &State, seen: &Observations, event: &Event, now: &
         && (other.len(), other.contains(&seen.leader)) > (one.len(), one.contains(&seen.leader));
     let (with, without) = if swapped { (other, one) } else { (one, other) };
     let of = state.members.len();
-    let needed = of / 2 + 1;
+    let needed = match record {
+        Record::Nodes => of / 2 + 1,
+        Record::Elsewhere => 1,
+    };
     let leader = seen.leader.clone();
     let leadership = match with.first() {
         Some(_) if with.len() < needed => Leadership::None,
@@ -71,4 +81,27 @@ pub(super) fn deciders(state: &State, seen: &Observations, event: &Event, now: &
         None => Leadership::None,
     };
     Deciders { with, without, silent, needed, of, leadership }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::basics::Moment;
+    use crate::state::Member;
+
+    /// Of two nodes one is left: no majority of its own, and enough beside an etcd.
+    #[test]
+    fn a_record_elsewhere_needs_no_majority_of_nodes() {
+        let name = |text: &str| text.parse::<NodeName>().expect("a name");
+        let member =
+            |n: &str| Member { agent: n.into(), postgres: None, tags: Default::default(), data_dir: None };
+        let state = State { members: ["n1", "n2"].map(|n| (name(n), member(n))).into(), ..State::default() };
+        let (seen, now) =
+            (Observations::new(name("n1"), Moment(0)), Now { at: Moment(0), wall: 0, nonce: String::new() });
+        let event = Event::Down { node: name("n2") };
+        let of = |record| deciders(&state, &seen, record, &event, &now);
+        assert_eq!(of(Record::Nodes).leadership, Leadership::None);
+        assert_eq!(of(Record::Elsewhere).leadership, Leadership::Kept { leader: name("n1") });
+        assert_eq!((of(Record::Nodes).needed, of(Record::Elsewhere).needed), (2, 1));
+    }
 }

@@ -22,18 +22,22 @@
 //! order switchover [n2] | cancel ID | pause [fence] | resume    what a person asks the leader for
 //! order failover n2 [accept TOKEN | accept shown] [stopped n1]    `shown`: the token of the last refusal
 //! order maintain n2 [insist] | unmaintain n2
+//! order set from 0 work_mem=8MB ... | restart [n2] [pending] [rolling] [insist]
+//! n1 pending max_connections 100 300 | nothing pending      what its server takes on when it restarts: now, then
 //! step of n2                           tells the step again, changed or not
 //! history                              the last promotions and sync sets, as recorded
 //! why | why not n2 | readiness         what the leader says of the present
 //! what if n1 down | partition n1,n2 | switchover [n3]    what it says would happen
 //! ```
 
-use super::{asked, words};
+use super::{asked, upkeep, words};
 use cluster::command::{Change, Command, apply, first_promotion_id};
+use cluster::configuration::Pending;
 use cluster::copy::CloneCause;
 use cluster::decide::switchover::{self, Order};
 use cluster::decide::{Decision, Now, Proposed, decide};
 use cluster::handover::{Obstacle, Progress, Stopped};
+use cluster::membership::Seat;
 use cluster::observe::{
     DataDir, Observation, Observations, Promoted, Replica, Seal, Seen, Server, Standby, SyncApplied,
 };
@@ -62,6 +66,7 @@ struct Node {
     drained: bool,
     stopped_at: Option<Lsn>,
     leased_again: Option<u64>,
+    pending: Vec<Pending>,
     forks: Vec<Fork>,
     replicas: BTreeMap<NodeName, Replica>,
     sync_applied: Option<SyncApplied>,
@@ -145,6 +150,7 @@ impl Story {
                 drained: false,
                 stopped_at: None,
                 leased_again: None,
+                pending: Vec::new(),
                 forks: Vec::new(),
                 replicas: BTreeMap::new(),
                 sync_applied: None,
@@ -155,7 +161,8 @@ impl Story {
         }
         let settings = Settings { replication, detect_ms: 1500, drift_ppm: 20_000 };
         let names = self.nodes.keys().cloned().collect();
-        self.proposed = Some(Proposed { cluster: "story".into(), settings, names });
+        self.proposed =
+            Some(Proposed { cluster: "story".into(), settings, names, record: Default::default() });
     }
 
     /// The state and the nodes as `bootstrap.txt` leaves them.
@@ -261,6 +268,11 @@ impl Story {
             ["never", "primary"] => node.tags.never_primary = true,
             ["never", "sync"] => node.tags.never_sync = true,
             ["drained"] => node.drained = true,
+            ["pending", name, running, configured] => {
+                let [name, running, configured] = [name, running, configured].map(|w| (*w).to_owned());
+                node.pending.push(Pending { name, running, configured });
+            }
+            ["nothing", "pending"] => node.pending.clear(),
             ["leased", "again"] => node.leased_again = leash::owed(&state, &name(who)),
             ["streams", "to", list @ ..] => node.replicas = replicas(list),
             ["obeys", members @ .., "since", at] => {
@@ -292,11 +304,20 @@ impl Story {
             }
             ["unmaintain", node] => Order::Unmaintain { node: name(node) },
             ["resume"] => Order::Resume,
+            ["admit", node, address] => {
+                // Each address has a store of its own.
+                let raft_id = address.bytes().fold(1, |sum, byte| sum * 31 + u64::from(byte));
+                Order::Admit { node: name(node), seat: Seat { address: (*address).to_owned(), raft_id } }
+            }
+            ["remove", node, rest @ ..] => Order::Remove { node: name(node), insist: rest == ["insist"] },
+            ["keep", node] => Order::Keep { node: name(node) },
+            ["set" | "restart", ..] => upkeep::order(words),
             other => panic!("{other:?}: no order"),
         };
         let seen = self.seen.as_ref().unwrap();
         let now = Now { at: self.now, wall: self.now.0, nonce: format!("s{}", self.state.epoch) };
-        match switchover::order(&self.state, seen, &order, "ada", &now) {
+        let proposed = self.proposed.as_ref().unwrap();
+        match switchover::order(&self.state, seen, proposed, &order, "ada", &now) {
             Ok((command, _)) => self.record(&command),
             Err(because) => {
                 self.out.extend(because.iter().map(|o| format!("refused: {o}")));
@@ -341,6 +362,7 @@ impl Story {
                 (node.local.unfinished, node.local.server, node.local.seal) = (None, Server::Stopped, None);
             }
             Step::StartSealed => {
+                upkeep::started(&mut node.local, &state, &me);
                 node.local.following = None;
                 node.local.server = Server::Starting;
             }
@@ -374,6 +396,9 @@ impl Story {
             }
             Step::SetSync { sync, revision } => {
                 (node.local.sync_configured, node.local.sync_revision) = (Some(sync), revision);
+            }
+            told @ (Step::Configure { .. } | Step::Restart { .. } | Step::RestartPrimary { .. }) => {
+                upkeep::done(&mut node.local, &told, state.configuration.number());
             }
             Step::Checkpoint { id } => node.local.checkpointed = Some(id),
             Step::StopInOrder { .. } => {
@@ -506,6 +531,8 @@ impl Story {
         o.replicas = node.replicas.clone();
         o.sync_applied = node.sync_applied.clone();
         o.leased_again = node.leased_again;
+        o.pending = node.pending.clone();
+        (o.configured, o.restarted) = (node.local.configured, node.local.restarted.clone());
         o.primary_lsn = node.primary_lsn;
         o.handover = self.state.handover.as_ref().filter(|h| h.from == *who).map(|h| Progress {
             id: h.id.clone(),

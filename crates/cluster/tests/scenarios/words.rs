@@ -32,6 +32,10 @@ pub fn step(step: &Step) -> String {
             format!("promote for epoch {epoch} (line {line}); {}", sync(s))
         }
         Step::SetSync { sync: s, .. } => format!("configure: {}", sync(s)),
+        Step::Configure { version } => format!("take on version {version} of the configuration"),
+        Step::Restart { token: Some(token) } => format!("restart (turn {token})"),
+        Step::Restart { token: None } => "restart, its replay cannot go on".into(),
+        Step::RestartPrimary { token, sync: s } => format!("restart as primary (turn {token}); {}", sync(s)),
         Step::Checkpoint { id } => format!("make a checkpoint for switchover {id}"),
         Step::StopInOrder { id } => format!("stop in order for switchover {id}"),
         Step::Fence { epoch } => format!("end the server at once, it is not the primary of epoch {epoch}"),

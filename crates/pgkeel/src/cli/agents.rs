@@ -5,20 +5,37 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use identity::{Caller, Credentials, Folder, Plain};
+
 use crate::ask::{AskError, ask};
-use crate::config;
+use crate::config::{self, Config};
 
 /// For each agent's answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// Whom to ask, and how.
+#[derive(Clone, Debug)]
+pub struct Agents {
+    /// "host:port" of each, in this order.
+    pub addresses: Vec<String>,
+    /// With TLS or without.
+    pub caller: Caller,
+}
+
 /// Where to ask: the addresses ("host:port") given on the command line, else the agents that a configuration file names:
-/// the given one, else the one in the usual place.
+/// the given one, else the one in the usual place. With TLS when the file that was given, or used, has `[tls]`, or when `tls`
+/// names a directory with certificates.
 ///
 /// # Errors
-/// When neither is given, or the file is not right: a message for people.
-pub fn choose(given: &[String], file: Option<&Path>) -> Result<Vec<String>, String> {
+/// When neither is given, or a file is not right: a message for people.
+pub fn choose(given: &[String], file: Option<&Path>, tls: Option<&Path>) -> Result<Agents, String> {
+    let named = tls.map(own).transpose()?;
     if !given.is_empty() {
-        return Ok(given.to_vec());
+        let of_file = match (&named, file) {
+            (None, Some(file)) => read(file)?.credentials_of(file)?,
+            _ => None,
+        };
+        return Ok(Agents { addresses: given.to_vec(), caller: Caller::with(named.or(of_file)) });
     }
     let usual = Path::new(config::FILE_DEFAULT);
     let Some(file) = file.or(Some(usual).filter(|file| file.exists())) else {
@@ -27,17 +44,49 @@ pub fn choose(given: &[String], file: Option<&Path>) -> Result<Vec<String>, Stri
             usual.display()
         ));
     };
-    let config = config::load(file).map_err(|error| error.to_string())?;
+    let config = read(file)?;
+    let credentials = match named {
+        Some(named) => Some(named),
+        None => config.credentials_of(file)?,
+    };
     let of_node = config.agent.map(|agent| agent.members.into_values().collect::<Vec<_>>());
-    let agents = of_node.or(config.proxy.map(|proxy| proxy.agents)).unwrap_or_default();
-    if agents.is_empty() { Err(format!("{}: it names no agent to ask", file.display())) } else { Ok(agents) }
+    let addresses = of_node.or(config.proxy.map(|proxy| proxy.agents)).unwrap_or_default();
+    if addresses.is_empty() {
+        return Err(format!("{}: it names no agent to ask", file.display()));
+    }
+    Ok(Agents { addresses, caller: Caller::with(credentials) })
+}
+
+/// A person's. One that agents refuse is of no use here, and they could not say so in words.
+fn own(dir: &Path) -> Result<Credentials, String> {
+    let wrong = |trouble: String| trouble.replace("tls.dir", "--tls");
+    let loaded = Credentials::load(Folder::at(dir), Plain::Refused);
+    let loaded = loaded.map_err(|trouble| wrong(trouble.to_string()))?;
+    loaded.doubt().map_or(Ok(loaded), |doubt| Err(wrong(doubt.to_string())))
+}
+
+fn read(file: &Path) -> Result<Config, String> {
+    config::load(file).map_err(|error| error.to_string())
+}
+
+impl Config {
+    /// Who can read the files of a host may speak for it.
+    fn credentials_of(&self, file: &Path) -> Result<Option<Credentials>, String> {
+        let wrong = |trouble: String| {
+            format!("{}: {trouble}; or name certificates of your own: --tls DIR", file.display())
+        };
+        // Whatever process of the host they are for: the host's.
+        let loaded = self.credentials(config::Shower::Proxy).map_err(|trouble| wrong(trouble.to_string()))?;
+        let doubt = loaded.as_ref().and_then(Credentials::doubt);
+        doubt.map_or(Ok(loaded), |doubt| Err(wrong(doubt.to_string())))
+    }
 }
 
 /// The first answer.
 ///
 /// # Errors
 /// When no agent gave one: names each and why.
-pub async fn first_answer<T: DeserializeOwned>(agents: &[String], path: &str) -> Result<T, String> {
+pub async fn first_answer<T: DeserializeOwned>(agents: &Agents, path: &str) -> Result<T, String> {
     first_answer_within(agents, path, ANSWER_LIMIT).await
 }
 
@@ -46,13 +95,13 @@ pub async fn first_answer<T: DeserializeOwned>(agents: &[String], path: &str) ->
 /// # Errors
 /// As [`first_answer`].
 pub async fn first_answer_within<T: DeserializeOwned>(
-    agents: &[String],
+    agents: &Agents,
     path: &str,
     limit: Duration,
 ) -> Result<T, String> {
     let mut silent: Vec<(&String, AskError)> = Vec::new();
-    for agent in agents {
-        match ask(agent, path, limit).await {
+    for agent in &agents.addresses {
+        match ask(&agents.caller, agent, path, limit).await {
             Ok(answer) => return Ok(answer),
             Err(error) => silent.push((agent, error)),
         }
@@ -71,14 +120,17 @@ mod tests {
     #[test]
     fn addresses_given_come_before_the_file() {
         let given = vec!["10.0.0.1:7400".to_owned()];
-        assert_eq!(choose(&given, Some(Path::new("/nonexistent"))), Ok(given.clone()));
-        assert!(choose(&[], None).unwrap_err().contains("--agent"));
-        assert!(choose(&[], Some(Path::new("/nonexistent"))).unwrap_err().contains("/nonexistent"));
+        assert_eq!(choose(&given, None, None).unwrap().addresses, given);
+        assert!(choose(&[], None, None).unwrap_err().contains("--agent"));
+        let missing = Some(Path::new("/nonexistent"));
+        assert!(choose(&[], missing, None).unwrap_err().contains("/nonexistent"));
+        assert!(choose(&given, None, missing).unwrap_err().contains("--tls = \"/nonexistent/ca.crt\""));
     }
 
     #[tokio::test]
     async fn every_silent_agent_is_named() {
-        let agents = ["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()];
+        let addresses = vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()];
+        let agents = Agents { addresses, caller: Caller::plain() };
         let error = first_answer::<Vec<u8>>(&agents, "/v1/why").await.unwrap_err();
         assert!(error.contains("127.0.0.1:1: ") && error.contains("127.0.0.1:2: "), "{error}");
         assert!(error.contains("refused"), "{error}");

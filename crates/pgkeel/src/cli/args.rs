@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+use super::cert_args::CertCommand;
+use super::membership_args::{AddProxyArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs};
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
@@ -20,10 +22,22 @@ pub struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a cluster of one node on this host, and an invitation for the next host
+    Create(CreateArgs),
+    /// Make an invitation: one line to be run on a host that is to join
+    Invite(InviteArgs),
+    /// Make this host a node of a cluster that exists, by an invitation
+    Join(JoinArgs),
+    /// Run a proxy on this host, by an invitation
+    AddProxy(AddProxyArgs),
+    /// Strike a node out of the cluster, once nothing needs it any more
+    Remove(RemoveArgs),
+    /// Strike this host's node out of the cluster, and end its agent; data and files stay
+    Leave(LeaveArgs),
     /// Run what the configuration file has sections for: agent, proxy, or both
     Run(RunArgs),
-    /// Run only the agent: it looks after this host's PostgreSQL
-    Agent(RunArgs),
+    /// Run only the agent: it looks after this host's PostgreSQL; or exchange the program of one that runs
+    Agent(AgentArgs),
     /// Run only the proxy: it carries clients to the primary; its console is the database `pgkeel`
     Proxy(ProxyArgs),
     /// Show the nodes, their roles and positions, and what the cluster waits for
@@ -51,9 +65,16 @@ pub enum Command {
     /// Look at, or remove, the directories that nodes keep beside their data
     #[command(subcommand)]
     Aside(AsideCommand),
-    /// Look at a configuration file
+    /// PostgreSQL's configuration on all nodes: show it, change it, take changes back; or check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Restart servers one after the other: standbys alone, the primary after a switchover or in place
+    Restart(RestartArgs),
+    /// Let servers read their configuration files again
+    Reload(ReloadArgs),
+    /// Make, show and renew the certificates by which the processes of a cluster, and people, know each other
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Start a cluster on this machine, kill its primary under load, and tell what happens
     Demo(DemoArgs),
     /// Print the completions of this command line for a shell
@@ -73,6 +94,13 @@ pub enum Command {
     /// Starts the server's program for the guard
     #[command(hide = true)]
     GuardExec(GuardExecArgs),
+    /// Says whether this program can follow an agent that runs, which asks on standard input
+    #[command(hide = true)]
+    SucceedCheck {
+        /// What the process was started with
+        #[arg(last = true, value_name = "ARGUMENT")]
+        words: Vec<OsString>,
+    },
 }
 
 /// Shells that completions can be made for.
@@ -95,6 +123,31 @@ pub struct RunArgs {
     /// How the log is written [default: what the file says by log.format, else text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// Options of `agent`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct AgentArgs {
+    /// About agents that run.
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
+    /// What to run.
+    #[command(flatten)]
+    pub run: Option<RunArgs>,
+}
+
+/// Commands for agents that run.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Exchange the processes of agents for ones of the program that is installed on their hosts now; PostgreSQL runs on
+    Upgrade {
+        /// The node; without it all of them, one after the other
+        node: Option<NodeName>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
 }
 
 /// Options of `proxy`.
@@ -134,6 +187,9 @@ pub struct AskArgs {
     /// Ask the agent at this address; may be given several times
     #[arg(short, long = "agent", value_name = "HOST:PORT")]
     pub agents: Vec<String>,
+    /// Speak TLS with the certificates in this directory [default: what the configuration file says by tls.dir]
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -345,9 +401,111 @@ pub struct PruneArgs {
     pub ask: AskArgs,
 }
 
-/// Commands on a configuration file.
+/// Options of `restart`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "What is pending is taken on in the right order: of max_connections and its like standbys must not have \
+    less than their primary, so where they are raised the standbys come first, and where they are lowered the primary."
+)]
+pub struct RestartArgs {
+    /// Only this node's server
+    pub node: Option<NodeName>,
+    /// Only servers for which something waits for a restart
+    #[arg(long)]
+    pub pending: bool,
+    /// Hand the primary over to a standby before it restarts; without NODE and --pending: all servers
+    #[arg(long)]
+    pub rolling: bool,
+    /// Do not ask, and do it although too few others are left to confirm commits
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+    /// End the restarts of this identity: what has begun is finished, the rest is not done
+    #[arg(long, value_name = "ID", conflicts_with_all = ["node", "pending", "rolling"])]
+    pub cancel: Option<String>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Options of `reload`.
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// Only this node's server
+    pub node: Option<NodeName>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Commands on the cluster-wide configuration, and on a configuration file.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
+    /// Show what is set for all nodes and by nodes' own files, and what waits for a restart
+    Show {
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Set PostgreSQL's parameters on all nodes; every server that runs is asked first whether it takes them
+    Set {
+        /// As in work_mem=64MB
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        pairs: Vec<String>,
+        /// Only if this version is in force
+        #[arg(long, value_name = "VERSION")]
+        from: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Set parameters no more: PostgreSQL's default holds again
+    Unset {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Only if this version is in force
+        #[arg(long, value_name = "VERSION")]
+        from: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Change parameters and rules of pg_hba.conf in an editor ($VISUAL, $EDITOR or vi)
+    Edit {
+        /// Take the text from this file instead; - is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Show how two versions differ
+    Diff {
+        /// The older one [default: the one before TO]
+        from: Option<u64>,
+        /// The newer one [default: the one in force]
+        to: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// List the versions: when, by whom, what
+    History {
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Record what an older version says as the next one
+    Rollback {
+        /// The older version; 0 is that nothing is set
+        version: u64,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Say what is wrong with a configuration file, or what it would run
     Check {
         /// The file

@@ -8,7 +8,9 @@ use agent::messages::Prune;
 use agent::postgres::aside::{Kept, Kind};
 use cluster::{NodeName, WallMs};
 
+use super::agents::Agents;
 use super::each_node::{Answers, ask_each, tell_one};
+use super::order::who;
 use super::status::Format;
 use super::text::{bytes, columns, local_times, say};
 
@@ -22,10 +24,10 @@ pub enum Confirm {
 }
 
 /// What `pgkeel aside prune` was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PruneOptions {
     /// The agents to ask, "host:port", in this order.
-    pub agents: Vec<String>,
+    pub agents: Agents,
     /// How to print.
     pub format: Format,
     /// Only on this node.
@@ -39,7 +41,7 @@ pub struct PruneOptions {
 }
 
 /// Lists. Ends with 1 when a node did not answer.
-pub async fn list(agents: &[String], format: Format) -> ExitCode {
+pub async fn list(agents: &Agents, format: Format) -> ExitCode {
     let (kept, ending) = match fetch(agents, None).await {
         Ok(found) => found,
         Err(ending) => return ending,
@@ -80,7 +82,8 @@ pub async fn prune(options: &PruneOptions) -> ExitCode {
     let mut removed = Vec::new();
     for group in going.chunk_by(|(a, _), (b, _)| a == b) {
         let Some((node, _)) = group.first() else { continue };
-        let names = Prune { names: group.iter().map(|(_, kept)| kept.name.clone()).collect() };
+        let names = group.iter().map(|(_, kept)| kept.name.clone()).collect();
+        let names = Prune { names, by: who() };
         match tell_one::<_, Vec<String>>(&options.agents, node, "/v1/aside/prune", &names).await {
             Ok(_) => removed.extend_from_slice(group),
             Err(error) => {
@@ -114,7 +117,7 @@ fn agreed() -> bool {
 
 type Found = Vec<(NodeName, Kept)>;
 
-async fn fetch(agents: &[String], node: Option<&NodeName>) -> Result<(Found, ExitCode), ExitCode> {
+async fn fetch(agents: &Agents, node: Option<&NodeName>) -> Result<(Found, ExitCode), ExitCode> {
     let answers: Answers<Vec<Kept>> = ask_each(agents, node, "/v1/aside").await.map_err(|error| {
         eprintln!("pgkeel aside: {error}");
         ExitCode::FAILURE
@@ -179,7 +182,7 @@ mod tests {
     fn only_what_is_meant_goes() {
         let kept = |kind, since| Kept { name: "x".to_owned(), kind, since, bytes: 1, needed: None };
         let mut options = PruneOptions {
-            agents: Vec::new(),
+            agents: Agents { addresses: Vec::new(), caller: identity::Caller::plain() },
             format: Format::Table,
             node: None,
             older_than: None,

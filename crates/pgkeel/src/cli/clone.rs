@@ -11,7 +11,7 @@ use cluster::reason::Reason;
 use cluster::state::Entry;
 use cluster::status::Status;
 
-use super::agents::first_answer;
+use super::agents::{Agents, first_answer};
 use super::each_node::tell_one;
 use super::order::who;
 use super::status::Format;
@@ -23,10 +23,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What `pgkeel clone` was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct CloneOptions {
     /// The agents to ask, "host:port", in this order.
-    pub agents: Vec<String>,
+    pub agents: Agents,
     /// How to print.
     pub format: Format,
     /// The node.

@@ -45,6 +45,7 @@ pub fn judge(path: &Path) -> Verdict {
     };
     let mut problems = config.agent.as_ref().map(check_host).unwrap_or_default();
     problems.extend(config.proxy.iter().flat_map(proxy::check_files));
+    problems.extend(certificate_trouble(&config));
     if !problems.is_empty() {
         let err = problems.iter().map(|problem| format!("{}: {problem}\n", path.display())).collect();
         return Verdict { out: String::new(), err, exit_code: 1 };
@@ -52,10 +53,19 @@ pub fn judge(path: &Path) -> Verdict {
     Verdict { out: format!("{}: ok\n{}", path.display(), summary(&config)), err: String::new(), exit_code: 0 }
 }
 
+/// A certificate of the wrong time is one too, though a process would start with it.
+fn certificate_trouble(config: &Config) -> Option<String> {
+    match config.credentials(config::Shower::Host) {
+        Ok(credentials) => credentials?.doubt().map(|doubt| doubt.to_string()),
+        Err(trouble) => Some(trouble.to_string()),
+    }
+}
+
 /// What the file would run, one line each, warnings last.
 #[must_use]
 pub fn summary(config: &Config) -> String {
     let mut lines = vec![format!("cluster {}", config.cluster)];
+    lines.extend(config.tls.iter().map(config::ClusterTls::line));
     if let Some(agent) = &config.agent {
         lines.extend(agent_lines(agent));
     }
@@ -98,7 +108,11 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
     let names: Vec<&str> = agent.members.keys().map(String::as_str).collect();
     let mut lines = vec![
         format!("node {} at {}, its own files in {}", agent.node, agent.listen, agent.dir.display()),
-        format!("voters: {}", names.join(", ")),
+        match config::store_section::line(&agent.store) {
+            None if agent.founded => format!("joined; at first it asks {}", names.join(", ")),
+            None => format!("voters: {}", names.join(", ")),
+            Some(elsewhere) => format!("members: {}; {elsewhere}", names.join(", ")),
+        },
     ];
     match &agent.postgres {
         None => lines.push("witness: no PostgreSQL here, it only votes".to_owned()),

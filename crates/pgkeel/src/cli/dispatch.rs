@@ -1,33 +1,57 @@
 //! From the command line to the command.
 
+use super::agents::Agents;
 use super::args::{
-    Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs, MaintenanceCommand, WhyArgs,
-    WhyCommand,
+    AgentArgs, AgentCommand, Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs,
+    MaintenanceCommand, PauseArgs, RestartArgs, SwitchoverArgs, WhyArgs, WhyCommand,
 };
-use super::run::{self, Source, What};
+use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
+use super::run::{self, End, Source, What};
 use super::status::{Format, StatusOptions};
+use super::succeed::Myself;
 use super::why::WhyOptions;
 use super::{
-    agents, aside, clone, config, explain, failover, generate, guard, lost, order, status, switchover, why,
+    add_proxy, agents, aside, cert, clone, config, configure, create, explain, failover, generate, guard,
+    invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
+use crate::log::LogFormat;
+use crate::signals;
 use cluster::decide::switchover::Order;
+use cluster::membership::TokenRole;
 use cluster::state::Fencing;
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// How long work that cannot be interrupted may hold up the end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Does what was asked.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
+        Command::Create(args) => in_runtime(create::run(args)),
+        Command::Invite(args) => invited(args),
+        Command::Join(args) => in_runtime(join::run(args)),
+        Command::AddProxy(args) => in_runtime(add_proxy::run(args)),
+        Command::Remove(args) => removed(args),
+        Command::Leave(args) => in_runtime(leave::leave(&args)),
         Command::Guard(args) => guard::run(args),
         Command::GuardExec(args) => guard::exec(&args),
-        Command::Config(ConfigCommand::Check { file }) => config::check(&file),
-        Command::Run(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::All)),
-        Command::Agent(args) => in_runtime(run::run(Source::File(args.config), args.log_format, What::Agent)),
+        Command::Config(command) => configured(command),
+        Command::Restart(args) => restarted(args),
+        Command::Reload(args) => {
+            with_agents(&args.ask, |agents, format| in_runtime(restart::reload(&agents, format, args.node)))
+        }
+        Command::SucceedCheck { words } => in_runtime(succeed::answer(words)),
+        Command::Cert(command) => cert::run(&command),
+        Command::Run(args) => stay_up(Source::File(args.config), args.log_format, What::All),
+        Command::Agent(args) => agent(args),
         Command::Proxy(args) => {
             let format = args.log_format;
-            in_runtime(run::run(Source::of_proxy(args), format, What::Proxy))
+            stay_up(Source::of_proxy(args), format, What::Proxy)
         }
         Command::Status(args) => with_agents(&args.ask, |agents, format| {
             let repeat = if args.watch { status::Repeat::EverySecond } else { status::Repeat::Once };
@@ -42,14 +66,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Whatif(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(explain::what_if(&agents, format, &args.event))
         }),
-        Command::Switchover(args) => {
-            let wish = match (args.list, args.cancel) {
-                (true, _) => switchover::Wish::List,
-                (false, Some(id)) => switchover::Wish::Cancel(id),
-                (false, None) => switchover::Wish::Change { to: args.to, at: args.at, sure: args.yes },
-            };
-            with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
-        }
+        Command::Switchover(args) => switched_over(args),
         Command::Failover(args) => with_agents(&args.ask, |agents, format| {
             let wish = failover::Wish {
                 to: args.to,
@@ -59,10 +76,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             };
             in_runtime(failover::run(&agents, format, &wish))
         }),
-        Command::Pause(args) => with_agents(&args.ask, |agents, format| {
-            let (fencing, done) = pause_words(args.fence);
-            in_runtime(order::run(&agents, format, Order::Pause { fencing }, done))
-        }),
+        Command::Pause(args) => pause(&args),
         Command::Maintenance(command) => maintain(command),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(order::run(&agents, format, Order::Resume, "resumed"))
@@ -84,6 +98,86 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
+    }
+}
+
+fn switched_over(args: SwitchoverArgs) -> ExitCode {
+    let wish = match (args.list, args.cancel) {
+        (true, _) => switchover::Wish::List,
+        (false, Some(id)) => switchover::Wish::Cancel(id),
+        (false, None) => switchover::Wish::Change { to: args.to, at: args.at, sure: args.yes },
+    };
+    with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
+}
+
+fn invited(args: InviteArgs) -> ExitCode {
+    if let Some(InviteCommand::Revoke { id, ask }) = args.command {
+        return with_agents(&ask, |agents, format| in_runtime(invite::revoke(&agents, format, id)));
+    }
+    let role = match (args.witness, args.proxy) {
+        (true, _) => TokenRole::Witness,
+        (false, true) => TokenRole::Proxy,
+        (false, false) => TokenRole::Data,
+    };
+    if let Err(said) = invite::check_founded(args.ask.config.as_deref()) {
+        eprintln!("pgkeel invite: {said}");
+        return ExitCode::FAILURE;
+    }
+    let wish = invite::Wish { role, good_for: args.good_for, uses: args.uses };
+    with_agents(&args.ask, |agents, format| in_runtime(invite::run(&agents, format, wish)))
+}
+
+fn removed(args: RemoveArgs) -> ExitCode {
+    let manner = leave::Manner { insist: args.insist, sure: args.yes };
+    with_agents(&args.ask, |agents, format| match args.cancel {
+        true => in_runtime(leave::keep(&agents, format, args.node)),
+        false => in_runtime(leave::remove(&agents, format, &args.node, manner)),
+    })
+}
+
+fn configured(command: ConfigCommand) -> ExitCode {
+    let (wish, ask) = match command {
+        ConfigCommand::Check { file } => return config::check(&file),
+        ConfigCommand::Show { ask } => (configure::Wish::Show, ask),
+        ConfigCommand::Set { pairs, from, ask } => (configure::Wish::Set { pairs, from }, ask),
+        ConfigCommand::Unset { names, from, ask } => (configure::Wish::Unset { names, from }, ask),
+        ConfigCommand::Edit { file, ask } => (configure::Wish::Edit { file }, ask),
+        ConfigCommand::Diff { from, to, ask } => (configure::Wish::Diff { from, to }, ask),
+        ConfigCommand::History { ask } => (configure::Wish::History, ask),
+        ConfigCommand::Rollback { version, ask } => (configure::Wish::Rollback { to: version }, ask),
+    };
+    with_agents(&ask, |agents, format| in_runtime(configure::run(&agents, format, wish)))
+}
+
+fn restarted(args: RestartArgs) -> ExitCode {
+    let wish = match args.cancel {
+        Some(id) => restart::Wish::Cancel(id),
+        None => restart::Wish::Restart {
+            node: args.node,
+            pending: args.pending,
+            rolling: args.rolling,
+            sure: args.yes,
+            leave: args.no_wait,
+        },
+    };
+    with_agents(&args.ask, |agents, format| in_runtime(restart::run(&agents, format, wish)))
+}
+
+fn pause(args: &PauseArgs) -> ExitCode {
+    with_agents(&args.ask, |agents, format| {
+        let (fencing, done) = pause_words(args.fence);
+        in_runtime(order::run(&agents, format, Order::Pause { fencing }, done))
+    })
+}
+
+fn agent(args: AgentArgs) -> ExitCode {
+    match (args.command, args.run) {
+        (Some(AgentCommand::Upgrade { node, ask }), _) => {
+            with_agents(&ask, |agents, format| in_runtime(upgrade::run(&agents, format, node.as_ref())))
+        }
+        (None, Some(args)) => stay_up(Source::File(args.config), args.log_format, What::Agent),
+        // The parser asks for one of them.
+        (None, None) => ExitCode::from(2),
     }
 }
 
@@ -141,9 +235,9 @@ fn demo_options(args: DemoArgs) -> DemoOptions {
     }
 }
 
-fn with_agents(ask: &AskArgs, then: impl FnOnce(Vec<String>, Format) -> ExitCode) -> ExitCode {
+fn with_agents(ask: &AskArgs, then: impl FnOnce(Agents, Format) -> ExitCode) -> ExitCode {
     let format = if ask.json { Format::Json } else { Format::Table };
-    match agents::choose(&ask.agents, ask.config.as_deref()) {
+    match agents::choose(&ask.agents, ask.config.as_deref(), ask.tls.as_deref()) {
         Ok(agents) => then(agents, format),
         Err(said) => {
             eprintln!("pgkeel: {said}");
@@ -152,18 +246,40 @@ fn with_agents(ask: &AskArgs, then: impl FnOnce(Vec<String>, Format) -> ExitCode
     }
 }
 
-/// Two threads: the agent's work is waiting, and the proxy has threads of its own.
-fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    match runtime {
-        Ok(runtime) => {
-            let code = runtime.block_on(work);
-            runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-            code
+/// Runs what stays until it is told to end, and perhaps as another program after that.
+fn stay_up(source: Source, format: Option<LogFormat>, what: What) -> ExitCode {
+    // Before all else: this may be a process that was another program until now, and signals wait for it.
+    if let Err(e) = signals::catch() {
+        eprintln!("pgkeel: it cannot be told to end: {e}");
+        return ExitCode::FAILURE;
+    }
+    let myself = Myself::now();
+    let Some(runtime) = two_threads() else { return ExitCode::FAILURE };
+    match runtime.block_on(run::run(source, format, (what, &myself))) {
+        End::With(code) => {
+            runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+            ExitCode::from(code)
         }
-        Err(e) => {
-            eprintln!("pgkeel: no threads can be started: {e}");
+        End::ForSuccessor { by } => {
+            if let Err(e) = signals::hold() {
+                eprintln!("pgkeel: a signal may be lost while this becomes another program: {e}");
+            }
+            runtime.shutdown_timeout(by.saturating_duration_since(Instant::now()));
+            eprintln!("pgkeel: {}", myself.become_anew());
             ExitCode::FAILURE
         }
     }
+}
+
+/// Two threads: the agent's work is waiting, and the proxy has threads of its own.
+fn two_threads() -> Option<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.inspect_err(|e| eprintln!("pgkeel: no threads can be started: {e}")).ok()
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let Some(runtime) = two_threads() else { return ExitCode::FAILURE };
+    let code = runtime.block_on(work);
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    code
 }

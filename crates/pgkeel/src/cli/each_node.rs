@@ -7,7 +7,7 @@ use cluster::status::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::agents::first_answer;
+use super::agents::{Agents, first_answer};
 use crate::ask::{AskError, ask, tell};
 
 /// A node may look at many files before it answers, and may have to be asked through another.
@@ -21,7 +21,7 @@ pub type Answers<T> = Vec<(NodeName, Result<T, String>)>;
 /// # Errors
 /// When no agent answers at all.
 pub async fn ask_each<T: DeserializeOwned>(
-    agents: &[String],
+    agents: &Agents,
     only: Option<&NodeName>,
     path: &str,
 ) -> Result<Answers<T>, String> {
@@ -34,20 +34,34 @@ pub async fn ask_each<T: DeserializeOwned>(
     };
     let mut answers = Vec::new();
     for node in nodes {
-        let path = with_node(path, &node);
-        let mut answer = Err("there is no agent to ask".to_owned());
-        for agent in agents {
-            let got = ask(agent, &path, LIMIT).await;
-            // Any agent that refuses speaks for the node; one that is silent does not.
-            let settled = matches!(got, Ok(_) | Err(AskError::Refused(..)));
-            answer = got.map_err(|error| said(agent, &error));
-            if settled {
-                break;
-            }
-        }
+        let answer = ask_one(agents, &node, path, LIMIT).await;
         answers.push((node, answer));
     }
     Ok(answers)
+}
+
+/// Asks one node through whichever agent answers, each within `limit`.
+///
+/// # Errors
+/// What the last agent said that was asked.
+pub async fn ask_one<T: DeserializeOwned>(
+    agents: &Agents,
+    node: &NodeName,
+    path: &str,
+    limit: Duration,
+) -> Result<T, String> {
+    let path = with_node(path, node);
+    let mut answer = Err("there is no agent to ask".to_owned());
+    for agent in &agents.addresses {
+        let got = ask(&agents.caller, agent, &path, limit).await;
+        // Any agent that refuses speaks for the node; one that is silent does not.
+        let settled = matches!(got, Ok(_) | Err(AskError::Refused(..)));
+        answer = got.map_err(|error| said(agent, &error));
+        if settled {
+            break;
+        }
+    }
+    answer
 }
 
 /// Tells one node to do something; the first agent that can be reached passes it on.
@@ -55,15 +69,15 @@ pub async fn ask_each<T: DeserializeOwned>(
 /// # Errors
 /// What the agents said, when it was not done, or when it is not known whether it was.
 pub async fn tell_one<B: Serialize + Sync, T: DeserializeOwned>(
-    agents: &[String],
+    agents: &Agents,
     node: &NodeName,
     path: &str,
     body: &B,
 ) -> Result<T, String> {
     let path = with_node(path, node);
     let mut problem = "there is no agent to ask".to_owned();
-    for agent in agents {
-        match tell(agent, &path, body, LIMIT).await {
+    for agent in &agents.addresses {
+        match tell(&agents.caller, agent, &path, body, LIMIT).await {
             Ok(answer) => return Ok(answer),
             Err(error) => {
                 problem = said(agent, &error);

@@ -12,10 +12,10 @@ use cluster::whatif::{Answer, Event, NoSuchNode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::agents;
+use super::agents::{self, Agents};
 use super::status::Format;
 use super::text::{say, terminal_columns, wrap};
-use crate::config::nearest::nearest;
+use agent::settings::nearest::nearest;
 
 /// Columns for text that is not on a terminal.
 const COLUMNS: usize = 120;
@@ -23,13 +23,13 @@ const COLUMNS: usize = 120;
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 
 /// Says why a node is not primary. Ends with 1 when nobody can say.
-pub async fn why_not(agents: &[String], format: Format, node: &NodeName) -> ExitCode {
+pub async fn why_not(agents: &Agents, format: Format, node: &NodeName) -> ExitCode {
     let answer = ask::<WhyNot>(agents, &format!("/v1/why/not?node={node}")).await;
     tell("why not", format, answer, |answer, columns| sentences(&answer.sentences(), columns))
 }
 
 /// Says what would happen. Ends with 1 when nobody can say, with 2 when the event is not understood.
-pub async fn what_if(agents: &[String], format: Format, words: &[String]) -> ExitCode {
+pub async fn what_if(agents: &Agents, format: Format, words: &[String]) -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let event = match event(&words) {
         Ok(event) => event,
@@ -63,7 +63,7 @@ pub fn event(words: &[&str]) -> Result<Event, String> {
     }
 }
 
-async fn ask<T: DeserializeOwned>(agents: &[String], path: &str) -> Result<T, String> {
+async fn ask<T: DeserializeOwned>(agents: &Agents, path: &str) -> Result<T, String> {
     match agents::first_answer_within(agents, path, ANSWER_LIMIT).await? {
         Found::Answer(answer) => Ok(answer),
         Found::NoSuchNode(unknown) => Err(no_such_node(&unknown)),

@@ -11,7 +11,7 @@ use cluster::state::Entry;
 use cluster::status::Status;
 use cluster::word::{Loss, Objection, Word};
 
-use super::agents;
+use super::agents::{self, Agents};
 use super::aside::Confirm;
 use super::order::{send, tell};
 use super::status::Format;
@@ -37,14 +37,14 @@ pub struct Wish {
 }
 
 /// Does it. Ends with 1 when it is refused, or has not ended with the node as primary.
-pub async fn run(agents: &[String], format: Format, wish: &Wish) -> ExitCode {
+pub async fn run(agents: &Agents, format: Format, wish: &Wish) -> ExitCode {
     force(agents, format, wish).await.unwrap_or_else(|error| {
         eprintln!("pgkeel failover: {error}");
         ExitCode::FAILURE
     })
 }
 
-async fn force(agents: &[String], format: Format, wish: &Wish) -> Result<ExitCode, String> {
+async fn force(agents: &Agents, format: Format, wish: &Wish) -> Result<ExitCode, String> {
     let order =
         Order::Failover { to: wish.to.clone(), accept: wish.accept.clone(), stopped: wish.stopped.clone() };
     let tried = send(agents, &order, true).await?;
@@ -58,7 +58,9 @@ async fn force(agents: &[String], format: Format, wish: &Wish) -> Result<ExitCod
     let answer = send(agents, &order, false).await?;
     match &answer {
         Ordered::Refused { because } => Ok(refused(&answer, because, format, wish)),
-        Ordered::Possible { .. } | Ordered::Recorded { .. } => follow(agents, format, wish).await,
+        Ordered::Possible { .. } | Ordered::Recorded { .. } | Ordered::Restarts { .. } => {
+            follow(agents, format, wish).await
+        }
     }
 }
 
@@ -107,7 +109,7 @@ pub fn shown(loss: &Loss, token: &str, wish: &Wish) -> String {
 }
 
 /// Prints every entry of the history from the order on, until there is a primary or somebody is waited for.
-async fn follow(agents: &[String], format: Format, wish: &Wish) -> Result<ExitCode, String> {
+async fn follow(agents: &Agents, format: Format, wish: &Wish) -> Result<ExitCode, String> {
     let began = Instant::now();
     let mut told = 0;
     while began.elapsed() < FOLLOW_LIMIT {

@@ -6,15 +6,16 @@ use std::process::ExitCode;
 use agent::postgres::lost::Record;
 use cluster::NodeName;
 
+use super::agents::Agents;
 use super::each_node::{Answers, ask_each};
 use super::status::Format;
 use super::text::{columns, local_times, say};
 
 /// What `pgkeel lost` was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LostOptions {
     /// The agents to ask, "host:port", in this order.
-    pub agents: Vec<String>,
+    pub agents: Agents,
     /// How to print.
     pub format: Format,
     /// Only this node, with each transaction.

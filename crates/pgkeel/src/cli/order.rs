@@ -7,6 +7,7 @@ use agent::http;
 use agent::messages::OrderAsked;
 use cluster::decide::switchover::{Order, Ordered};
 
+use super::agents::Agents;
 use super::status::Format;
 use super::text::say;
 
@@ -17,11 +18,11 @@ const ORDER_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When no agent took it: each and why. An agent that was reached and did not answer in time may have acted on it.
-pub async fn send(agents: &[String], order: &Order, only_try: bool) -> Result<Ordered, String> {
+pub async fn send(agents: &Agents, order: &Order, only_try: bool) -> Result<Ordered, String> {
     let asked = OrderAsked { order: order.clone(), by: who(), only_try };
     let mut failed = Vec::new();
-    for agent in agents {
-        match http::post_json::<_, Ordered>(agent, "/v1/order", &asked, ORDER_LIMIT).await {
+    for agent in &agents.addresses {
+        match http::post_json::<_, Ordered>(&agents.caller, agent, "/v1/order", &asked, ORDER_LIMIT).await {
             Ok(answer) => return Ok(answer),
             Err(e @ http::HttpError::Unreachable { .. }) => failed.push(format!("  {e}")),
             Err(e) => {
@@ -50,7 +51,7 @@ pub fn who() -> String {
 }
 
 /// Sends an order that needs no more than to be recorded, and prints `done`.
-pub async fn run(agents: &[String], format: Format, order: Order, done: &str) -> ExitCode {
+pub async fn run(agents: &Agents, format: Format, order: Order, done: &str) -> ExitCode {
     match send(agents, &order, false).await {
         Ok(answer) => tell(&answer, format, done),
         Err(error) => {
@@ -70,7 +71,7 @@ pub fn tell(answer: &Ordered, format: Format, done: &str) -> ExitCode {
             because.iter().for_each(|obstacle| eprintln!("refused: {obstacle}"));
             ExitCode::FAILURE
         }
-        Ordered::Possible { .. } | Ordered::Recorded { .. } => {
+        Ordered::Possible { .. } | Ordered::Recorded { .. } | Ordered::Restarts { .. } => {
             if format == Format::Table {
                 say(&format!("{done}\n"));
             }

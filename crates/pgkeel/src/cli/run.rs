@@ -1,15 +1,22 @@
 //! `pgkeel run`, `agent` and `proxy`: what the configuration file has sections for, until a signal comes.
 
 use super::args::ProxyArgs;
-use crate::config::{self, Config, LoadError};
+use super::sign;
+use super::succeed::{self, Myself};
+use crate::config::{self, Config, LoadError, Shower};
 use crate::log::{Log, LogFormat, LogOptions};
+use crate::signals;
+use agent::successor::{Ended, Successor};
+use identity::renew;
+use identity::{Caller, Credentials};
 use proxy::{Reader, Reload};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Which sections to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +88,8 @@ impl Source {
 }
 
 /// Runs until SIGTERM or SIGINT. 1: something failed; 2: the settings are wrong.
-pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> ExitCode {
+pub async fn run(source: Source, log_format: Option<LogFormat>, (what, myself): (What, &Myself)) -> End {
+    tokio::spawn(succeed::wait_for(succeed::inherited()));
     let loaded = source.load();
     let epoch = Arc::new(AtomicU64::new(0));
     let config = loaded.as_ref().ok();
@@ -91,61 +99,108 @@ pub async fn run(source: Source, log_format: Option<LogFormat>, what: What) -> E
         node: agent.map(|agent| agent.node.clone()),
         epoch: Arc::clone(&epoch),
     });
-    let code = match loaded {
-        Ok(config) => run_config(config, source, what, epoch, &log).await,
+    let end = match loaded {
+        Ok(config) => run_config(config, (source, myself), what, epoch, &log).await,
         Err(e) => {
             log.last_words(&e.to_string());
-            ExitCode::from(2)
+            End::With(2)
         }
     };
     log.finish();
-    code
+    end
 }
 
-async fn run_config(
-    config: Config,
-    source: Source,
-    what: What,
-    epoch: Arc<AtomicU64>,
-    log: &Log,
-) -> ExitCode {
-    let file = source.name();
-    for warning in &config.warnings {
-        tracing::warn!("{file}: {warning}");
-    }
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this exit code.
+    With(u8),
+    /// As another one.
+    ForSuccessor {
+        /// Which is to begin at this time at the latest.
+        by: Instant,
+    },
+}
+
+/// Why this part of the configuration is not run, if it is not.
+pub(super) fn hindrance(config: &Config, what: What) -> Option<String> {
     let missing = match what {
         What::Agent if config.agent.is_none() => Some("[node]"),
         What::Proxy if config.proxy.is_none() => Some("[proxy]"),
         What::Agent | What::Proxy | What::All => None,
     };
     if let Some(section) = missing {
-        log.last_words(&format!("{file}: there is no section {section}; add it, or run something else"));
-        return ExitCode::from(2);
+        return Some(format!("there is no section {section}; add it, or run something else"));
     }
     let both = config.agent.is_some() && what == What::All;
-    if both && config.proxy.as_ref().is_some_and(|proxy| proxy.takeover.is_some()) {
-        log.last_words(&format!(
-            "{file}: proxy.takeover needs the proxy in a process of its own, which can be replaced alone: run `pgkeel agent` \
-             and `pgkeel proxy` instead of `pgkeel run`"
-        ));
-        return ExitCode::from(2);
+    let takes_over = config.proxy.as_ref().is_some_and(|proxy| proxy.takeover.is_some());
+    (both && takes_over).then(|| {
+        "proxy.takeover needs the proxy in a process of its own, which can be replaced alone: run `pgkeel agent` and `pgkeel \
+         proxy` instead of `pgkeel run`"
+            .to_owned()
+    })
+}
+
+async fn run_config(
+    config: Config,
+    (source, myself): (Source, &Myself),
+    what: What,
+    epoch: Arc<AtomicU64>,
+    log: &Log,
+) -> End {
+    let file = source.name();
+    for warning in &config.warnings {
+        tracing::warn!("{file}: {warning}");
     }
-    match run_parts(config, source, what, epoch).await {
-        Ok(()) => ExitCode::SUCCESS,
+    if let Some(hindrance) = hindrance(&config, what) {
+        log.last_words(&format!("{file}: {hindrance}"));
+        return End::With(2);
+    }
+    let shower = if what == What::Proxy { Shower::Proxy } else { Shower::Host };
+    let credentials = match config.credentials(shower) {
+        Ok(credentials) => credentials,
+        Err(trouble) => {
+            log.last_words(&format!("{file}: {trouble}"));
+            return End::With(2);
+        }
+    };
+    let successor = match (&source, config.proxy.is_some() && what != What::Agent) {
+        (Source::File(_), false) => myself.as_successor(),
+        (Source::Text(_), _) | (_, true) => Successor::none(
+            "this process runs the proxy too, whose clients would lose their connections: run `pgkeel agent` and `pgkeel \
+             proxy` as two processes",
+        ),
+    };
+    match run_parts(config, (credentials, successor), source, what, epoch).await {
+        Ok(Ended::Stopped | Ended::Removed) => End::With(0),
+        Ok(Ended::ForSuccessor { by }) => End::ForSuccessor { by },
         Err(e) => {
             log.last_words(&format!("pgkeel: {e:#}"));
-            ExitCode::FAILURE
+            End::With(1)
         }
     }
 }
 
-async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<AtomicU64>) -> anyhow::Result<()> {
+async fn run_parts(
+    config: Config,
+    (credentials, successor): (Option<Credentials>, Successor),
+    source: Source,
+    what: What,
+    epoch: Arc<AtomicU64>,
+) -> anyhow::Result<Ended> {
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
+    // One that came before these were there.
+    if signals::asked_to_end() {
+        tracing::info!("told to stop before it had begun: stops in order");
+        let _ = stop.send(true);
+    }
     let (ask, asked) = watch::channel(0);
     let has_agent = config.agent.is_some() && what != What::Proxy;
+    let caller = Caller::with(credentials.clone());
+    let renewing = keep_renewed(credentials.clone(), &config, has_agent).await;
     let stop_by_signal = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stops in order"),
@@ -158,9 +213,16 @@ async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<Atomic
         match config.agent.filter(|_| what != What::Proxy) {
             Some(settings) => {
                 let epoch = Arc::clone(&epoch);
-                agent::start::run(settings, epoch, stopped.clone()).await.map_err(anyhow::Error::from)
+                let running =
+                    agent::start::run(settings, (credentials.clone(), successor), epoch, stopped.clone());
+                let ended = running.await?;
+                // The proxy beside it ends in order then, and with it the process: nobody is to take it for one that runs its node.
+                if ended == Ended::Removed {
+                    let _ = stop.send(true);
+                }
+                anyhow::Ok(ended)
             }
-            None => Ok(()),
+            None => Ok(Ended::Stopped),
         }
     };
     let proxy = async {
@@ -168,18 +230,38 @@ async fn run_parts(config: Config, source: Source, what: What, epoch: Arc<Atomic
             Some(settings) => {
                 let epoch = Arc::clone(&epoch);
                 let reload = Reload { reader: reader(source), asked };
-                let running = proxy::run_reloading(settings, reload, epoch, stopped.clone());
+                let running = proxy::run_reloading(settings, reload, caller.clone(), epoch, stopped.clone());
                 running.await.map_err(anyhow::Error::from)
             }
             None => Ok(()),
         }
     };
     // One that fails ends the process: a service manager then starts both again.
-    tokio::select! {
-        outcome = async { tokio::try_join!(agent, proxy) } => outcome.map(|_| ()),
-        () = stop_by_signal => Ok(()),
-        () = pass_on(hangup, ask, has_agent) => Ok(()),
-    }
+    let outcome = tokio::select! {
+        outcome = async { tokio::try_join!(agent, proxy) } => outcome.map(|(agent, ())| agent),
+        () = stop_by_signal => Ok(Ended::Stopped),
+        () = pass_on(hangup, ask, has_agent) => Ok(Ended::Stopped),
+    };
+    renewing.inspect(JoinHandle::abort);
+    // When it was told to stop meanwhile, so is whoever follows (`signals::hold`), and does it in order.
+    outcome
+}
+
+/// Has the certificate renewed in time, at once if need be.
+async fn keep_renewed(
+    credentials: Option<Credentials>,
+    config: &Config,
+    has_agent: bool,
+) -> Option<JoinHandle<()>> {
+    let credentials = credentials?;
+    let renewal = sign::renewal(&credentials, agents_of(config), has_agent);
+    renew::begin(&credentials, &renewal).await;
+    Some(tokio::spawn(renew::keep_current(credentials, renewal)))
+}
+
+fn agents_of(config: &Config) -> Vec<String> {
+    let of_node = config.agent.as_ref().map(|agent| agent.members.values().cloned().collect());
+    of_node.or(config.proxy.as_ref().map(|proxy| proxy.agents.clone())).unwrap_or_default()
 }
 
 /// SIGHUP: the proxy reads its settings again.

@@ -9,7 +9,7 @@ use cluster::exposure::Exposure;
 use cluster::readiness::Readiness;
 use cluster::status::{Exposed, NodeStatus, Role, Status};
 
-use super::agents;
+use super::agents::{self, Agents};
 use super::explain::sentences;
 use super::text::{bytes, columns, cut, say, seconds, terminal_columns, wrap};
 use crate::ask::ask;
@@ -17,6 +17,9 @@ use crate::demo::observe::ALL_IS_WELL;
 
 /// Between two pictures of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Milliseconds of an hour, and of a day.
+const HOUR_MS: u64 = 60 * 60 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 /// Columns for text that is not on a terminal.
 const COLUMNS: usize = 100;
 
@@ -39,10 +42,10 @@ pub enum Repeat {
 }
 
 /// What `pgkeel status` was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct StatusOptions {
-    /// The agents to ask, "host:port", in this order; see [`agents::choose`].
-    pub agents: Vec<String>,
+    /// The agents to ask, see [`agents::choose`].
+    pub agents: Agents,
     /// How to print.
     pub format: Format,
     /// How often.
@@ -94,13 +97,13 @@ async fn picture(options: &StatusOptions) -> Result<String, String> {
 }
 
 /// Only the leader hears from all nodes, so its answer is preferred to the first one.
-async fn fetch(agents: &[String]) -> Result<Status, String> {
+async fn fetch(agents: &Agents) -> Result<Status, String> {
     let first: Status = agents::first_answer(agents, "/v1/status").await?;
     let leader = first.leader.as_ref().filter(|leader| **leader != first.asked);
     let Some(leader) = leader.and_then(|leader| first.nodes.iter().find(|node| node.node == *leader)) else {
         return Ok(first);
     };
-    let better = ask(&leader.agent, "/v1/status", agents::ANSWER_LIMIT).await;
+    let better = ask(&agents.caller, &leader.agent, "/v1/status", agents::ANSWER_LIMIT).await;
     Ok(better.unwrap_or(first))
 }
 
@@ -121,6 +124,9 @@ pub fn table(status: &Status, columns_max: Option<usize>) -> String {
     for out in &status.opted_out {
         let _ = writeln!(text, "does not wait for standbys: {}", wrap(out, 28, 28, width));
     }
+    for line in certificates_running_out(status) {
+        let _ = writeln!(text, "\ncertificate: {}", wrap(&line, 13, 13, width));
+    }
     let open: Vec<&String> = status.why.iter().filter(|why| *why != ALL_IS_WELL).collect();
     if !open.is_empty() {
         text.push('\n');
@@ -130,6 +136,23 @@ pub fn table(status: &Status, columns_max: Option<usize>) -> String {
     }
     text.extend(status.readiness.as_ref().map(|ready| readiness(ready, columns_max.unwrap_or(COLUMNS))));
     text
+}
+
+/// Those that should have been renewed by now.
+fn certificates_running_out(status: &Status) -> impl Iterator<Item = String> + '_ {
+    status.nodes.iter().filter_map(|node| {
+        let left = node.certificate_left_ms?;
+        let long = match (left / DAY_MS, left / HOUR_MS) {
+            (0, 0) => "less than an hour".to_owned(),
+            (0, hours) => format!("{hours} hours"),
+            (days, _) => format!("{days} days"),
+        };
+        let ends = match left {
+            0 => "is not good at this time: others refuse it".to_owned(),
+            _ => format!("ends in {long}, and has not been renewed"),
+        };
+        Some(format!("that of {} {ends}; its log says why, and what to do", node.node))
+    })
 }
 
 /// Whether the primary could be lost now, and why it is not green.
@@ -228,6 +251,9 @@ mod tests {
             sync: role == Role::Standby,
             heard_ms: Some(40),
             copying: None,
+            configured: 0,
+            pending: Vec::new(),
+            certificate_left_ms: None,
             why: "follows n2".to_owned(),
         }
     }
@@ -247,6 +273,7 @@ mod tests {
             phase: "serving".to_owned(),
             primary: Some("n2".parse().unwrap()),
             replication: "quorum, 1 standby(s) confirm each commit".to_owned(),
+            configuration: 0,
             nodes: vec![node("n1", Role::Standby, "streaming"), node("n2", Role::Primary, "running"), silent],
             readiness: None,
             why: vec![ALL_IS_WELL.to_owned()],
@@ -287,6 +314,22 @@ n2    primary       running    3      2   0/5030060  -           2.1 s  follows 
 n3    -             silent     -      -   -          -           -      follows n2
 ";
         assert_eq!(table(&status(), None), expected);
+    }
+
+    #[test]
+    fn a_certificate_that_runs_out_is_told() {
+        let mut late = status();
+        let mut told = |left| {
+            late.nodes[1].certificate_left_ms = left;
+            table(&late, None)
+        };
+        assert!(!told(None).contains("certificate"));
+        let text = told(Some(12 * DAY_MS + 5));
+        let line = "\n\ncertificate: that of n2 ends in 12 days, and has not been renewed; its log says why, and what to do\n";
+        assert!(text.replace("\n             ", " ").contains(line), "{text}");
+        assert!(told(Some(3 * HOUR_MS)).contains("ends in 3 hours"));
+        assert!(told(Some(1)).contains("ends in less than an hour"));
+        assert!(told(Some(0)).contains("is not good at this time"));
     }
 
     #[test]

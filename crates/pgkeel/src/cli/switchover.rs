@@ -10,7 +10,7 @@ use cluster::state::Entry;
 use cluster::status::Status;
 use cluster::{NodeName, WallMs};
 
-use super::agents;
+use super::agents::{self, Agents};
 use super::order::{send, tell};
 use super::status::Format;
 use super::text::{clock, say, short_time};
@@ -39,7 +39,7 @@ pub enum Wish {
 }
 
 /// Does it. Ends with 1 when it is refused or fails.
-pub async fn run(agents: &[String], format: Format, wish: Wish) -> ExitCode {
+pub async fn run(agents: &Agents, format: Format, wish: Wish) -> ExitCode {
     let outcome = match wish {
         Wish::List => list(agents, format).await,
         Wish::Cancel(id) => send(agents, &Order::Cancel { id: id.clone() }, false)
@@ -54,16 +54,11 @@ pub async fn run(agents: &[String], format: Format, wish: Wish) -> ExitCode {
     })
 }
 
-async fn plan(
-    agents: &[String],
-    format: Format,
-    to: Option<NodeName>,
-    at: WallMs,
-) -> Result<ExitCode, String> {
+async fn plan(agents: &Agents, format: Format, to: Option<NodeName>, at: WallMs) -> Result<ExitCode, String> {
     let answer = send(agents, &Order::Switchover { to, at: Some(at) }, false).await?;
     let id = match &answer {
         Ordered::Recorded { id, .. } => id.clone(),
-        Ordered::Possible { .. } | Ordered::Refused { .. } => String::new(),
+        Ordered::Possible { .. } | Ordered::Restarts { .. } | Ordered::Refused { .. } => String::new(),
     };
     let done = format!(
         "switchover {id} planned for {}; its checks are made then. Take it back: pgkeel switchover --cancel {id}",
@@ -78,7 +73,7 @@ fn moment(at: WallMs) -> String {
 }
 
 async fn change(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     to: Option<NodeName>,
     sure: bool,
@@ -112,7 +107,7 @@ pub(super) fn confirmed(question: &str) -> Result<bool, String> {
 
 /// Prints every entry of the history from this switchover on, until it has ended.
 async fn follow(
-    agents: &[String],
+    agents: &Agents,
     format: Format,
     id: &str,
     to: &NodeName,
@@ -158,7 +153,7 @@ fn ended(format: Format, entries: &[Entry], code: ExitCode) -> ExitCode {
     code
 }
 
-async fn list(agents: &[String], format: Format) -> Result<ExitCode, String> {
+async fn list(agents: &Agents, format: Format) -> Result<ExitCode, String> {
     let status: Status = agents::first_answer(agents, "/v1/status").await?;
     if format == Format::Json {
         say(&(serde_json::to_string(&status.planned).unwrap_or_default() + "\n"));

@@ -7,7 +7,7 @@ use cluster::explain::Present;
 use cluster::state::Entry;
 use serde::{Deserialize, Serialize};
 
-use super::agents;
+use super::agents::{self, Agents};
 use super::explain::sentences;
 use super::status::Format;
 use super::text::{Clock, local_times, say, short_time, terminal_columns, wrap};
@@ -18,10 +18,10 @@ const COLUMNS: usize = 120;
 const SENTENCE_AT: usize = 27;
 
 /// What `pgkeel why` was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct WhyOptions {
-    /// The agents to ask, "host:port", in this order; see [`agents::choose`].
-    pub agents: Vec<String>,
+    /// The agents to ask, see [`agents::choose`].
+    pub agents: Agents,
     /// How to print.
     pub format: Format,
     /// How many of the last epochs; `None`: all that are remembered.

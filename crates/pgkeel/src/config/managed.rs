@@ -2,47 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use agent::settings::managed::{VALUE_BYTES_MAX, is_name, managed_because};
 use toml::de::DeValue;
 
 use super::report::Report;
 use super::section::{Section, kind};
-
-/// Longest value that is passed on, in bytes.
-const VALUE_BYTES_MAX: usize = 8_192;
-
-/// Settings that pgkeel writes itself, or that would break what it promises, each with the reason a refusal gives.
-const MANAGED: [(&str, &str); 22] = [
-    ("archive_cleanup_command", "pgkeel decides which WAL is kept"),
-    ("config_file", "pgkeel decides which files the server reads"),
-    ("data_directory", "use postgres.data_dir"),
-    ("full_page_writes", "it must stay on, pg_rewind needs it"),
-    ("hba_file", "pgkeel writes it, use postgres.hba"),
-    ("hot_standby", "it must stay on, so that standbys can be watched and read"),
-    ("ident_file", "pgkeel decides which files the server reads"),
-    ("include", "pgkeel decides which files the server reads"),
-    ("include_dir", "pgkeel decides which files the server reads"),
-    ("include_if_exists", "pgkeel decides which files the server reads"),
-    ("listen_addresses", "use postgres.listen_addresses"),
-    ("port", "use postgres.port"),
-    ("primary_conninfo", "pgkeel points it at the primary of the moment"),
-    ("primary_slot_name", "pgkeel keeps a slot for every node"),
-    ("promote_trigger_file", "only pgkeel promotes"),
-    ("recovery_end_command", "only pgkeel promotes"),
-    ("restore_command", "standbys fetch their WAL from the other nodes"),
-    ("standby_mode", "pgkeel decides who is a standby"),
-    ("synchronous_standby_names", "use [replication]"),
-    ("trigger_file", "only pgkeel promotes"),
-    ("unix_socket_directories", "the agent reaches its server through a socket in a place of its own"),
-    ("wal_level", "pgkeel sets it as replication needs it"),
-];
-
-/// Why a setting may not be given; `None` when it is the user's to choose.
-fn managed_because(name: &str) -> Option<&'static str> {
-    if name.starts_with("recovery_target") {
-        return Some("a standby must replay everything");
-    }
-    MANAGED.iter().find(|(managed, _)| *managed == name).map(|(_, reason)| *reason)
-}
 
 /// Reads `[postgres.settings]`: names in lower case, values as PostgreSQL reads them.
 pub(super) fn read(postgres: &Section<'_>, report: &mut Report<'_>) -> BTreeMap<String, String> {
@@ -91,9 +55,10 @@ fn setting_name(name: &str) -> Result<(), String> {
     if let Some(reason) = managed_because(name) {
         return Err(format!("is managed by pgkeel and cannot be set here: {reason}"));
     }
-    let begins_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '$');
-    if begins_well && fits { Ok(()) } else { Err("is not the name of a PostgreSQL setting".to_owned()) }
+    match is_name(name) {
+        true => Ok(()),
+        false => Err("is not the name of a PostgreSQL setting".to_owned()),
+    }
 }
 
 fn setting_value(value: &DeValue<'_>) -> Result<String, String> {
@@ -134,19 +99,5 @@ fn warn_about(report: &mut Report<'_>, settings: &BTreeMap<String, String>) {
             "postgres.settings.synchronous_commit: commits do not wait for standbys, so acknowledged ones can be lost in a \
              failover whatever [replication] says",
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_managed_name_can_be_found() {
-        for (name, reason) in MANAGED {
-            assert_eq!(managed_because(name), Some(reason));
-        }
-        assert!(managed_because("recovery_target_lsn").is_some());
-        assert!(managed_because("shared_buffers").is_none());
     }
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use cluster::NodeName;
 use cluster::state::Tags;
 
-use super::nearest::nearest;
 use super::report::Report;
 use super::section::Section;
 use super::units::{Address, address};
+use agent::settings::nearest::nearest;
 
 /// Longest name of a replication slot (NAMEDATALEN - 1, PostgreSQL's src/include/pg_config_manual.h).
 const SLOT_BYTES_MAX: usize = 63;
@@ -22,6 +22,24 @@ const PRIORITY_MAX: u32 = 1000;
 
 /// Where `node.dir` is when the file does not say.
 const DIR_DEFAULT: &str = "/var/lib/pgkeel";
+
+/// Who keeps the cluster's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// The members, by a majority of them.
+    Members,
+    /// Somebody else, who has a majority of his own.
+    Elsewhere,
+}
+
+/// Whether the cluster exists already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The members of the file form it, when all of them are there.
+    New,
+    /// It does: who belongs to it is recorded, whatever the file says.
+    Joined,
+}
 
 /// The voters.
 pub(super) struct Members {
@@ -46,6 +64,8 @@ pub(super) struct Node {
     pub(super) name: String,
     pub(super) dir: PathBuf,
     pub(super) tags: Tags,
+    /// Whether the cluster exists.
+    pub(super) standing: Standing,
     /// Its entry of `[members]`, when it has a good one.
     pub(super) address: Option<Address>,
 }
@@ -92,9 +112,10 @@ pub(super) fn read_node(
     root: &Section<'_>,
     report: &mut Report<'_>,
     members: Option<&Members>,
+    record: Record,
 ) -> Option<Node> {
     let section = root.open(report, "node")?;
-    section.refuse_unknown(report, &["name", "dir", "priority", "never_primary", "never_sync"]);
+    section.refuse_unknown(report, &["name", "dir", "joined", "priority", "never_primary", "never_sync"]);
     if !root.has("members") {
         let problem =
             "missing; an agent must know every voter: [members] with lines like n1 = \"10.0.0.1:7400\"";
@@ -106,6 +127,10 @@ pub(super) fn read_node(
         never_primary: section.flag(report, "never_primary"),
         never_sync: section.flag(report, "never_sync"),
     };
+    let standing = match section.flag(report, "joined") {
+        true => Standing::Joined,
+        false => Standing::New,
+    };
     section.require(report, "name", "\"n1\", one of [members]");
     let name = section.parsed(report, "name", |text| Ok(text.to_owned()))?;
     let own = members.and_then(|members| members.addresses.get(&name.value));
@@ -116,15 +141,22 @@ pub(super) fn read_node(
         };
         report.error(name.line, "node.name", format!("{:?} is not one of [members]; {hint}", name.value));
     }
-    warn_about_number(report, members);
-    Some(Node { name: name.value, dir: dir?, tags, address: own.cloned() })
+    // Of a cluster that exists the file does not know how many they are.
+    if standing == Standing::New {
+        warn_about_number(report, members, record);
+    }
+    Some(Node { name: name.value, dir: dir?, tags, standing, address: own.cloned() })
 }
 
 /// Says what a cluster of this many voters cannot do.
-fn warn_about_number(report: &mut Report<'_>, members: Option<&Members>) {
+fn warn_about_number(report: &mut Report<'_>, members: Option<&Members>, record: Record) {
     let voters = members.map_or(0, |members| members.names.len());
     match voters {
         0 => {}
+        1 if record == Record::Elsewhere => {
+            report.warning("members: one node: when it is lost nothing can take over; list at least two");
+        }
+        _ if record == Record::Elsewhere => {}
         1 => report.warning(
             "members: one voter: when it is lost nothing can take over; list at least three nodes, of which one may be a \
              witness (a host without [postgres])",

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use agent::settings::PostgresSettings;
+use agent::settings::managed::hba_line;
 
 use super::managed;
 use super::members::{Node, absolute_path};
@@ -12,8 +13,6 @@ use super::section::{OneAlone, Section};
 use super::units::{self, Address};
 
 const PORT_DEFAULT: u32 = 5432;
-const HBA_DEFAULT: &str = "host all all samenet scram-sha-256";
-const HBA_BYTES_MAX: usize = 1_024;
 const KEYS: [&str; 8] =
     ["data_dir", "bin_dir", "port", "host", "listen_addresses", "os_user", "hba", "settings"];
 
@@ -45,10 +44,9 @@ pub(super) fn read(
         false => host.clone(),
     };
     let os_user = section.parsed(report, "os_user", os_user).map(|found| found.value);
-    let hba = match section.list(report, "hba", OneAlone::Refused, hba_line) {
-        Some(lines) => lines.into_iter().flatten().map(|found| found.value).collect(),
-        None => vec![HBA_DEFAULT.to_owned()],
-    };
+    let hba = section
+        .list(report, "hba", OneAlone::Refused, hba_line)
+        .map(|lines| lines.into_iter().flatten().map(|found| found.value).collect());
     let settings = managed::read(&section, report);
     if let (Some(host), Some(listen)) = (&host, &listen_addresses) {
         warn_if_not_listening(report, host, listen);
@@ -133,27 +131,4 @@ fn os_user(text: &str) -> Result<String, String> {
         return Err("PostgreSQL refuses to run as root; name an unprivileged user".to_owned());
     }
     Ok(text.to_owned())
-}
-
-/// Looks only at the shape; the server itself judges the rest. See PostgreSQL's chapter "The pg_hba.conf File".
-fn hba_line(text: &str) -> Result<String, String> {
-    if text.chars().any(|c| c.is_control() && c != '\t') || text.len() > HBA_BYTES_MAX {
-        return Err(format!("every entry is one line of at most {HBA_BYTES_MAX} bytes"));
-    }
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let words_min = match words.first().copied() {
-        Some("local") => 4,
-        Some("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc") => 5,
-        _ => {
-            return Err(format!(
-                "{text:?} is not a line of pg_hba.conf; it begins with host, hostssl or local"
-            ));
-        }
-    };
-    if words.len() < words_min {
-        return Err(format!(
-            "{text:?} is not a line of pg_hba.conf; it has type, database, user, address (not for local) and method"
-        ));
-    }
-    Ok(words.join(" "))
 }

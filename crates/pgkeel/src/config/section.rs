@@ -5,8 +5,8 @@ use std::ops::{Range, RangeInclusive};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::nearest::nearest;
 use super::report::Report;
+use agent::settings::nearest::nearest;
 
 /// A value with the place where it stands.
 #[derive(Clone, Copy, Debug)]

@@ -6,12 +6,15 @@ use std::time::Duration;
 use agent::settings::{Replication, SecondLine};
 use cluster::state::Degrade;
 
-use super::members::Members;
+use super::members::{Members, Record};
 use super::report::Report;
 use super::section::Section;
 use super::units;
 
 const DETECT_DEFAULT: Duration = Duration::from_millis(1_500);
+/// An election of etcd's own leader takes 1 to 2 s, during which no lease is renewed.
+const DETECT_WITH_ETCD_DEFAULT: Duration = Duration::from_secs(3);
+const DETECT_WITH_ETCD_ADVISED: Duration = Duration::from_millis(2_500);
 const DETECT_MIN: Duration = Duration::from_millis(300);
 const DETECT_MAX: Duration = Duration::from_secs(60);
 const DRIFT_PPM_DEFAULT: u32 = 20_000;
@@ -90,7 +93,11 @@ fn read_quorum(
     let Some(members) = members else { return Some(Replication::Quorum { sync_standbys, degrade }) };
     let standbys = members.names.len().saturating_sub(1);
     let wanted = sync_standbys as usize;
-    if wanted > standbys {
+    if wanted > standbys && standbys == 0 && degrade == Degrade::Available {
+        report.warning(
+            "replication: one node: commits are on its disk alone until another node has joined (pgkeel invite)",
+        );
+    } else if wanted > standbys {
         let key = if section.has("sync_standbys") { "sync_standbys" } else { "mode" };
         let problem = format!(
             "{} must confirm every commit, but a cluster of {} can have at most {standbys} standbys; add members, or {}",
@@ -122,12 +129,26 @@ pub(super) fn read_fence(root: &Section<'_>, report: &mut Report<'_>) -> SecondL
 }
 
 /// `None` goes with a reported error.
-pub(super) fn read_timing(root: &Section<'_>, report: &mut Report<'_>) -> Option<Timing> {
+pub(super) fn read_timing(root: &Section<'_>, report: &mut Report<'_>, record: Record) -> Option<Timing> {
     let section = root.open_or_empty(report, "timing")?;
     section.refuse_unknown(report, &["detect", "drift"]);
-    let detect = section.parsed_or(report, "detect", DETECT_DEFAULT, detect);
+    let default = match record {
+        Record::Members => DETECT_DEFAULT,
+        Record::Elsewhere => DETECT_WITH_ETCD_DEFAULT,
+    };
+    let detect = section.parsed_or(report, "detect", default, detect);
     let drift_ppm = section.parsed_or(report, "drift", DRIFT_PPM_DEFAULT, drift);
-    Some(Timing { detect: detect?, drift_ppm: drift_ppm? })
+    let (detect, drift_ppm) = (detect?, drift_ppm?);
+    if record == Record::Elsewhere && detect < DETECT_WITH_ETCD_ADVISED {
+        report.warning(format!(
+            "timing: with detect = \"{}\" a lease lasts {}, and an election of etcd's own leader may take longer (2 s and more, \
+             unless its --election-timeout was lowered): the primary would restart; leave detect out, or raise it to \"{}\"",
+            humantime::format_duration(detect),
+            humantime::format_duration(detect * 3 / 2),
+            humantime::format_duration(DETECT_WITH_ETCD_DEFAULT)
+        ));
+    }
+    Some(Timing { detect, drift_ppm })
 }
 
 fn mode(text: &str) -> Result<Mode, String> {

@@ -12,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use identity::authority::GOOD_DEFAULT;
+use identity::{Authority, Caller, Credentials, Folder, Plain, Role, Subject};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
@@ -23,6 +25,12 @@ use crate::config;
 
 /// Agents that have not ended in order after so long are killed.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The name of who looks after a local cluster.
+pub const OWNER: &str = "owner";
+
+/// Where the authority's key is, beside the certificates.
+pub const AUTHORITY: &str = "authority";
 
 /// Between two looks at processes that are to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -45,6 +53,17 @@ pub struct ClusterOptions {
     pub proxies: Proxies,
     /// On which hosts.
     pub placement: Placement,
+    /// Whether its processes show each other certificates.
+    pub security: Security,
+}
+
+/// Whether the processes of a local cluster speak TLS with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// They do, and each knows the others by the certificates of an authority of this cluster.
+    Tls,
+    /// They do not.
+    Plain,
 }
 
 /// One node.
@@ -54,6 +73,8 @@ pub struct LocalNode {
     pub place: Place,
     /// Its agent, while it is meant to run.
     pub(super) child: Option<Child>,
+    /// How its agent is asked.
+    pub(super) caller: Caller,
 }
 
 /// The proxy with a process of its own.
@@ -97,10 +118,15 @@ impl LocalCluster {
             let proxy_port = (options.proxies == Proxies::OnEveryNode).then_some(proxy_port);
             let place = Place::under(&options.root, &name, host, agent_port, postgres_port, proxy_port);
             members.push((name, place.agent.clone()));
-            nodes.push(LocalNode { place, child: None });
+            nodes.push(LocalNode { place, child: None, caller: Caller::plain() });
         }
         let (mode, detect) = (options.mode.clone(), options.detect);
-        let common = Common { cluster: "demo".to_owned(), mode, detect, bin_dir: None, members };
+        let tls = (options.security == Security::Tls).then(|| options.root.join("tls"));
+        let common = Common { cluster: "demo".to_owned(), mode, detect, bin_dir: None, members, tls };
+        if let Some(dir) = &common.tls {
+            let caller = issue(dir, &common)?;
+            nodes.iter_mut().for_each(|node| node.caller = caller.clone());
+        }
         for node in &nodes {
             make_dir(&node.place.dir)?;
             write(&node.place.config, &layout::node_file(&common, &node.place))?;
@@ -276,6 +302,21 @@ impl LocalProxy {
         write(&config, &layout::proxy_file(common, &host, port))?;
         Ok(LocalProxy { host, port, config, log: root.join("proxy.log"), child: None })
     }
+}
+
+/// An authority, a certificate for each process, and one for who looks after the cluster.
+fn issue(dir: &Path, common: &Common) -> Result<Caller> {
+    let folder = |name: &str| Folder::at(&dir.join(name));
+    let pair = Authority::found(&common.cluster)?;
+    folder(AUTHORITY).write_authority(&pair)?;
+    let authority = folder(AUTHORITY).authority()?;
+    let nodes = common.members.iter().map(|(name, _)| (Role::Agent, name.as_str()));
+    for (role, name) in nodes.chain([(Role::Proxy, layout::PROXY), (Role::Admin, OWNER)]) {
+        let subject = Subject::new(&common.cluster, role, name).map_err(anyhow::Error::msg)?;
+        folder(name).write_authorities(&pair.certificate)?;
+        folder(name).write_own(&authority.issue(&subject, GOOD_DEFAULT)?)?;
+    }
+    Ok(Caller::with(Some(Credentials::load(folder(OWNER), Plain::Refused)?)))
 }
 
 /// Makes a directory that every user may enter: the server may run as another user than this process.

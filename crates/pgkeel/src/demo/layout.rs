@@ -95,6 +95,8 @@ pub struct Common {
     pub bin_dir: Option<PathBuf>,
     /// Node names with the addresses of their agents.
     pub members: Vec<(String, String)>,
+    /// Where the certificates are, a directory for each node and one for the proxy; `None`: there is no TLS between them.
+    pub tls: Option<PathBuf>,
 }
 
 /// Where one node's files and ports are.
@@ -161,7 +163,7 @@ impl Place {
 /// The configuration file of one node.
 #[must_use]
 pub fn node_file(common: &Common, place: &Place) -> String {
-    let mut text = head(common);
+    let mut text = head(common, &place.name);
     let (dir, data_dir) = (place.dir.display(), place.data_dir.display());
     let _ = write!(
         text,
@@ -192,13 +194,19 @@ pub fn node_file(common: &Common, place: &Place) -> String {
 /// The configuration file of a proxy with a process of its own.
 #[must_use]
 pub fn proxy_file(common: &Common, host: &Host, port: u16) -> String {
-    head(common) + &proxy_section(host, port)
+    head(common, PROXY) + &proxy_section(host, port)
 }
 
-fn head(common: &Common) -> String {
+/// The name by which the proxy is known in the cluster.
+pub const PROXY: &str = "proxy";
+
+fn head(common: &Common, name: &str) -> String {
     let mut text = format!("cluster = \"{}\"\n\n[members]\n", common.cluster);
     for (name, address) in &common.members {
         let _ = writeln!(text, "{name} = \"{address}\"");
+    }
+    if let Some(tls) = &common.tls {
+        let _ = write!(text, "\n[tls]\ndir = \"{}\"\n", tls.join(name).display());
     }
     text.push('\n');
     text
@@ -217,7 +225,8 @@ mod tests {
         let member = |number: u16| (format!("n{number}"), format!("127.0.0.1:{}", 20_000 + number));
         let members = [1, 2, 3].map(member).to_vec();
         let detect = Some(Duration::from_millis(1_500));
-        Common { cluster: "demo".to_owned(), mode, detect, bin_dir: Some("/usr/lib/x/bin".into()), members }
+        let (bin_dir, tls) = (Some("/usr/lib/x/bin".into()), Some("/tmp/demo/tls".into()));
+        Common { cluster: "demo".to_owned(), mode, detect, bin_dir, members, tls }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::cluster::{ClusterOptions, LocalCluster};
+use self::cluster::{ClusterOptions, LocalCluster, Security};
 use self::layout::{Mode, Placement, Proxies};
 use self::root::Root;
 use self::story::Ending;
@@ -119,6 +119,7 @@ async fn attempt(options: &DemoOptions) -> Result<ExitCode> {
         detect: None::<Duration>,
         proxies: Proxies::Separate,
         placement: Placement::Loopback,
+        security: Security::Tls,
     })?;
     let mut teller = Teller::new(options.colour);
     let ending = tokio::select! {

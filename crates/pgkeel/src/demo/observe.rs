@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use cluster::state::Entry;
 use cluster::status::{Role, Status};
+use identity::{Caller, Credentials, Folder, Plain};
 use tokio::time::sleep;
 
 use super::cluster::{LocalCluster, LocalNode};
@@ -55,7 +56,7 @@ impl LocalNode {
     /// # Errors
     /// When it gives no answer.
     pub async fn status(&self) -> Result<Status, AskError> {
-        ask(&self.place.agent, "/v1/status", ASK_LIMIT).await
+        ask(&self.caller, &self.place.agent, "/v1/status", ASK_LIMIT).await
     }
 
     /// The decisions that this node's agent knows, oldest first.
@@ -63,7 +64,7 @@ impl LocalNode {
     /// # Errors
     /// When it gives no answer.
     pub async fn why(&self) -> Result<Vec<Entry>, AskError> {
-        ask(&self.place.agent, "/v1/why", ASK_LIMIT).await
+        ask(&self.caller, &self.place.agent, "/v1/why", ASK_LIMIT).await
     }
 
     /// The whole log of the agent, empty when there is none.
@@ -76,6 +77,16 @@ impl LocalNode {
 }
 
 impl LocalCluster {
+    /// Asks all agents with the certificates in this directory from now on.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn ask_as(&mut self, dir: &Path) -> Result<()> {
+        let caller = Caller::with(Some(Credentials::load(Folder::at(dir), Plain::Allowed)?));
+        self.nodes.iter_mut().for_each(|node| node.caller = caller.clone());
+        Ok(())
+    }
+
     /// The leader's status, or that of the first agent that answers.
     ///
     /// # Errors

@@ -116,6 +116,7 @@ impl Chooser {
             readers: standbys.map(|(server, _)| server.clone()).collect(),
             waiting: self.current.is_none().then(|| self.nobody()),
             hold: None,
+            agents: Vec::new(),
         }
     }
 

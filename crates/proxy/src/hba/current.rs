@@ -2,11 +2,11 @@
 
 use super::{Caller, File, Rules, Way};
 use crate::error::Refusal;
-use crate::file_changes::{FileChanges, LOOK_EVERY, Stamp};
 use crate::settings::RuleFiles;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::worker::Shared;
+use identity::file_changes::{FileChanges, LOOK_EVERY, Stamp};
 use pgwire::startup::parse_body;
 use pgwire::{Startup, StartupMessage};
 use std::fmt;
@@ -112,10 +112,13 @@ pub async fn keep_current(shared: Arc<Shared>) {
         if changes.are_due(Stamp::of(&paths)) {
             match hba.renew() {
                 Ok(()) => {
+                    changes.succeeded();
                     tracing::info!("the new rules of {:?} hold for clients that come from now on", paths)
                 }
                 Err(problem) => {
-                    tracing::error!("the old rules stay in use, because of the new ones: {problem}")
+                    if changes.failed(&problem.to_string()) {
+                        tracing::error!("the old rules stay in use, because of the new ones: {problem}");
+                    }
                 }
             }
         }

@@ -1,41 +1,10 @@
-//! What is to be known of a certificate beyond what rustls asks: until when it is good, and what a login is bound to.
+//! What a login is bound to by a certificate.
 
 use aws_lc_rs::digest::{self, Algorithm, SHA224, SHA256, SHA384, SHA512};
-use std::time::Duration;
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ContextSpecific;
-use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::der::{Decode, SliceReader, Tag, TagNumber, Tagged};
+use x509_cert::der::{Decode, SliceReader, TagNumber};
 use x509_cert::spki::AlgorithmIdentifierOwned;
-use x509_cert::time::Time;
-
-/// `id-at-commonName` (X.520).
-const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-
-/// When a certificate is good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Validity {
-    /// Now.
-    Now,
-    /// From this time on, as text.
-    NotYet(String),
-    /// Until this time, as text.
-    Expired(String),
-}
-
-/// Whether a certificate is good at a moment, told as the time since 1970. `None` if it cannot be read.
-#[must_use]
-pub fn validity(der: &[u8], now: Duration) -> Option<Validity> {
-    let valid = Certificate::from_der(der).ok()?.tbs_certificate.validity;
-    let text = |time: &Time| time.to_date_time().to_string();
-    Some(if now < valid.not_before.to_unix_duration() {
-        Validity::NotYet(text(&valid.not_before))
-    } else if now > valid.not_after.to_unix_duration() {
-        Validity::Expired(text(&valid.not_after))
-    } else {
-        Validity::Now
-    })
-}
 
 /// The hash of a server's certificate to which a login can be bound (`tls-server-end-point`, RFC 5929, chapter 4.1). `None`
 /// if none is defined: the signature uses no single hash, as Ed25519, or one that is not known here.
@@ -44,19 +13,6 @@ pub fn end_point(der: &[u8]) -> Option<Vec<u8>> {
     let certificate = Certificate::from_der(der).ok()?;
     let hash = hash_of_signature(&certificate.signature_algorithm)?;
     Some(digest::digest(hash, der).as_ref().to_vec())
-}
-
-/// The only common name of its subject. A name with a zero byte in it is none: somebody else could be meant by its beginning.
-#[must_use]
-pub fn common_name(der: &[u8]) -> Option<String> {
-    let subject = Certificate::from_der(der).ok()?.tbs_certificate.subject;
-    let mut names = subject.0.iter().flat_map(|part| part.0.iter()).filter(|part| part.oid == COMMON_NAME);
-    let (name, None) = (names.next()?, names.next()) else { return None };
-    let text = match name.value.tag() {
-        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => str::from_utf8(name.value.value()).ok()?,
-        _ => return None,
-    };
-    (!text.contains('\0')).then(|| text.to_owned())
 }
 
 /// The hash that a signature uses, except that MD5 and SHA-1 give SHA-256.
@@ -101,7 +57,7 @@ mod tests {
     use super::*;
     use rcgen::{
         CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
-        SignatureAlgorithm, date_time_ymd,
+        SignatureAlgorithm,
     };
 
     fn signed_with(algorithm: &'static SignatureAlgorithm) -> Vec<u8> {
@@ -139,26 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_good_in_its_time_only() {
-        let key = KeyPair::generate().unwrap();
-        let mut parameters = CertificateParams::new(vec!["n1".to_owned()]).unwrap();
-        (parameters.not_before, parameters.not_after) =
-            (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-        let der = parameters.self_signed(&key).unwrap().der().to_vec();
-        let at = |days: u64| validity(&der, Duration::from_secs(days * 86_400)).unwrap();
-        assert_eq!(at(18_261), Validity::NotYet("2020-01-01T00:00:00Z".to_owned()));
-        assert_eq!(at(18_300), Validity::Now);
-        assert_eq!(at(20_000), Validity::Expired("2021-01-01T00:00:00Z".to_owned()));
-    }
-
-    #[test]
     fn what_is_no_certificate_is_not_read_and_does_not_panic() {
         let der = signed_with(&PKCS_ECDSA_P256_SHA256);
         for cut in 0..der.len() {
             assert_eq!(end_point(&der[..cut]), None);
             let mut broken = der.clone();
             broken[cut] ^= 0xff;
-            let _ = (end_point(&broken), validity(&broken, Duration::ZERO));
+            let _ = end_point(&broken);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! TLS towards clients: what they are shown, and what they have to show.
 
-use super::certificate::{Validity, end_point, validity};
-use super::files::{Problem, Trouble, authorities, certificates, private_key};
+use super::certificate::end_point;
 use super::provider;
-use crate::file_changes::Stamp;
 use crate::settings::{ClientTls, ClientTlsMode};
+use identity::certificate::{Validity, now, validity};
+use identity::file_changes::Stamp;
+use identity::files::{Problem, Trouble, authorities, certificates, private_key};
 use pgwire::startup::ALPN_PROTOCOL;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What clients that come now are shown. Those that are connected keep theirs.
 #[derive(Debug)]
@@ -112,8 +112,7 @@ fn read(settings: &ClientTls) -> Result<Identity, Problem> {
     config.alpn_protocols = vec![ALPN_PROTOCOL.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let doubts = match validity(&first, now) {
+    let doubts = match validity(&first, now()) {
         Some(Validity::Expired(until)) => vec![Problem::new(CERT, cert, Trouble::Expired(until))],
         Some(Validity::NotYet(from)) => vec![Problem::new(CERT, cert, Trouble::NotYet(from))],
         Some(Validity::Now) | None => Vec::new(),

@@ -1,7 +1,8 @@
 //! Certificates are replaced while clients are connected: has them read again.
 
-use super::{Problem, Tls};
-use crate::file_changes::{FileChanges, LOOK_EVERY};
+use super::Tls;
+use identity::file_changes::{FileChanges, LOOK_EVERY};
+use identity::files::Problem;
 use std::sync::Arc;
 
 /// Keeps both sides as their files say. Never returns.
@@ -13,23 +14,26 @@ pub async fn keep_current(tls: Arc<Tls>) {
         if let Some((side, changes)) = &mut clients
             && changes.are_due(side.stamp_now())
         {
-            tell("the certificate for clients", side.renew());
+            tell("the certificate for clients", changes, side.renew());
         }
         if let Some((side, changes)) = &mut servers
             && changes.are_due(side.stamp_now())
         {
-            tell("the authorities that sign servers' certificates", side.renew());
+            tell("the authorities that sign servers' certificates", changes, side.renew());
         }
     }
 }
 
-fn tell(what: &str, outcome: Result<(), Problem>) {
+fn tell(what: &str, changes: &mut FileChanges, outcome: Result<(), Problem>) {
     match outcome {
         Ok(()) => {
+            changes.succeeded();
             tracing::info!("{what}: the new file is in use from now on; open sessions keep the old one")
         }
         Err(problem) => {
-            tracing::error!("{what}: the old file stays in use, because of the new one: {problem}")
+            if changes.failed(&problem.to_string()) {
+                tracing::error!("{what}: the old file stays in use, because of the new one: {problem}");
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! TLS towards servers: whether it is asked for, and whom the proxy believes.
 
-use super::files::{Problem, authorities};
 use super::provider;
-use crate::file_changes::Stamp;
 use crate::settings::ServerTls;
+use identity::file_changes::Stamp;
+use identity::files::{self, Problem, authorities};
 use pgwire::startup::ALPN_PROTOCOL;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -123,7 +123,7 @@ fn chain(ca: &Path) -> Result<Arc<WebPkiServerVerifier>, Problem> {
 }
 
 fn unusable(ca: &Path, why: &str) -> Problem {
-    Problem::new(CA, ca, super::files::Trouble::Unusable(why.to_owned()))
+    Problem::new(CA, ca, files::Trouble::Unusable(why.to_owned()))
 }
 
 /// Whatever the name in the certificate is, and, without `chain`, whoever has signed it. That the server has the key of the

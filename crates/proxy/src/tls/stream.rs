@@ -4,10 +4,11 @@
 //! only what does not fit: plaintext that its reader has no room for, ciphertext that the peer does not take. Both are
 //! bounded, because nothing more is read or sealed before they are gone.
 
-use super::certificate::{common_name, end_point};
+use super::certificate::end_point;
 use super::channel::{Channel, Say, Sinks};
 use super::{Identity, Servers};
 use crate::socket::Socket;
+use identity::certificate::common_name;
 use pgwire::startup::ALPN_PROTOCOL;
 use std::cell::RefCell;
 use std::future::poll_fn;

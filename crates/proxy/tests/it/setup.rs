@@ -19,7 +19,7 @@ pub struct Proxy {
 
 pub fn view(epoch: u64, revision: u64, primary: Option<Server>) -> View {
     let waiting = primary.is_none().then(|| "Waiting for the seal of n3.".to_string());
-    View { cluster: "shop".to_string(), epoch, revision, primary, readers: Vec::new(), waiting, hold: None }
+    View { cluster: "shop".to_string(), epoch, revision, primary, waiting, ..View::default() }
 }
 
 /// A view whose primary is about to be replaced in order.
@@ -78,7 +78,8 @@ impl Proxy {
         let (stop, stop_seen) = watch::channel(false);
         let running = match reload {
             Some(reload) => {
-                tokio::spawn(proxy::run_reloading(settings, reload, Default::default(), stop_seen))
+                let caller = identity::Caller::plain();
+                tokio::spawn(proxy::run_reloading(settings, reload, caller, Default::default(), stop_seen))
             }
             None => tokio::spawn(proxy::run(settings, Default::default(), stop_seen)),
         };

@@ -29,3 +29,16 @@ async fn views_of_another_cluster_are_refused() {
     assert_eq!(server_port(&proxy.client().await).await, right.port);
     proxy.stop().await;
 }
+
+/// A proxy outlives the agents that it was told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_the_view_names_are_followed() {
+    let postgres = Postgres::started();
+    let later = Agent::start(view(1, 1, None)).await;
+    let agents = vec![later.address.to_string()];
+    let proxy = Proxy::start(View { agents, ..view(1, 2, None) }).await;
+    // The one that is configured says nothing of this.
+    later.publish(view(1, 3, Some(postgres.as_node("n2"))));
+    assert_eq!(server_port(&proxy.client().await).await, postgres.port);
+    proxy.stop().await;
+}

@@ -150,6 +150,12 @@ impl Network {
         format!("{}-{host}", self.prefix)
     }
 
+    /// The address of this process's link to the switch.
+    #[must_use]
+    pub fn here(&self) -> String {
+        self.address(0)
+    }
+
     fn address(&self, number: usize) -> String {
         format!("198.18.{}.{}", self.subnet, number + 1)
     }

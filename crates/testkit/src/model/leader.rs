@@ -77,7 +77,12 @@ impl Picture {
         }
         seen.see_state(&agreed, LATE);
         let names = (0..NODES).map(name).collect();
-        let proposed = cluster::decide::Proposed { cluster: agreed.cluster.clone(), settings, names };
+        let proposed = cluster::decide::Proposed {
+            cluster: agreed.cluster.clone(),
+            settings,
+            names,
+            record: Default::default(),
+        };
         // One appointment for each epoch: its number is identity enough.
         let now = Now { at: LATE, wall: 0, nonce: format!("e{}", agreed.epoch) };
         match decide(&agreed, &seen, &proposed, &now).command {

@@ -39,10 +39,13 @@ impl Picture {
         let last = state.epoch == model.bounds.epochs && state.primary().is_some();
         let host = &mut self.nodes[node];
         match asked {
-            // The database exists in every state of the model, and nobody asks for a switchover.
+            // The database exists in every state of the model, and nobody asks for a switchover or restarts.
             Step::Wait(_)
             | Step::Initialise
             | Step::StartPrimary
+            | Step::Configure { .. }
+            | Step::Restart { .. }
+            | Step::RestartPrimary { .. }
             | Step::Checkpoint { .. }
             | Step::StopInOrder { .. } => return false,
             Step::Clone { .. } | Step::Rewind { .. } | Step::StartSealed if last => return false,

@@ -108,6 +108,7 @@ impl World {
         self.after(TICK, Event::Tick { node, life });
         self.seek_election(node);
         self.lead_rounds(node);
+        self.reconcile_voters(node);
         self.look(node);
         self.decide(node);
     }
@@ -167,6 +168,9 @@ impl World {
             copied: notes.copied,
             rewound_for: notes.rewound_for,
             checkpointed: agent.and_then(|a| a.checkpointed.clone()),
+            restarted: notes.restarted.clone(),
+            configured: notes.configured,
+            stuck: self.is_stuck(node),
             sync_configured: agent.and_then(|a| a.sync_configured.clone()),
             sync_revision: notes.sync_revision,
             standbys: agent.map(|a| a.standbys.clone()).unwrap_or_default(),
@@ -187,7 +191,8 @@ impl World {
             return Server::Unknown;
         }
         // Until the step has ended, its agent knows nothing of a server that it starts.
-        if self.nodes[node].agent.as_ref().is_some_and(|a| a.busy == Some(Step::StartSealed)) {
+        let starts = |step: &Option<Step>| matches!(step, Some(Step::StartSealed | Step::Restart { .. }));
+        if self.nodes[node].agent.as_ref().is_some_and(|a| starts(&a.busy)) {
             return Server::Stopped;
         }
         let postgres = &self.nodes[node].postgres;
@@ -349,6 +354,9 @@ impl World {
         observation.rejoined.clone_from(&agent.rejoined);
         observation.leased_again = Some(host.notes.leased_again);
         observation.handover = self.handover_progress(node);
+        observation.pending = self.pending(node);
+        observation.configured = host.notes.configured;
+        observation.restarted.clone_from(&host.notes.restarted);
         observation
     }
 
@@ -468,7 +476,7 @@ fn starts_server(agent: &Agent) -> bool {
     let sealed = !mutant::is(Mutant::StartTakenForStopped);
     match agent.busy {
         Some(Step::StartPrimary) => true,
-        Some(Step::StartSealed) => sealed,
+        Some(Step::StartSealed | Step::Restart { .. } | Step::RestartPrimary { .. }) => sealed,
         _ => false,
     }
 }
@@ -504,5 +512,7 @@ fn tells_more(now: &Observation, then: &Observation) -> bool {
         && streaming.eq(then.replicas.iter().map(|(n, r)| (n, r.streaming)))
         && now.sync_applied == then.sync_applied
         && now.rejoined == then.rejoined
-        && now.handover == then.handover)
+        && now.handover == then.handover
+        && (now.configured, &now.pending, &now.restarted)
+            == (then.configured, &then.pending, &then.restarted))
 }

@@ -47,15 +47,16 @@ impl World {
                 (200, 1500)
             }
             Step::StartSealed => {
-                notes.following = None;
-                postgres.upstream = None;
-                self.start_server(node);
-                // The agent knows of its server when the guard has told it; that may be later than the server is up.
-                let mut own = Random::of_fault(self.seed, LAUNCH + self.number());
-                let wait = if own.chance(10) { own.ms(60, 1500) } else { own.ms(2, 60) };
+                self.note_turn(node);
+                let wait = self.start_sealed(node);
                 return self.busy_for(node, wait, step);
             }
             Step::StartPrimary => (100, 400),
+            Step::Configure { .. } => (2, 20),
+            Step::Restart { .. } | Step::RestartPrimary { .. } => {
+                let wait = self.begin_again(node, &step);
+                return self.busy_for(node, wait, step);
+            }
             Step::Seal { .. } => {
                 postgres.upstream = None;
                 (5, 60)
@@ -85,6 +86,16 @@ impl World {
         self.busy_for(node, wait, step);
     }
 
+    /// Returns how long it takes.
+    pub(super) fn start_sealed(&mut self, node: NodeId) -> u64 {
+        self.nodes[node].notes.following = None;
+        self.nodes[node].postgres.upstream = None;
+        self.start_server(node);
+        // The agent knows of its server when the guard has told it; that may be later than the server is up.
+        let mut own = Random::of_fault(self.seed, LAUNCH + self.number());
+        if own.chance(10) { own.ms(60, 1500) } else { own.ms(2, 60) }
+    }
+
     fn busy_for(&mut self, node: NodeId, wait: u64, step: Step) {
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.busy = Some(step.clone());
@@ -105,6 +116,8 @@ impl World {
         host.postgres.process = Process::Starting;
         host.postgres.configure_stopped(sync_of_standby(&host.replica.state));
         host.deadline = None;
+        self.start_with_files(node, true);
+        let host = &self.nodes[node];
         let life = host.postgres.life;
         let wait = self.random.ms(80, 700);
         self.after(wait, Event::Started { node, life });
@@ -182,9 +195,15 @@ impl World {
         if postgres.life != life || postgres.process != Process::Promoting {
             return;
         }
+        if self.is_stuck(node) {
+            // promotion is not possible because of insufficient parameter settings
+            self.kill_server(node);
+            return self.look(node);
+        }
         super::invariants::before_promotion(self, node);
         self.aim_at_promotion(node);
         self.nodes[node].postgres.finish_promotion(id);
+        self.tell_limit(node);
         let name = self.nodes[node].name.clone();
         self.say(|w| format!("{name}: promoted at {}", w.nodes[node].postgres.lsn()));
         self.push_wal(node);
@@ -218,6 +237,8 @@ impl World {
                 self.note_rejoin(node, RejoinWay::Follow);
             }
             Step::SetSync { sync, .. } => self.finish_set_sync(node, sync),
+            Step::Configure { .. } => self.finish_configure(node),
+            Step::RestartPrimary { token, sync } => self.serve_again(node, token, sync),
             Step::Checkpoint { id } => {
                 if let Some(agent) = &mut self.nodes[node].agent {
                     agent.checkpointed = Some(id);
@@ -225,7 +246,7 @@ impl World {
             }
             Step::StopInOrder { id } => self.finish_stop(node, id),
             Step::Fence { .. } => self.kill_server(node),
-            Step::Wait(_) | Step::StartSealed | Step::Promote { .. } => {}
+            Step::Wait(_) | Step::StartSealed | Step::Restart { .. } | Step::Promote { .. } => {}
         }
         self.look(node);
     }

@@ -117,7 +117,7 @@ impl World {
         "host lost"
     }
 
-    fn lose_power(&mut self, node: NodeId, back_after: u64) {
+    pub(super) fn lose_power(&mut self, node: NodeId, back_after: u64) {
         let host = &mut self.nodes[node];
         if !host.has_power() {
             return;
@@ -414,6 +414,10 @@ impl World {
             self.clear_foreign(node);
             self.unbar(node);
             let boots = self.nodes[node].boots;
+            // Nobody has set it up.
+            if boots == 0 {
+                continue;
+            }
             self.power_on(node, boots);
             let boots = self.nodes[node].boots;
             self.thaw_host(node, boots);

@@ -2,6 +2,7 @@
 
 mod appointment;
 mod avoidable;
+mod configuration;
 mod coverage;
 mod durability;
 mod fence;
@@ -9,6 +10,7 @@ mod knowledge;
 mod lease;
 mod liveness;
 mod max_loss;
+mod membership;
 mod needless;
 mod only_copy;
 mod prefix;
@@ -103,9 +105,15 @@ pub fn acknowledged(world: &mut World, node: NodeId, commit: Waiting) {
     liveness::acknowledged(world, node);
 }
 
+/// A primary is about to start in place.
+pub fn serves_again(world: &mut World, node: NodeId) {
+    lease::serves_again(world, node);
+}
+
 /// A server is about to leave recovery.
 pub fn before_promotion(world: &mut World, node: NodeId) {
     appointment::check(world, node);
+    membership::promoted(world, node);
     lease::promoted(world, node);
     prefix::check(world, node);
     durability::check(world, node);
@@ -123,6 +131,7 @@ pub fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     avoidable::proposed(world, leader, command);
     seal::counted(world, leader, change, &command.reasons);
     lease::proposed(world, leader, change);
+    membership::proposed(world, leader, command);
 }
 
 /// `change` was agreed and applied.
@@ -131,6 +140,8 @@ pub fn agreed(world: &mut World, change: &Change) {
     word::agreed(world, change);
     lease::agreed(world, change);
     coverage::changed(world, change);
+    configuration::agreed(world, change);
+    membership::agreed(world, change);
 }
 
 /// An agent begins a step.

@@ -20,10 +20,13 @@ impl World {
         if let Some(left) = left {
             lease::remember(&mut leading.seen, state, left, now);
         }
+        let belongs_no_more = state.removed.contains(&observation.node);
         let (epoch, term) = (state.epoch, leading.term);
         leading.seen.hear(state, observation.clone(), now);
         let promoted_for = self.nodes[from].postgres.promoted_for;
-        self.checks.knowledge.hear(term, promoted_for, &observation, now);
+        if !belongs_no_more {
+            self.checks.knowledge.hear(term, promoted_for, &observation, now);
+        }
         self.send(to, from, Message::Answer { sent, lease: left.map(|left| (epoch, left)) });
         self.decide(to);
     }

@@ -74,6 +74,12 @@ pub struct Notes {
     pub rewound_for: Option<Epoch>,
     /// The revision of the state whose sync set the server was last told.
     pub sync_revision: u64,
+    /// The version of the cluster-wide configuration in the server's files.
+    pub configured: u64,
+    /// What they say of connections.
+    pub limit: Option<u64>,
+    /// The restart for which the server was started last.
+    pub restarted: Option<String>,
 }
 
 impl Notes {

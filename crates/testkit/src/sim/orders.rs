@@ -53,6 +53,10 @@ impl World {
             self.ask_leader(&Order::Resume);
         } else if let Some(node) = self.checks.agreed.maintenance.keys().next().cloned() {
             self.ask_leader(&Order::Unmaintain { node });
+        } else if let Some(node) = self.checks.agreed.leaving.keys().next().cloned() {
+            self.ask_leader(&Order::Keep { node });
+        } else {
+            self.let_in_enough();
         }
         self.after(500_000, Event::Order);
     }
@@ -67,27 +71,36 @@ impl World {
         if leading.is_proposing() || !host.agent_runs() {
             return Vec::new();
         }
-        let (kind, because) = match order(&host.replica.state, &leading.seen, asked, "operator", &now) {
-            Ok((command, _)) => {
-                for reason in &command.reasons {
-                    super::rules::count_reason(&mut self.report.rules, reason);
+        let (kind, because) =
+            match order(&host.replica.state, &leading.seen, &self.proposed, asked, "operator", &now) {
+                Ok((command, _)) => {
+                    for reason in &command.reasons {
+                        super::rules::count_reason(&mut self.report.rules, reason);
+                    }
+                    self.propose(node, command);
+                    let kind = match asked {
+                        Order::Switchover { .. } => "switchover ordered",
+                        Order::Cancel { .. } => "switchover cancelled",
+                        Order::Pause { fencing: Fencing::Kept } => "paused",
+                        Order::Pause { fencing: Fencing::Suspended } => "paused without fencing",
+                        Order::Resume => "resumed",
+                        Order::Failover { stopped: Some(_), .. } => "failover ordered with a stopped node",
+                        Order::Failover { .. } => "failover ordered",
+                        Order::Maintain { .. } => "maintained",
+                        Order::Unmaintain { .. } => "maintained no more",
+                        Order::Configure { .. } => "configured",
+                        Order::Restart { .. } => "restarts ordered",
+                        Order::Admit { .. } => "let in",
+                        Order::Remove { .. } => "removed",
+                        Order::Keep { .. } => "kept",
+                        Order::Invite { .. } => "invited",
+                        Order::Uninvite { .. } => "invitation taken back",
+                        Order::Redeem { .. } => "invitation used",
+                    };
+                    (kind, Vec::new())
                 }
-                self.propose(node, command);
-                let kind = match asked {
-                    Order::Switchover { .. } => "switchover ordered",
-                    Order::Cancel { .. } => "switchover cancelled",
-                    Order::Pause { fencing: Fencing::Kept } => "paused",
-                    Order::Pause { fencing: Fencing::Suspended } => "paused without fencing",
-                    Order::Resume => "resumed",
-                    Order::Failover { stopped: Some(_), .. } => "failover ordered with a stopped node",
-                    Order::Failover { .. } => "failover ordered",
-                    Order::Maintain { .. } => "maintained",
-                    Order::Unmaintain { .. } => "maintained no more",
-                };
-                (kind, Vec::new())
-            }
-            Err(because) => ("order refused", because),
-        };
+                Err(because) => ("order refused", because),
+            };
         *self.report.faults.entry(kind).or_default() += 1;
         because
     }

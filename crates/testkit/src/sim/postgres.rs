@@ -193,6 +193,8 @@ pub struct Postgres {
     pub hung_since: Option<u64>,
     /// A standby that was just started replays what it has on disk: until when, and what it shows meanwhile.
     pub replaying: Option<(u64, Lsn)>,
+    /// How many connections it was started with.
+    pub limit: u64,
 }
 
 impl Postgres {
@@ -211,6 +213,7 @@ impl Postgres {
             promoted_for: 0,
             hung_since: None,
             replaying: None,
+            limit: 100,
         }
     }
 

@@ -1,6 +1,8 @@
 //! How often each rule of `cluster` fired: a rule that never does is one that the simulator says nothing about.
 
+use cluster::membership::Tale as Coming;
 use cluster::reason::Reason;
+use cluster::restart::Tale;
 use cluster::step::{Step, Wait};
 use cluster::word::Word;
 use std::collections::BTreeMap;
@@ -62,6 +64,9 @@ names!(
         Word,
         Resumed,
         SwitchoverWaits,
+        Configured,
+        Restart,
+        Membership,
     ]
 );
 names!(
@@ -81,7 +86,10 @@ names!(
         SetSync,
         Fence,
         Checkpoint,
-        StopInOrder
+        StopInOrder,
+        Configure,
+        Restart,
+        RestartPrimary
     ]
 );
 names!(
@@ -104,14 +112,27 @@ names!(
         ServerGone,
         NotAsAppointed,
         Maintained,
+        Removed,
         Promotion,
     ]
 );
 names!(Word, word, WORDS, [Forced, GivenUp, LeasedAgain, WaitLeased, MaintenanceBegun, MaintenanceEnded]);
+names!(Tale, tale, TALES, [Begun, Goes, Back, Ended, GivenUp, Cancelled, Waits]);
+names!(
+    Coming,
+    coming,
+    COMINGS,
+    [Admitted, Leaves, Kept, Removed, Waits, Invited, Uninvited, Redeemed, Knocked]
+);
 
 /// A leader gave this reason.
 pub(super) fn count_reason(counts: &mut Counts, value: &Reason) {
-    let name = if let Reason::Word { word: what } = value { word(what) } else { reason(value) };
+    let name = match value {
+        Reason::Word { word: what } => word(what),
+        Reason::Restart { tale: what } => tale(what),
+        Reason::Membership { tale: what } => coming(what),
+        other => reason(other),
+    };
     *counts.entry(name).or_default() += 1;
 }
 
@@ -124,7 +145,7 @@ pub(super) fn count_step(counts: &mut Counts, value: &Step) {
 /// Rules that are not in `counts`.
 #[must_use]
 pub fn never(counts: &Counts) -> Vec<&'static str> {
-    let all = REASONS.iter().chain(STEPS).chain(WAITS).chain(WORDS);
-    let parts = ["Step::Wait", "Reason::Word"];
+    let all = REASONS.iter().chain(STEPS).chain(WAITS).chain(WORDS).chain(TALES).chain(COMINGS);
+    let parts = ["Step::Wait", "Reason::Word", "Reason::Restart", "Reason::Membership"];
     all.filter(|name| !parts.contains(*name) && !counts.contains_key(*name)).copied().collect()
 }

@@ -56,6 +56,10 @@ pub struct Store {
     pub log: Vec<Command>,
     /// The term of the last election.
     pub term: u64,
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+    /// Nodes that were struck out and are told all the same what is agreed.
+    pub listeners: BTreeSet<NodeId>,
     /// Commands that were proposed and not agreed, in their order: a later leader may find the first of them in its log.
     pub left_over: Vec<Command>,
 }
@@ -79,6 +83,10 @@ pub struct Leading {
     rounds: BTreeMap<u64, (Moment, BTreeSet<NodeId>)>,
     next_round_at: u64,
     proposal: Option<Proposal>,
+    /// Who votes, as far as it knows.
+    voters: BTreeSet<NodeId>,
+    /// Who is to vote, and the first round that speaks for it.
+    voters_next: Option<(BTreeSet<NodeId>, u64)>,
     /// Commands of earlier leaders that are agreed with this one's first round, unknown to it until then.
     inherited: Vec<Command>,
     /// What it waits for, to tell when that changes.
@@ -92,11 +100,12 @@ impl Leading {
     }
 }
 
-impl World {
-    fn majority(&self) -> usize {
-        self.nodes.len() / 2 + 1
-    }
+/// Whether these are more than half of the voters.
+fn are_majority(heard: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>) -> bool {
+    heard.intersection(voters).count() * 2 > voters.len()
+}
 
+impl World {
     /// What `node` has of the store moves on to `upto` commands.
     fn learn(&mut self, node: NodeId, upto: usize) {
         let now = self.clock(node);
@@ -144,8 +153,12 @@ impl World {
                 && self.network.connected(node, *voter, self.now)
                 && (*voter == node || loyal_for == 0 || !leads && heard_at + loyal_for <= self.now)
         };
-        let voters: Vec<NodeId> = (0..self.nodes.len()).filter(votes).collect();
-        if voters.len() < self.majority() {
+        // One without a vote lacks the entry that took it, or knows that it has none yet: nobody votes for it.
+        if !self.store.voters.contains(&node) {
+            return;
+        }
+        let voters: BTreeSet<NodeId> = self.store.voters.iter().copied().filter(votes).collect();
+        if !are_majority(&voters, &self.store.voters) {
             return;
         }
         self.store.term = term;
@@ -155,6 +168,7 @@ impl World {
                 self.step_down(voter);
             }
         }
+        let all = self.store.voters.clone();
         let (clock, name) = (self.clock(node), self.nodes[node].name.clone());
         self.say(|_| format!("{name} leads term {term}"));
         self.aim_at_election();
@@ -173,6 +187,8 @@ impl World {
                 rounds: BTreeMap::new(),
                 next_round_at: self.now,
                 proposal: None,
+                voters: all,
+                voters_next: None,
                 inherited,
                 waits: Vec::new(),
             });
@@ -207,9 +223,73 @@ impl World {
             leading.rounds.pop_first();
         }
         let term = leading.term;
-        for to in (0..self.nodes.len()).filter(|to| *to != node) {
+        let told = |to: &NodeId| *to != node && self.is_told(node, *to);
+        let told: Vec<NodeId> = (0..self.nodes.len()).filter(told).collect();
+        for to in told {
             self.send(node, to, Message::Round { term, number, agreed });
         }
+    }
+
+    /// Whether the leader `node` tells `to` what is agreed: one that was let in learns before it votes.
+    fn is_told(&self, node: NodeId, to: NodeId) -> bool {
+        let admitted = self.nodes[node].replica.state.admitted.contains_key(&self.nodes[to].name);
+        self.store.voters.contains(&to) || self.store.listeners.contains(&to) || admitted
+    }
+
+    /// The leader gives votes and takes them, one at a time, as the record says who belongs. What it follows is recorded
+    /// already.
+    pub fn reconcile_voters(&mut self, node: NodeId) {
+        if !self.leads_last_term(node) {
+            return;
+        }
+        let host = &self.nodes[node];
+        let Some(leading) = host.agent.as_ref().and_then(|a| a.leads.as_ref()) else { return };
+        let names = host.replica.state.names(&self.proposed.names);
+        if leading.voters_next.is_some() || !names.contains(&host.name) {
+            return;
+        }
+        let mut voters = leading.voters.clone();
+        let caught_up = |id: &NodeId| {
+            let other = &self.nodes[*id];
+            other.agent_runs() && other.replica.applied + 3 >= host.replica.applied
+        };
+        let gone = voters.iter().copied().find(|id| !names.contains(&self.nodes[*id].name));
+        let comes = || {
+            let ids = names.iter().filter_map(|name| self.id(name));
+            ids.filter(|id| !voters.contains(id)).find(caught_up)
+        };
+        match gone {
+            Some(gone) => drop(voters.remove(&gone)),
+            None => match comes() {
+                Some(comes) => drop(voters.insert(comes)),
+                None => return,
+            },
+        }
+        let in_round = self.last_number + 1;
+        if let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) {
+            leading.voters_next = Some((voters, in_round));
+            self.send_round(node);
+        }
+    }
+
+    /// The old voters and the new have agreed to a change of voters.
+    fn settle_voters(&mut self, node: NodeId, term: u64, number: u64) {
+        let last = self.store.term == term;
+        let Some(leading) = self.nodes[node].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
+        let Some((next, in_round)) = &leading.voters_next else { return };
+        let heard = leading.rounds.get(&number).map(|(_, heard)| heard);
+        if number < *in_round || !last || !heard.is_some_and(|heard| are_majority(heard, next)) {
+            return;
+        }
+        let next = next.clone();
+        leading.voters_next = None;
+        leading.voters.clone_from(&next);
+        self.say(|w| {
+            let list: Vec<&str> = next.iter().map(|id| w.nodes[*id].name.as_str()).collect();
+            format!("VOTERS {}", list.join(", "))
+        });
+        *self.report.faults.entry("voters changed").or_default() += 1;
+        self.store.voters = next;
     }
 
     /// Asks the others to agree to `command`.
@@ -275,17 +355,18 @@ impl World {
     }
 
     fn count_round(&mut self, from: NodeId, to: NodeId, term: u64, number: u64) {
-        let majority = self.majority();
         let Some(leading) = self.nodes[to].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
         if leading.term != term {
             return;
         }
         let Some((sent, heard)) = leading.rounds.get_mut(&number) else { return };
         heard.insert(from);
-        if heard.len() < majority {
+        if !are_majority(heard, &leading.voters) {
             return;
         }
         leading.confirmed = leading.confirmed.max(Some(*sent));
+        self.settle_voters(to, term, number);
+        let Some(leading) = self.nodes[to].agent.as_mut().and_then(|a| a.leads.as_mut()) else { return };
         let inherited = std::mem::take(&mut leading.inherited);
         if self.store.term == term && !inherited.is_empty() {
             self.store.left_over.drain(..inherited.len().min(self.store.left_over.len()));
@@ -321,6 +402,7 @@ impl World {
         });
         if applied.is_ok() {
             super::invariants::agreed(self, &command.change);
+            self.members_changed(&command.change);
             self.aim_at_change(&command.change);
         }
         self.store.log.push(command);

@@ -57,6 +57,10 @@ pub enum Event {
     Order,
     /// A person decides what nothing automatic may, or services something.
     Operator,
+    /// A person changes the configuration, or restarts servers.
+    Upkeep,
+    /// A person lets nodes in and out.
+    Membership,
     /// Something breaks: the fault of this number.
     Fault { index: u64, aim: Aim },
     /// A hung server goes on.
@@ -110,6 +114,8 @@ impl Event {
             | Event::Write { node } => For::Server(*node),
             Event::Order
             | Event::Operator
+            | Event::Upkeep
+            | Event::Membership
             | Event::Fault { .. }
             | Event::ServerThaws { .. }
             | Event::Cleared { .. }
@@ -161,6 +167,12 @@ pub struct World {
     pub copied_behind: Option<NodeId>,
     /// What the person who decides has been shown.
     pub operator: super::operator::Operator,
+    /// What the person who looks after servers has done so far.
+    pub upkept: u64,
+    /// What the person who lets nodes in and out remembers.
+    pub invited: super::membership::Invited,
+    /// Records that tell how many connections their primary has.
+    pub limits: BTreeMap<u64, u64>,
     trace: Trace,
 }
 
@@ -182,8 +194,12 @@ impl World {
             empty_node(name.clone(), witness && i + 1 == names.len(), clock)
         });
         let nodes = nodes.collect();
-        let proposed =
-            Proposed { cluster: "sim".to_owned(), settings, names: names.iter().cloned().collect() };
+        let proposed = Proposed {
+            cluster: "sim".to_owned(),
+            settings,
+            names: names.iter().cloned().collect(),
+            record: Default::default(),
+        };
         let mut world = World {
             now: 0,
             random,
@@ -208,6 +224,9 @@ impl World {
             left_out: None,
             copied_behind: None,
             operator: super::operator::Operator::default(),
+            upkept: 0,
+            invited: super::membership::Invited::default(),
+            limits: BTreeMap::new(),
             trace,
         };
         world.say(|w| format!("seed {seed}: {count} nodes, witness {witness}, {:?}", w.proposed.settings));
@@ -219,6 +238,9 @@ impl World {
         world.at(FAULTS_FROM, Event::Order);
         world.plan_foreign_data();
         world.plan_operator();
+        world.plan_upkeep();
+        world.store.voters = (0..world.nodes.len()).collect();
+        world.plan_membership();
         world.at(FAULTS_FROM, Event::Fault { index: 0, aim: Aim::Any });
         world.at(FAULTS_UNTIL, Event::Heal);
         world
@@ -324,6 +346,8 @@ impl World {
             Event::Write { node } => self.client_writes(node),
             Event::Order => self.give_order(),
             Event::Operator => self.operate(),
+            Event::Upkeep => self.keep_up(),
+            Event::Membership => self.change_members(),
             Event::Fault { index, aim } => self.make_fault(index, aim),
             Event::ServerThaws { node, life } => self.thaw_server(node, life),
             Event::Cleared { node } => self.clear_foreign(node),
@@ -357,7 +381,7 @@ fn vary(seed: u64, mut settings: Settings) -> Settings {
     settings
 }
 
-fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
+pub(super) fn empty_node(name: NodeName, witness: bool, clock: Clock) -> Node {
     Node {
         name,
         witness,

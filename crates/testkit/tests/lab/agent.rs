@@ -31,25 +31,23 @@ fn agent_stays_dead() -> Result<()> {
 
 #[test]
 fn agent_stays_dead_async() -> Result<()> {
-    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| {
-        let status = lab.up().await?;
-        let writer = lab.writer().await?;
-        let gone = leave_agent_dead(lab, status.epoch).await?;
-        writer.wait_for(50, SHORT_LIMIT).await?;
-        // Without synchronous standbys only the end of the lease fences the old primary.
-        let history = lab.cluster.why().await?;
-        let appointed = history.iter().find_map(|entry| match &entry.reason {
-            Reason::Appointed { .. } if entry.epoch > status.epoch => Some(entry.at),
-            _ => None,
-        });
-        let appointed = appointed.context("the history does not say who was appointed")?;
-        ensure!(
-            gone.wall_ms <= appointed,
-            "appointed at {appointed}, the old server ended at {}",
-            gone.wall_ms
-        );
-        Ok(())
-    })
+    run(LabOptions::asynchronous(), TEST_LIMIT, async |lab: &mut Lab| ended_before_the_next_begins(lab).await)
+}
+
+/// Without synchronous standbys only the end of the lease fences the old primary.
+pub(super) async fn ended_before_the_next_begins(lab: &mut Lab) -> Result<()> {
+    let status = lab.up().await?;
+    let writer = lab.writer().await?;
+    let gone = leave_agent_dead(lab, status.epoch).await?;
+    writer.wait_for(50, SHORT_LIMIT).await?;
+    let history = lab.cluster.why().await?;
+    let appointed = history.iter().find_map(|entry| match &entry.reason {
+        Reason::Appointed { .. } if entry.epoch > status.epoch => Some(entry.at),
+        _ => None,
+    });
+    let appointed = appointed.context("the history does not say who was appointed")?;
+    ensure!(gone.wall_ms <= appointed, "appointed at {appointed}, the old server ended at {}", gone.wall_ms);
+    Ok(())
 }
 
 /// The guard of the primary stands still, and nothing else: nobody would end the server at the end of its lease.

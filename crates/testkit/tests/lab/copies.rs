@@ -115,6 +115,7 @@ fn no_room() -> Result<()> {
     }
     run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
         let disk = Disk::mount(&lab.node(2)?.place.dir, "400m")?;
+        store_elsewhere(lab, 2)?;
         slow_copies(lab, 2)?;
         let status = lab.up().await?;
         let node = 2;
@@ -149,6 +150,15 @@ fn no_room() -> Result<()> {
         drop(disk);
         Ok(())
     })
+}
+
+/// The record goes to a disk that does not run full: an agent that cannot write it ends, to be started again by whoever keeps it
+/// running, and here nobody does.
+fn store_elsewhere(lab: &Lab, node: usize) -> Result<()> {
+    let place = &lab.node(node)?.place;
+    let elsewhere = lab.cluster.options.root.join(format!("{}-store", place.name));
+    std::fs::create_dir(&elsewhere)?;
+    Ok(std::os::unix::fs::symlink(elsewhere, place.dir.join("store"))?)
 }
 
 /// Orders it, without waiting.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use agent::os_user;
 use agent::settings::{OS_USER_DEFAULT, find_bin_dir};
 use anyhow::{Context, Result, ensure};
+use pgkeel::demo::cluster::Security;
 use pgkeel::demo::ports::occupy;
 use testkit::lab::loss::Kept;
 use testkit::lab::watch::{Allowed, Watch};
@@ -57,7 +58,9 @@ fn postgres_port_taken() -> Result<()> {
 
 #[test]
 fn two_nodes_with_one_name() -> Result<()> {
-    run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
+    // A certificate would name the third node, which then says so itself.
+    let options = LabOptions { security: Security::Plain, ..LabOptions::quorum() };
+    run(options, TEST_LIMIT, async |lab: &mut Lab| {
         lab.up().await?;
         lab.cluster.stop_node(2).await?;
         let (config, second) = (lab.node(2)?.place.config.clone(), lab.node(1)?.place.clone());

@@ -116,3 +116,20 @@ async fn they_run_in_order_and_the_surplus_is_dropped() {
     assert!((WAITING_MAX..=WAITING_MAX + 1).contains(&epochs.len()), "{epochs:?}");
     assert_eq!(epochs, (1..=epochs.len() as u64).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn who_is_at_work_is_counted_until_it_has_ended() {
+    let dir = Dir::make("at-work");
+    let left = Arc::new(AtomicUsize::new(2));
+    let (jobs, inbox) = mpsc::channel(2);
+    let go = dir.0.join("go");
+    jobs.try_send(job(&format!("until [ -e {} ]; do sleep 0.02; done", go.display()))).unwrap();
+    jobs.try_send(job("exit 3")).unwrap();
+    let running = tokio::spawn(run_each(inbox, LONG, Arc::clone(&left)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(left.load(Ordering::Relaxed), 2);
+    std::fs::write(go, "").unwrap();
+    drop(jobs);
+    running.await.unwrap();
+    assert_eq!(left.load(Ordering::Relaxed), 0);
+}

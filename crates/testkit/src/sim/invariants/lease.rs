@@ -1,5 +1,6 @@
 //! Invariant 2: in asynchronous mode at most one server takes writes under a lease at any time, measured on its own
-//! clock; and in any mode a server leaves recovery only while a lease is in force that its guard will end. (In quorum mode an old primary may run on until its lease ends: it can acknowledge nothing, see `writer`.)
+//! clock; and in any mode a server leaves recovery, or starts again as the primary it is, only while a lease is in force
+//! that its guard will end. (In quorum mode an old primary may run on until its lease ends: it can acknowledge nothing, see `writer`.)
 
 use super::super::node::NodeId;
 use super::super::postgres::Process;
@@ -33,6 +34,15 @@ pub(super) fn promoted(world: &mut World, node: NodeId) {
     // The guard's own timer may be a moment late.
     if host.deadline.is_none_or(|deadline| deadline.plus(5) <= world.clock(node)) {
         let what = format!("{} leaves recovery without a lease", host.name);
+        world.checks.fail("lease", what, world.now);
+    }
+}
+
+/// A primary is about to start in place, under the lease that it had.
+pub(super) fn serves_again(world: &mut World, node: NodeId) {
+    let host = &world.nodes[node];
+    if host.deadline.is_none_or(|deadline| deadline <= world.clock(node)) {
+        let what = format!("{} starts again as primary after its lease", host.name);
         world.checks.fail("lease", what, world.now);
     }
 }

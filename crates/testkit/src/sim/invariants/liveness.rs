@@ -63,7 +63,12 @@ pub(super) fn check(world: &mut World) {
 }
 
 fn all_follow(world: &World, primary: NodeId) -> bool {
-    world.nodes.iter().enumerate().filter(|(id, n)| *id != primary && !n.witness).all(|(id, n)| {
-        n.postgres.process == Process::Standby && world.nodes[primary].postgres.senders.contains_key(&id)
-    })
+    world
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(id, n)| *id != primary && !n.witness && world.checks.agreed.has_seat(&n.name))
+        .all(|(id, n)| {
+            n.postgres.process == Process::Standby && world.nodes[primary].postgres.senders.contains_key(&id)
+        })
 }

@@ -5,6 +5,7 @@
 use super::super::node::NodeId;
 use super::super::postgres::Process;
 use super::super::world::World;
+use cluster::NodeName;
 use cluster::command::{Change, Command};
 use cluster::observe::Server;
 use cluster::reason::Reason;
@@ -31,7 +32,9 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, command: &Command) {
     let now = world.clock(leader);
     let detect = settings.detect_ms - SLACK;
     let Some(latest) = world.checks.knowledge.latest(leading.term) else { return };
-    let told = latest.iter().filter(|(n, heard)| **n != primary && now.since(heard.at) < detect);
+    let members = &world.nodes[leader].replica.state.members;
+    let belongs = |n: &NodeName| *n != primary && members.contains_key(n);
+    let told = latest.iter().filter(|(n, heard)| belongs(n) && now.since(heard.at) < detect);
     let told: Vec<_> = told.map(|(_, heard)| (now.since(heard.at), &heard.observation)).collect();
     let streams = told.iter().any(|(age, o)| o.wal_silent_ms.is_some_and(|ms| ms + age < detect));
     let epoch = world.nodes[leader].replica.state.epoch;
@@ -39,7 +42,7 @@ pub(super) fn proposed(world: &mut World, leader: NodeId, command: &Command) {
         .iter()
         .filter(|(_, o)| o.epoch == epoch && o.primary_agent_silent_ms.is_some_and(|ms| ms < detect))
         .count();
-    let others = world.nodes.len() - 1;
+    let others = members.len().saturating_sub(1);
     let heard_at = latest.get(&primary).map(|h| h.at);
     let unleased = now.since(heard_at.unwrap_or_default().max(leading.seen.leading_since));
     let leased = unleased < settings.lease_ms();

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::provider;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -43,15 +44,15 @@ pub enum Trouble {
     /// What is there cannot be used.
     #[error("cannot be used: {0}")]
     Unusable(String),
-    /// Others could read the secret.
+    /// Others could read the secret, or its group write it.
     #[error(
-        "can be read by others (mode {0:04o}): a key must have 0600 or less, or 0640 or less when it belongs to root; \
-         chmod it"
+        "can be read by others (mode {0:04o}): a key must have 0600 or less, or 0640 or less when it belongs to \
+         root; chmod it"
     )]
     OpenToOthers(u32),
-    /// Others could replace the secret.
+    /// Somebody else has it in his hands: he can read it, whatever its mode is.
     #[error(
-        "belongs to user number {owner}; a key must belong to root, or to the user that runs the proxy ({own})"
+        "belongs to user number {owner}; a key must belong to root, or to the user that runs pgkeel (number {own}); chown it"
     )]
     Foreign {
         /// Of the file.
@@ -62,10 +63,12 @@ pub enum Trouble {
     /// Key and certificate are not a pair.
     #[error("is not the key of the certificate in {0:?}")]
     OtherKey(PathBuf),
-    /// Its time is over.
-    #[error("the certificate was good until {0}: clients that check it refuse it; replace it")]
+    /// Its time is over, by this host's clock.
+    #[error(
+        "the certificate was good until {0}: who checks it refuses it; replace it, or set this host's clock if that is wrong"
+    )]
     Expired(String),
-    /// Its time has not come.
+    /// Its time has not come, by this host's clock.
     #[error("the certificate is good from {0} on, which is still to come: is this host's clock right?")]
     NotYet(String),
 }
@@ -95,9 +98,19 @@ pub fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer
 /// # Errors
 /// [`Problem`]
 pub fn authorities(key: &'static str, path: &Path) -> Result<RootCertStore, Problem> {
+    let found = certificates(key, path)?;
+    trusted(key, path, &found)
+}
+
+/// These, which were read from `path`.
+pub(crate) fn trusted(
+    key: &'static str,
+    path: &Path,
+    found: &[CertificateDer<'static>],
+) -> Result<RootCertStore, Problem> {
     let mut store = RootCertStore::empty();
-    for certificate in certificates(key, path)? {
-        let added = store.add(certificate);
+    for certificate in found {
+        let added = store.add(certificate.clone());
         added.map_err(|error| Problem::new(key, path, Trouble::Unusable(error.to_string())))?;
     }
     Ok(store)
@@ -118,8 +131,15 @@ pub fn private_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'stat
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| wrong(Trouble::NoKey))
 }
 
+/// Whether it is the key of the first of these certificates.
+#[must_use]
+pub fn fits(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> bool {
+    let key = provider().key_provider.load_private_key(key);
+    key.is_ok_and(|key| rustls::sign::CertifiedKey::new(chain, key).keys_match().is_ok())
+}
+
 /// As PostgreSQL (src/backend/libpq/be-secure-common.c, `check_ssl_key_file_permissions`), but that a proxy may run as root.
-fn check_secrecy(owner: u32, mode: u32, own: u32) -> Result<(), Trouble> {
+pub(crate) fn check_secrecy(owner: u32, mode: u32, own: u32) -> Result<(), Trouble> {
     match owner {
         0 if mode & 0o037 == 0 => Ok(()),
         owner if owner == own && mode & 0o077 == 0 => Ok(()),
