@@ -36,8 +36,8 @@ pub async fn remove(agents: &Agents, format: Format, node: &NodeName, manner: Ma
             return format!("{{\"removed\":\"{node}\"}}\n");
         }
         format!(
-            "{node} has left the cluster. Its agent may still run on its host: stop it there (pgkeel leave, or systemctl disable \
-             --now pgkeel). Its data and files are where they were.\n"
+            "{node} has left the cluster. Its agent ends by itself, as soon as it hears of that, and stops its server; its data and \
+             files are where they were.\n"
         )
     }))
 }
