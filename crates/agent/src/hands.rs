@@ -1,6 +1,7 @@
 //! Carries out one [`Step`] on PostgreSQL. It has no choices: what to do was decided in `cluster::step`; a step that no
 //! longer fits the recorded state is given up.
 
+mod adopting;
 mod copying;
 mod lost;
 mod starting;
@@ -331,11 +332,17 @@ impl Hands {
     }
 
     async fn initialise(&self) -> Result<Done, PgError> {
+        if self.adopts() && self.facts().unfinished.is_none() {
+            self.take_over_primary().await?;
+        }
         self.remember(|f| {
             f.unfinished = Some(Unfinished::Initialise);
             f.control_file = None;
         })?;
         if self.look().await? == cluster::observe::DataDir::Absent {
+            if self.adopts() {
+                return Err(PgError::Unexpected("the database that was to be taken over is gone".to_owned()));
+            }
             initialise::initdb(&self.place).await?;
         }
         if self.guard().is_none() {
@@ -350,9 +357,11 @@ impl Hands {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let line = first_promotion_id(&self.me);
+        let adopted = self.place.settings.adopt;
         self.remember(|f| {
             f.unfinished = None;
             f.line = Some(line);
+            f.adopted = adopted;
         })?;
         Ok(Done::DataChanged(RejoinWay::Follow))
     }
@@ -369,6 +378,9 @@ impl Hands {
         })?;
         match self.probe().await? {
             Server::Standby(s) => {
+                if self.adopts() {
+                    self.adopt_line(&s).await?;
+                }
                 let line = self.checked_line(&s)?;
                 let copied = self.facts().copied;
                 Ok(Done::Sealed(Seal { epoch, timeline: s.timeline, lsn: s.lsn, line, copied }))
@@ -475,7 +487,7 @@ impl Hands {
             }
             self.wait_for_end(STOP_LIMIT).await?;
         }
-        process::end_orphan(&self.place).await?;
+        self.end_orphan().await?;
         Ok(Done::Plain)
     }
 
@@ -484,7 +496,7 @@ impl Hands {
     /// # Errors
     /// When it cannot be stopped.
     pub async fn stop(&self, limit: Duration) -> Result<(), PgError> {
-        let Some(guard) = self.guard() else { return process::end_orphan(&self.place).await };
+        let Some(guard) = self.guard() else { return self.end_orphan().await };
         let told = guard.stop(StopMode::Fast).await;
         // A guard that is short of time has told the server nevertheless; one that is stopped has not.
         let silent = matches!(told, Err(GuardError::Timeout { .. }));

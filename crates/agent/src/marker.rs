@@ -16,6 +16,9 @@ pub struct Facts {
     pub system_identifier: Option<u64>,
     /// The line of WAL that the data belongs to (see `cluster::lineage`).
     pub line: Option<String>,
+    /// The data were there before this node belonged to the cluster, and were taken over.
+    #[serde(default)]
+    pub adopted: bool,
     /// The primary that the configuration points to, and for which epoch.
     pub following: Option<(Epoch, NodeName)>,
     /// The latest epoch for which this node sealed or promoted.

@@ -1,6 +1,6 @@
 //! What agents say to each other, and to proxies and people, besides the types of `cluster`.
 
-use cluster::configuration::Fault;
+use cluster::configuration::{Content, Fault};
 use cluster::decide::switchover::Order;
 use cluster::membership::TokenRole;
 use cluster::{Epoch, Lsn, Millis, NodeName};
@@ -137,6 +137,9 @@ pub struct JoinAsked {
     pub node: NodeName,
     /// A request for a certificate (PKCS #10, as PEM).
     pub request: String,
+    /// The database that it brings along, by its system identifier.
+    #[serde(default)]
+    pub system_identifier: Option<u64>,
 }
 
 /// The answer.
@@ -154,6 +157,9 @@ pub struct JoinAnswer {
     pub agents: BTreeMap<NodeName, String>,
     /// The recorded settings, which the new node's file repeats.
     pub settings: cluster::state::Settings,
+    /// The cluster-wide configuration, of which a node that brings its own keeps what differs.
+    #[serde(default)]
+    pub configuration: Content,
     /// The port of the primary's server, as a proposal for another one.
     pub postgres_port: Option<u16>,
 }

@@ -24,13 +24,20 @@ pub fn find(name: &str) -> std::io::Result<Option<OsUser>> {
     ask(name, |user| user.name == name)
 }
 
+/// Looks a user up by number.
+///
+/// # Errors
+/// As [`find`].
+pub fn of_number(uid: u32) -> std::io::Result<Option<OsUser>> {
+    ask(&uid.to_string(), |user| user.uid == uid)
+}
+
 /// The user that this process runs as.
 ///
 /// # Errors
 /// As [`find`].
 pub fn own() -> std::io::Result<Option<OsUser>> {
-    let uid = rustix::process::geteuid().as_raw();
-    ask(&uid.to_string(), |user| user.uid == uid)
+    of_number(rustix::process::geteuid().as_raw())
 }
 
 /// First line of the user database for `key` (a name or a number) that `wanted` accepts.

@@ -2,6 +2,7 @@
 //!
 //! Only documented interfaces of PostgreSQL 13 to 18 are used: its programs, its configuration files and SQL functions.
 
+pub mod adopt;
 pub mod aside;
 pub mod basebackup;
 pub mod configuration;
@@ -100,6 +101,9 @@ impl Place {
             listen_addresses: String::new(),
             os_user: None,
             hba: None,
+            ident: Vec::new(),
+            socket_dirs: Vec::new(),
+            adopt: false,
             settings: std::collections::BTreeMap::new(),
         };
         Place { settings, dir: root.join("own"), user: None }
@@ -128,7 +132,7 @@ pub enum PgError {
         said: String,
     },
     /// The server refused or broke a connection, or a query failed.
-    #[error("the server answered: {0}")]
+    #[error("the server answered: {}", said(.0))]
     Sql(#[from] tokio_postgres::Error),
     /// Something took longer than it may.
     #[error("{doing} took longer than {limit_s} s")]
@@ -147,6 +151,17 @@ pub enum PgError {
     /// Something was not as it must be.
     #[error("{0}")]
     Unexpected(String),
+}
+
+/// All that it says: by itself it names only the kind of error.
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(answer) => format!("{}: {} ({})", answer.severity(), answer.message(), answer.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
 }
 
 impl PgError {

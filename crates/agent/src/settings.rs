@@ -77,6 +77,12 @@ pub struct PostgresSettings {
     pub os_user: Option<String>,
     /// Lines for pg_hba.conf, after those that pgkeel needs itself; `None`: not given.
     pub hba: Option<Vec<String>>,
+    /// Lines for pg_ident.conf, after those that pgkeel needs itself.
+    pub ident: Vec<String>,
+    /// Directories in which clients of this host look for the server's Unix socket; it has one in the agent's directory besides.
+    pub socket_dirs: Vec<PathBuf>,
+    /// What the data directory holds was there before the cluster, and is taken over once.
+    pub adopt: bool,
     /// The user's own PostgreSQL settings, name to value as PostgreSQL reads it (not quoted). None of them is managed.
     pub settings: BTreeMap<String, String>,
 }

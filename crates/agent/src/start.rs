@@ -6,7 +6,7 @@ use crate::guard::{GuardEvent, GuardHandle};
 use crate::hands::Hands;
 use crate::marker::Marker;
 use crate::os_user;
-use crate::postgres::{PgError, Place, files, process};
+use crate::postgres::{PgError, Place, adopt, files, process};
 use crate::run::{self, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
 use crate::store::{Store, StoreKind, StoreOptions};
@@ -245,6 +245,10 @@ async fn open_hands(
             let found = Arc::clone(&hands);
             tokio::spawn(async move { found.refresh().await });
         }
+        None if hands.awaits_adoption() => tracing::info!(
+            "{} is to be taken over; whoever runs it does so until then",
+            hands.place.data().display()
+        ),
         None => {
             process::end_orphan(&hands.place).await?;
             check_port(&hands.place).map_err(|source| AgentError::PgPort {
@@ -295,6 +299,10 @@ fn parts(
         record: match settings.store {
             StoreKind::Embedded => Record::Nodes,
             StoreKind::Etcd(_) => Record::Elsewhere,
+        },
+        adopt: match settings.postgres.as_ref().is_some_and(|pg| pg.adopt) && !settings.founded {
+            true => Some(adopt::found(&settings.dir)?),
+            false => None,
         },
     };
     let data_dir = settings.postgres.as_ref().map(|pg| pg.data_dir.display().to_string());

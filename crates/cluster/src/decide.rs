@@ -19,6 +19,7 @@ mod sync_set;
 
 use crate::basics::{Moment, NodeName, WallMs};
 use crate::command::{Change, Command};
+use crate::configuration::Content;
 use crate::observe::Observations;
 use crate::reason::Reason;
 use crate::state::{Phase, Settings, State};
@@ -46,6 +47,8 @@ pub struct Proposed {
     pub names: BTreeSet<NodeName>,
     /// Who keeps the cluster's record.
     pub record: Record,
+    /// The cluster is formed around the database that this node has: with this configuration for all nodes.
+    pub adopt: Option<Content>,
 }
 
 /// Who keeps the cluster's record, and so how many nodes must be left for one of them to lead.

@@ -127,6 +127,9 @@ pub enum Reason {
     },
     Initialise {
         node: NodeName,
+        /// The system identifier of a database that was there before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        adopted: Option<u64>,
     },
     ServerGone {
         node: NodeName,

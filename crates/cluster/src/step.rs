@@ -86,7 +86,7 @@ pub struct Local {
 pub enum Step {
     /// Nothing, and why.
     Wait(Wait),
-    /// Make the database, then start it as primary.
+    /// Make the database, or take over the one that is there, and start it as primary.
     Initialise,
     /// Copy the cluster's data; an old directory is set aside first.
     Clone {
@@ -310,6 +310,8 @@ fn initialising(state: &State, local: &Local, now: Moment) -> Step {
         Server::Standby(_) => Step::Wait(Wait::Looking),
         Server::Stopped if !has_lease(state, local, now) => Step::Wait(Wait::NoLease),
         Server::Stopped if local.data == DataDir::Absent || local.unfinished.is_some() => Step::Initialise,
+        // What is of no line was there before the cluster: it is to be taken over.
+        Server::Stopped if local.line.is_none() => Step::Initialise,
         Server::Stopped => Step::StartPrimary,
     }
 }

@@ -169,6 +169,7 @@ fn check(
     let proxy = proxy_section::read(root, report, cluster.as_deref(), voters.as_ref());
 
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
+    postgres::refuse_adoption(root, report, node.as_ref(), voters.as_ref(), postgres.as_ref());
     proxy_section::refuse_taken_port(root, report, proxy.as_ref(), postgres.as_ref(), own_address);
     let agent = match (root.has("node"), node.zip(store), replication, timing.zip(hooks)) {
         (false, ..) => None,

@@ -111,13 +111,14 @@ fn honest(folder: &Folder, asked: &JoinAsked) -> JoinAnswer {
             detect_ms: 1500,
             drift_ppm: 20_000,
         },
+        configuration: Default::default(),
         postgres_port: None,
     }
 }
 
 async fn join(address: &str, invitation: &Invitation) -> Result<Got, String> {
     let met = meet(address, invitation).await?;
-    met.join(TokenRole::Data, &"n2".parse().expect("a name")).await
+    met.join(TokenRole::Data, &"n2".parse().expect("a name"), None).await
 }
 
 fn invitation(folder: &Folder) -> Invitation {

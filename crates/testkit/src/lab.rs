@@ -118,7 +118,7 @@ pub struct Lab {
     /// The cluster.
     pub cluster: LocalCluster,
     /// Where all tests keep their clusters' records, if `PGKEEL_LAB_ETCD` is set.
-    _etcd: Option<Etcd>,
+    etcd: Option<Etcd>,
     root: Option<Root>,
     /// After the cluster: it goes when nothing runs in it.
     network: Option<Network>,
@@ -198,13 +198,19 @@ impl Lab {
             Some(_) => Some(Etcd::start_at(&here, &cluster, ETCD_MEMBERS)?),
             None => None,
         };
-        let lab = Lab { cluster, _etcd: etcd, root: Some(root), network };
+        let lab = Lab { cluster, etcd, root: Some(root), network };
         if matches!(lab.cluster.options.mode, Mode::Async(_)) {
             // No transactions but the clients' own: what `pgkeel lost` tells is compared with what they miss.
             (0..options.nodes)
                 .try_for_each(|node| lab.configure(node, "hba", "settings = { autovacuum = \"off\" }"))?;
         }
         Ok(Ok(lab))
+    }
+
+    /// Whether the record is kept in an etcd: whoever reaches that may lead, and leases are longer.
+    #[must_use]
+    pub fn is_record_elsewhere(&self) -> bool {
+        self.etcd.is_some()
     }
 
     /// Starts everything and waits until every node has its place; makes the writer's table.

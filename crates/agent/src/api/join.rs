@@ -79,6 +79,9 @@ async fn join(
     if let Some(said) = hindrance(&state, shared.store.is_elsewhere(), asked.role, &asked.node) {
         return Err(no(StatusCode::CONFLICT, said));
     }
+    if let Some(said) = foreign(&state, &asked) {
+        return Err(no(StatusCode::CONFLICT, said));
+    }
     let Some(settings) = state.settings.clone() else {
         return Err(no(
             StatusCode::CONFLICT,
@@ -106,6 +109,7 @@ async fn join(
         authority_key,
         agents: state.members.iter().map(|(name, member)| (name.clone(), member.agent.clone())).collect(),
         settings,
+        configuration: state.configuration.content().clone(),
         postgres_port: primary.and_then(|member| member.postgres.as_ref()).map(|postgres| postgres.port),
     }))
 }
@@ -138,6 +142,17 @@ fn hindrance(state: &State, is_elsewhere: bool, role: TokenRole, node: &NodeName
     let registered = state.members.get(node).map(|member| &member.agent);
     let taken = registered.or_else(|| state.admitted.get(node).map(|seat| &seat.address))?;
     Some(format!("{node} is the name of the node at {taken}; choose another by --node"))
+}
+
+/// Why what it brings along cannot be one of this cluster's copies.
+fn foreign(state: &State, asked: &JoinAsked) -> Option<String> {
+    let brought = asked.system_identifier.filter(|brought| Some(*brought) != state.system_identifier)?;
+    let own = state.system_identifier.map_or_else(|| "none yet".to_owned(), |own| own.to_string());
+    Some(format!(
+        "the data directory of {} holds another database (system identifier {brought}) than this cluster ({own}); to begin with a \
+         copy, name an empty one and leave out --adopt",
+        asked.node
+    ))
 }
 
 /// Uses the invitation up.

@@ -27,6 +27,9 @@ const LEFT_MIN_MS: u64 = 100;
 
 impl Hands {
     pub(super) async fn start(&self, kind: Kind) -> Result<Done, PgError> {
+        if self.adopts() && kind == Kind::Standby {
+            self.take_over_standby().await?;
+        }
         process::end_orphan(&self.place).await?;
         let state = self.store.state();
         let token = state.restart.as_ref().and_then(|restart| restart.token_of(&self.me));

@@ -12,7 +12,8 @@ use cluster::state::{PgAddress, SyncSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-const INCLUDES: &str = "include 'pgkeel.user.conf'\ninclude 'pgkeel.conf'\n";
+/// What ends a postgresql.conf that is ours.
+pub(super) const INCLUDES: &str = "include 'pgkeel.user.conf'\ninclude 'pgkeel.conf'\n";
 
 /// Where a standby receives WAL from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,11 +105,10 @@ fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'stat
         None => (String::new(), String::new()),
     };
     let sync = managed.sync.as_ref().map(sync_setting).unwrap_or_default();
-    let socket_dir = place.socket_dir();
     [
         ("listen_addresses", pg.listen_addresses.clone()),
         ("port", pg.port.to_string()),
-        ("unix_socket_directories", socket_dir.display().to_string()),
+        ("unix_socket_directories", socket_dirs(place)),
         ("wal_level", wal_level(place)),
         ("hot_standby", "on".into()),
         ("wal_log_hints", "on".into()),
@@ -121,6 +121,15 @@ fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'stat
         ("primary_slot_name", slot),
         ("synchronous_standby_names", sync),
     ]
+}
+
+/// Where the server has its Unix sockets. A server does not start when it cannot make one, so a directory that is not there, as
+/// after a start of the host, is left out.
+fn socket_dirs(place: &Place) -> String {
+    let own = place.socket_dir();
+    let others = place.settings.socket_dirs.iter().filter(|dir| dir.is_dir());
+    let all: Vec<String> = [&own].into_iter().chain(others).map(|dir| dir.display().to_string()).collect();
+    all.join(",")
 }
 
 fn wal_level(place: &Place) -> String {

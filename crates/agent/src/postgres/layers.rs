@@ -101,13 +101,12 @@ fn hba(place: &Place, content: &Content, doors: Doors) -> String {
     if doors == Doors::Closed {
         return text + &replication;
     }
-    text.push_str("local all all peer\n");
     text.push_str(&replication);
     for line in rules(place, content) {
         text.push_str(line);
         text.push('\n');
     }
-    text
+    text + "local all all peer\n"
 }
 
 /// The user's rules: the node's own, those of all nodes, or the default where there are none.
@@ -124,6 +123,9 @@ fn ident(place: &Place) -> String {
     let mut text = String::from("# Written by pgkeel.\n");
     for user in users {
         let _ = writeln!(text, "pgkeel {user} {SUPERUSER}");
+    }
+    for line in &place.settings.ident {
+        let _ = writeln!(text, "{line}");
     }
     text
 }

@@ -153,6 +153,25 @@ fn send(pid: i32, signal: Signal, still: impl FnOnce() -> bool) {
     }
 }
 
+/// Lets a server that somebody else has started end in order: clients are disconnected, standbys get all of its WAL.
+///
+/// # Errors
+/// When it does not end within `limit`: it may be asked again.
+pub async fn end_in_order(place: &Place, limit: Duration) -> Result<(), PgError> {
+    let began = Instant::now();
+    let Some(pid) = orphan(place) else { return Ok(()) };
+    // Fast shutdown (manual, "Shutting Down the Server").
+    send(pid, Signal::INT, || orphan(place) == Some(pid));
+    while orphan(place).is_some() {
+        if began.elapsed() > limit {
+            let doing = format!("stopping the server that ran before (process {pid})");
+            return Err(PgError::Slow { doing, limit_s: limit.as_secs() });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
 /// Ends a server that runs without a guard, with all its processes: nobody would stop it when its lease ends.
 ///
 /// # Errors

@@ -148,7 +148,7 @@ fn overtakes(wanted: &Step, running: &Step) -> bool {
 fn describe_step(step: &Step) -> String {
     match step {
         Step::Wait(wait) => wait.to_string(),
-        Step::Initialise => "makes the database (initdb)".to_owned(),
+        Step::Initialise => "makes the database, or takes over the one that is there".to_owned(),
         Step::Clone { from, cause, .. } => format!("clones {from} (pg_basebackup), because {cause}"),
         Step::StartSealed => "starts its server as a sealed standby".to_owned(),
         Step::StartPrimary => "starts its server as primary".to_owned(),

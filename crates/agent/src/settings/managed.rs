@@ -84,9 +84,35 @@ pub fn hba_line(text: &str) -> Result<String, String> {
     Ok(words.join(" "))
 }
 
+/// A line of pg_ident.conf with single blanks; looks only at the shape. See PostgreSQL's chapter "User Name Maps".
+///
+/// # Errors
+/// What is wrong with it.
+pub fn ident_line(text: &str) -> Result<String, String> {
+    if text.chars().any(|c| c.is_control() && c != '\t') || text.len() > HBA_BYTES_MAX {
+        return Err(format!("every entry is one line of at most {HBA_BYTES_MAX} bytes"));
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.first().copied() {
+        Some("pgkeel") => Err("the map pgkeel is its own; give yours another name".to_owned()),
+        Some(first) if words.len() >= 3 && !first.starts_with("include") => Ok(words.join(" ")),
+        _ => Err(format!(
+            "{text:?} is not a line of pg_ident.conf; it has the name of a map, a user of the system and one of the database"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_a_map_has_three_words() {
+        assert_eq!(ident_line("ops  ada\tpostgres"), Ok("ops ada postgres".to_owned()));
+        for wrong in ["", "ops ada", "pgkeel ada postgres", "include_dir a b", "a b \n c"] {
+            assert!(ident_line(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn every_managed_name_can_be_found() {

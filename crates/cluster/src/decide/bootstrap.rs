@@ -4,6 +4,7 @@ use super::{Draft, Now, Outcome, Proposed};
 use crate::basics::NodeName;
 use crate::candidate;
 use crate::command::{Change, first_promotion_id};
+use crate::configuration::{Content, brief, differences};
 use crate::mutant::{self, Mutant};
 use crate::observe::{DataDir, Observations};
 use crate::reason::Reason;
@@ -44,6 +45,9 @@ pub(super) fn initialise(state: &State, seen: &Observations, proposed: &Proposed
     if !missing.is_empty() {
         return Outcome::Wait(Reason::WaitNodes { missing });
     }
+    if let Some(found) = &proposed.adopt {
+        return adopt(state, seen, found, now);
+    }
     for (node, heard) in &seen.nodes {
         if let DataDir::Present { system_identifier } = heard.observation.data
             && !mutant::is(Mutant::InitialiseOverData)
@@ -57,7 +61,28 @@ pub(super) fn initialise(state: &State, seen: &Observations, proposed: &Proposed
     };
     Outcome::Do(Draft {
         change: Change::Initialise { node: first.clone(), replication_password: now.nonce.clone() },
-        reasons: vec![Reason::Initialise { node: first.clone() }],
+        reasons: vec![Reason::Initialise { node: first.clone(), adopted: None }],
+    })
+}
+
+/// The leader's own data become the cluster's. A person has named this directory: no other node is asked, and none is chosen. What
+/// held for its clients is recorded first, so that it holds again when the server starts.
+fn adopt(state: &State, seen: &Observations, found: &Content, now: &Now) -> Outcome {
+    let node = &seen.leader;
+    let data = seen.nodes.get(node).map(|heard| &heard.observation.data);
+    let Some(DataDir::Present { system_identifier }) = data else {
+        return Outcome::Wait(Reason::WaitNodes { missing: BTreeSet::from([node.clone()]) });
+    };
+    let changes = differences(state.configuration.content(), found);
+    if state.configuration.number() == 0 && !changes.is_empty() {
+        let (by, back_to) = ("pgkeel adopt".to_owned(), None);
+        let reason = Reason::Configured { version: 1, by: by.clone(), back_to, differences: brief(changes) };
+        let change = Change::Reconfigure { from: 0, content: found.clone(), back_to, by };
+        return Outcome::Do(Draft { change, reasons: vec![reason] });
+    }
+    Outcome::Do(Draft {
+        change: Change::Initialise { node: node.clone(), replication_password: now.nonce.clone() },
+        reasons: vec![Reason::Initialise { node: node.clone(), adopted: Some(*system_identifier) }],
     })
 }
 

@@ -71,8 +71,13 @@ fn ask(state: &mut State, asked: &Order, wall: WallMs) -> Result<Ordered, Vec<Ob
         seen.hear(state, Observation::blank(name(node)), Moment(5000));
     }
     let settings = state.settings.clone().unwrap_or_else(|| panic!("set"));
-    let proposed =
-        Proposed { cluster: String::new(), settings, names: BTreeSet::new(), record: Record::Nodes };
+    let proposed = Proposed {
+        cluster: String::new(),
+        settings,
+        names: BTreeSet::new(),
+        record: Record::Nodes,
+        adopt: None,
+    };
     let now = Now { at: Moment(5000), wall, nonce: "nonce".into() };
     let (command, ordered) = order(state, &seen, &proposed, asked, "ada", &now)?;
     apply(state, &command).unwrap_or_else(|e| panic!("{e}"));

@@ -148,12 +148,17 @@ impl Reason {
     fn said_setup(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Formed { members } => write!(f, "cluster formed by {}", names(members)),
-            Reason::Initialise { node } => {
+            Reason::Initialise { node, adopted: None } => {
                 write!(
                     f,
                     "{node} makes the database: all nodes are here, none has data, and its name comes first"
                 )
             }
+            Reason::Initialise { node, adopted: Some(system_identifier) } => write!(
+                f,
+                "{node} brings the database: what it has is taken over as the cluster's (system identifier \
+                 {system_identifier}), as its configuration says"
+            ),
             Reason::Appointed { node, sync } if sync.is_empty() => write!(f, "{node} appointed primary"),
             Reason::Appointed { node, sync } => {
                 write!(f, "{node} appointed primary; its synchronous standbys: {}", names(sync))
@@ -351,7 +356,9 @@ impl Reason {
                 "no database is made: {node} already has a data directory (system identifier {system_identifier}), \
                  which this new cluster does not know; move it away, or join it to the cluster it belongs to"
             ),
-            Reason::WaitInitialise { node } => write!(f, "{node} makes the database"),
+            Reason::WaitInitialise { node } => {
+                write!(f, "{node} makes the database, or starts the one that it has")
+            }
             Reason::WaitSeals { sealed, missing, rule } => {
                 write!(f, "waiting for seals: have {}, missing {}; {rule}", names(sealed), names(missing))
             }

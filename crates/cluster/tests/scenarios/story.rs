@@ -161,8 +161,13 @@ impl Story {
         }
         let settings = Settings { replication, detect_ms: 1500, drift_ppm: 20_000 };
         let names = self.nodes.keys().cloned().collect();
-        self.proposed =
-            Some(Proposed { cluster: "story".into(), settings, names, record: Default::default() });
+        self.proposed = Some(Proposed {
+            cluster: "story".into(),
+            settings,
+            names,
+            record: Default::default(),
+            adopt: None,
+        });
     }
 
     /// The state and the nodes as `bootstrap.txt` leaves them.

@@ -125,7 +125,7 @@ async fn let_in(file: &Path, name: &NodeName, args: &AddProxyArgs) -> Result<Con
     let config = host.checked(file)?;
     let listens = config.proxy.iter().flat_map(|proxy| &proxy.listen);
     listens.map(ToString::to_string).try_for_each(|at| check_free(&at, "the proxy", "--listen"))?;
-    let got = met.join(TokenRole::Proxy, name).await?;
+    let got = met.join(TokenRole::Proxy, name, None).await?;
     host.members = got.answer.agents.iter().map(|(name, at)| (name.to_string(), at.clone())).collect();
     let config = host.checked(file)?;
     file::write(file, &host.text())?;

@@ -1,7 +1,9 @@
 //! What can be said on the command line.
 
 use super::cert_args::CertCommand;
-use super::membership_args::{AddProxyArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs};
+use super::membership_args::{
+    AddProxyArgs, AdoptArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs,
+};
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
@@ -24,6 +26,8 @@ pub struct Arguments {
 pub enum Command {
     /// Make a cluster of one node on this host, and an invitation for the next host
     Create(CreateArgs),
+    /// Make a cluster around the PostgreSQL that runs on this host; its standbys follow by join --adopt
+    Adopt(AdoptArgs),
     /// Make an invitation: one line to be run on a host that is to join
     Invite(InviteArgs),
     /// Make this host a node of a cluster that exists, by an invitation

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cluster::NodeName;
 use cluster::membership::TokenRole;
 use cluster::state::{Degrade, Replication};
 use cluster::status::{Role as Does, Status};
@@ -25,11 +26,11 @@ use crate::setup::service::Service;
 
 const PORT_DEFAULT: u16 = 5432;
 /// What an asynchronous cluster may lose in a failover, in bytes; as the configuration's own default.
-const MAX_LOSS_BYTES: u64 = 1 << 20;
+pub const MAX_LOSS_BYTES: u64 = 1 << 20;
 /// For the database to be made and to serve.
 const SERVE_LIMIT: Duration = Duration::from_secs(180);
 /// The first invitation.
-const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
+pub const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// What is printed at the end.
 #[derive(Serialize)]
@@ -83,7 +84,7 @@ enum Done {
 async fn create(args: &CreateArgs) -> Result<Done, String> {
     let place = &args.place;
     let file = absolute(&place.files.config)?;
-    let config = match begun(&file, args)? {
+    let config = match begun(&file, &args.name, &args.node)? {
         Some(config) => config,
         None => write(&file, args)?,
     };
@@ -142,7 +143,10 @@ fn told(created: &Created) -> String {
 }
 
 /// What an earlier try has written; `None`: nothing is there.
-fn begun(file: &Path, args: &CreateArgs) -> Result<Option<Config>, String> {
+///
+/// # Errors
+/// When it is of another node, or of one that has been made.
+pub fn begun(file: &Path, cluster: &str, node: &NodeName) -> Result<Option<Config>, String> {
     if !file.exists() {
         return Ok(None);
     }
@@ -151,7 +155,7 @@ fn begun(file: &Path, args: &CreateArgs) -> Result<Option<Config>, String> {
         format!("{shown} exists and cannot be used; move it away, or name another by --config:\n{error}")
     })?;
     match &config.agent {
-        Some(agent) if config.cluster == args.name && agent.node == args.node.as_str() && !agent.founded => {
+        Some(agent) if config.cluster == cluster && agent.node == node.as_str() && !agent.founded => {
             Ok(Some(config))
         }
         Some(agent) if agent.founded => Err(format!(
@@ -160,8 +164,7 @@ fn begun(file: &Path, args: &CreateArgs) -> Result<Option<Config>, String> {
             agent.node, config.cluster
         )),
         _ => Err(format!(
-            "{shown} exists, and was not written for {} of cluster {}; move it away, or name another by --config",
-            args.node, args.name
+            "{shown} exists, and was not written for {node} of cluster {cluster}; move it away, or name another by --config"
         )),
     }
 }
@@ -195,7 +198,7 @@ fn write(file: &Path, args: &CreateArgs) -> Result<Config, String> {
     let config = host.checked(file)?;
     check_host_is_free(&config)?;
     check_files(file, &folder)?;
-    found_authority(&folder, args)?;
+    found_authority(&folder, &args.name, &args.node)?;
     file::write(file, &host.text())?;
     Ok(config)
 }
@@ -213,6 +216,7 @@ pub fn server(place: &PlaceArgs, cluster: &str, port: u16) -> Result<PostgresPar
         data_dir: absolute(&data_dir)?,
         port: place.port.unwrap_or(port),
         bin_dir: place.bin_dir.as_deref().map(absolute).transpose()?,
+        before: None,
     })
 }
 
@@ -233,11 +237,11 @@ pub fn check_files(file: &Path, folder: &Folder) -> Result<(), String> {
     check_writable(&folder.authorities(), "--tls")
 }
 
-/// Nothing of an earlier node, and no other program, is in the way.
+/// Nothing of an earlier node, and no other program, is in the way of an agent.
 ///
 /// # Errors
 /// What is, and what to do.
-pub fn check_host_is_free(config: &Config) -> Result<(), String> {
+pub fn check_agent_is_free(config: &Config) -> Result<(), String> {
     let Some(agent) = &config.agent else { return Ok(()) };
     if !is_empty(&agent.dir) {
         return Err(format!(
@@ -245,13 +249,21 @@ pub fn check_host_is_free(config: &Config) -> Result<(), String> {
             agent.dir.display()
         ));
     }
-    check_free(&agent.listen, "the agent", "--listen")?;
-    if let Some(postgres) = &agent.postgres {
+    check_free(&agent.listen, "the agent", "--listen")
+}
+
+/// The same for all that this host is to run.
+///
+/// # Errors
+/// What is in the way, and what to do.
+pub fn check_host_is_free(config: &Config) -> Result<(), String> {
+    check_agent_is_free(config)?;
+    if let Some(postgres) = config.agent.as_ref().and_then(|agent| agent.postgres.as_ref()) {
         let data = postgres.data_dir.display();
         if postgres.data_dir.join("PG_VERSION").exists() {
             return Err(format!(
-                "{data} holds a database already, and taking one over is not supported yet: name another directory by --data, \
-                 and bring its content over by pg_dump, or by replication"
+                "{data} holds a database already. To take it over, with its standbys, while its server runs: pgkeel adopt (a \
+                 standby: pgkeel join --adopt); else name another directory by --data"
             ));
         }
         if !is_empty(&postgres.data_dir) {
@@ -274,20 +286,23 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 /// The authority, and this host's own certificate; those of an earlier try are used again.
-fn found_authority(folder: &Folder, args: &CreateArgs) -> Result<(), String> {
-    let subject = Subject::new(&args.name, Role::Agent, args.node.as_str())?;
+///
+/// # Errors
+/// When there are those of somebody else, or they cannot be written.
+pub fn found_authority(folder: &Folder, cluster: &str, node: &NodeName) -> Result<(), String> {
+    let subject = Subject::new(cluster, Role::Agent, node.as_str())?;
     let dir = folder.dir().display();
     if folder.authorities().exists() {
         let all = certificates("--tls", &folder.authorities()).map_err(|problem| problem.to_string())?;
         let of = all.first().and_then(|der| cluster_of(der));
-        if of.as_deref() != Some(&args.name) || !folder.has_authority_key() {
+        if of.as_deref() != Some(cluster) || !folder.has_authority_key() {
             let of = of.map_or_else(|| "somebody else".to_owned(), |cluster| format!("cluster {cluster}"));
             return Err(format!(
                 "{dir} holds the authority of {of} already; name another directory by --tls, or move it away if nobody needs it"
             ));
         }
     } else {
-        let pair = Authority::found(&args.name).map_err(|error| error.to_string())?;
+        let pair = Authority::found(cluster).map_err(|error| error.to_string())?;
         folder.write_authority(&pair).map_err(|error| error.to_string())?;
     }
     let authority = folder.authority().map_err(|error| format!("{dir}: {error}"))?;
@@ -295,8 +310,11 @@ fn found_authority(folder: &Folder, args: &CreateArgs) -> Result<(), String> {
     folder.write_own(&pair).map_err(|error| format!("{dir}: {error}"))
 }
 
-/// Until the database is made and takes writes; where it is.
-async fn until_it_serves(agents: &Agents, service: &Service) -> Result<Option<String>, String> {
+/// Until the database is there and takes writes; where it is.
+///
+/// # Errors
+/// When the agent has ended, or it takes too long.
+pub async fn until_it_serves(agents: &Agents, service: &Service) -> Result<Option<String>, String> {
     let mut progress = Progress::begin();
     loop {
         let status = first_answer::<Status>(agents, "/v1/status").await;
@@ -325,10 +343,13 @@ async fn until_it_serves(agents: &Agents, service: &Service) -> Result<Option<St
 }
 
 /// The cluster exists from now on.
-fn remember_joined(path: &Path) -> Result<(), String> {
+///
+/// # Errors
+/// When the file cannot be changed.
+pub fn remember_joined(path: &Path) -> Result<(), String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
     let joined = file::with_joined(&text)
         .ok_or_else(|| format!("{shown} has no [node] of its own line: write `joined = true` into it"))?;
-    file::write(path, &joined)
+    file::write(path, &file::without_adopt(&joined))
 }

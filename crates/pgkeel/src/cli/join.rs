@@ -15,17 +15,19 @@ use cluster::status::Status;
 use identity::{Caller, Folder, Invitation};
 use serde::{Deserialize, Serialize};
 
+use super::adopt::agreed_to_restart;
 use super::agents::{Agents, first_answer};
-use super::create::{absolute, check_files, check_host_is_free, server};
+use super::create::{absolute, check_agent_is_free, check_files, check_host_is_free, server};
 use super::membership_args::JoinArgs;
 use super::order;
 use super::text::say;
 use crate::ask::ask;
 use crate::config::{self, Config, Shower};
 use crate::setup::address::{AGENT_PORT, check_reachable, for_agent, node_name, with_port};
-use crate::setup::file::{self, HostFile, NodePart};
+use crate::setup::file::{self, Before, HostFile, NodePart, PostgresPart};
 use crate::setup::meeting::{self, Got};
 use crate::setup::progress::Progress;
+use crate::setup::running::{self, Running, listen_addresses};
 use crate::setup::service::Service;
 
 const PORT_DEFAULT: u16 = 5432;
@@ -111,6 +113,9 @@ async fn join(args: &JoinArgs) -> Result<Done, String> {
     let cluster = Agents { addresses: others.map(|(_, at)| at.clone()).collect(), caller };
     admit(&cluster, &node, Seat { address: own.clone(), raft_id }).await?;
     let state = until_member(&cluster, &node, &service).await?;
+    if args.adopt {
+        forget_adoption(&file)?;
+    }
     Ok(Done::Joined(Joined { cluster: config.cluster.clone(), node, agent: own, state, config: file }))
 }
 
@@ -177,6 +182,7 @@ async fn let_in(file: &Path, node: &NodeName, args: &JoinArgs) -> Result<Config,
     let listen = for_agent(place.listen.as_deref())?;
     let asked = with_port(&args.agent, AGENT_PORT);
     check_reachable(&listen, &asked)?;
+    let running = standby(args)?;
     let met = meeting::meet(&asked, &invitation).await?;
     let folder = Folder::at(&absolute(&place.files.tls)?);
     check_folder(&folder, &met.cluster)?;
@@ -195,20 +201,85 @@ async fn let_in(file: &Path, node: &NodeName, args: &JoinArgs) -> Result<Config,
         }),
         members: BTreeMap::from([own.clone()]),
         tls: folder.dir().to_owned(),
-        postgres: match args.witness {
-            true => None,
-            false => Some(server(place, &met.cluster, PORT_DEFAULT)?),
+        postgres: match (args.witness, &running) {
+            (true, _) => None,
+            (false, Some(running)) => Some(as_before(running, &listen)),
+            (false, None) => Some(server(place, &met.cluster, PORT_DEFAULT)?),
         },
         proxy: None,
     };
-    check_host_is_free(&host.checked(file)?)?;
+    let checked = host.checked(file)?;
+    match &running {
+        Some(running) => {
+            check_agent_is_free(&checked)?;
+            if !agreed_to_restart(running, args.yes) {
+                return Err("nothing was done".to_owned());
+            }
+        }
+        None => check_host_is_free(&checked)?,
+    }
     let role = if args.witness { TokenRole::Witness } else { TokenRole::Data };
-    let got = met.join(role, node).await?;
+    let brought = running.as_ref().map(|running| running.answer.system_identifier());
+    let got = met.join(role, node, brought).await?;
     repeat(&mut host, &got, own, place.port);
     let config = host.checked(file).map_err(|said| used_up(&said))?;
     file::write(file, &host.text()).map_err(|said| used_up(&said))?;
     got.write(&folder).map_err(|said| used_up(&said))?;
+    if let Some(running) = &running {
+        told_before(running);
+    }
     Ok(config)
+}
+
+/// The standby that is to be taken over, if one is.
+fn standby(args: &JoinArgs) -> Result<Option<Running>, String> {
+    let Some(data) = args.place.data.as_deref().filter(|_| args.adopt) else { return Ok(None) };
+    let running = running::look(&absolute(data)?)?;
+    let shown = data.display();
+    match (running.answer.in_recovery, running.answer.streams) {
+        (true, true) => Ok(Some(running)),
+        (false, _) => Err(format!(
+            "the server of {shown} is no standby. To begin with a copy, name an empty directory by --data and leave out --adopt"
+        )),
+        (true, false) => Err(format!(
+            "the standby of {shown} does not stream at the moment, so it is not known whose data it has: see to that first"
+        )),
+    }
+}
+
+fn as_before(running: &Running, listen: &str) -> PostgresPart {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).trim_matches(['[', ']']);
+    PostgresPart {
+        data_dir: running.data_dir.clone(),
+        port: running.answer.port,
+        bin_dir: Some(running.bin_dir.clone()),
+        before: Some(Before {
+            os_user: running.owner.name.clone(),
+            listen_addresses: listen_addresses(&running.answer.listen_addresses, host),
+            socket_dirs: running.taken.socket_dirs.clone(),
+            hba: Some(running.taken.hba.clone()),
+            ident: running.taken.ident.clone(),
+            settings: running.taken.settings.clone(),
+        }),
+    }
+}
+
+/// What a person should know of it before it ends.
+fn told_before(running: &Running) {
+    running.taken.left_out.iter().for_each(|said| eprintln!("{said}"));
+    running.detach().iter().for_each(|said| eprintln!("{said}"));
+    if !running.answer.slot.is_empty() {
+        eprintln!(
+            "the slot {0} that it has used keeps WAL on its primary. When it streams again, drop it there: \
+             select pg_drop_replication_slot('{0}')",
+            running.answer.slot
+        );
+    }
+}
+
+fn forget_adoption(path: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    file::write(path, &file::without_adopt(&text))
 }
 
 fn used_up(said: &str) -> String {
@@ -217,7 +288,7 @@ fn used_up(said: &str) -> String {
 
 /// Takes over what the cluster has recorded.
 fn repeat(host: &mut HostFile, got: &Got, own: (String, String), port: Option<u16>) {
-    let JoinAnswer { agents, settings, postgres_port, .. } = &got.answer;
+    let JoinAnswer { agents, settings, postgres_port, configuration, .. } = &got.answer;
     host.members = agents.iter().map(|(name, at)| (name.to_string(), at.clone())).collect();
     host.members.insert(own.0, own.1);
     if let Some(node) = &mut host.node {
@@ -225,8 +296,14 @@ fn repeat(host: &mut HostFile, got: &Got, own: (String, String), port: Option<u1
         node.detect = Some(format!("{}ms", settings.detect_ms));
         node.drift_ppm = Some(settings.drift_ppm);
     }
-    if let Some(postgres) = &mut host.postgres {
-        postgres.port = port.or(*postgres_port).unwrap_or(PORT_DEFAULT);
+    match &mut host.postgres {
+        // Of its own it keeps what the cluster does not have so for all nodes.
+        Some(PostgresPart { before: Some(before), .. }) => {
+            before.settings.retain(|name, value| configuration.parameters.get(name) != Some(value));
+            before.hba.take_if(|hba| *hba == configuration.hba);
+        }
+        Some(postgres) => postgres.port = port.or(*postgres_port).unwrap_or(PORT_DEFAULT),
+        None => {}
     }
 }
 

@@ -82,6 +82,43 @@ pub struct CreateArgs {
     pub place: PlaceArgs,
 }
 
+/// Options of `adopt`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The server runs when this is called, and is stopped and started once, in order. Its standbys go on streaming; \
+                  each follows by `pgkeel join --adopt` on its host. PGUSER, PGPASSWORD and the like hold for the questions to \
+                  it; they are asked as the owner of the data directory. It may be repeated after a failure."
+)]
+pub struct AdoptArgs {
+    /// The data directory of the primary
+    #[arg(short = 'D', long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Name of the cluster
+    #[arg(long, value_name = "CLUSTER")]
+    pub name: String,
+    /// Name of this host's node
+    #[arg(long, value_name = "NODE", default_value = "n1")]
+    pub node: NodeName,
+    /// How commits reach the standbys that will join [default: quorum if commits wait for standbys now, else async]
+    #[arg(long, value_enum)]
+    pub replication: Option<ReplicationMode>,
+    /// After how long without a sign of life a primary is suspected, such as 1.5s
+    #[arg(long, value_name = "DURATION")]
+    pub detect: Option<String>,
+    /// Where its agent listens for the other nodes [default: this host's only address, port 7400]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// The agent's own directory
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pgkeel")]
+    pub dir: PathBuf,
+    /// Do not ask before the server is stopped and started
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Where it runs from.
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
 /// Options of `invite`.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -134,6 +171,12 @@ pub struct JoinArgs {
     /// Only vote: no PostgreSQL here
     #[arg(long, conflicts_with_all = ["data", "port", "bin_dir"])]
     pub witness: bool,
+    /// Take over the standby that runs on --data, without copying it: it is stopped and started once
+    #[arg(long, requires = "data", conflicts_with_all = ["witness", "port", "bin_dir"])]
+    pub adopt: bool,
+    /// Do not ask before that standby is stopped and started
+    #[arg(short, long, requires = "adopt")]
+    pub yes: bool,
     /// Name of this host's node [default: the host's own name]
     #[arg(long, value_name = "NODE")]
     pub node: Option<NodeName>,

@@ -4,6 +4,7 @@ pub mod args;
 pub mod dispatch;
 
 pub mod add_proxy;
+pub mod adopt;
 pub mod agents;
 pub mod aside;
 pub mod cert;

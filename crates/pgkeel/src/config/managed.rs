@@ -40,7 +40,11 @@ fn keep(
 ) {
     let path = format!("postgres.settings.{name}");
     let name = name.to_ascii_lowercase();
-    let checked = setting_name(&name).and_then(|()| setting_value(value));
+    let checked = setting_value(value).and_then(|value| match (name.as_str(), value.as_str()) {
+        // More than replication needs; logical slots need it.
+        ("wal_level", "logical") => Ok(value),
+        _ => setting_name(&name).map(|()| value),
+    });
     let Some(found) = report.keep(line, &path, checked) else { return };
     if settings.insert(name, found.value).is_some() {
         report.error(

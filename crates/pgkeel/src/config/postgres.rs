@@ -4,17 +4,28 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use agent::settings::PostgresSettings;
-use agent::settings::managed::hba_line;
+use agent::settings::managed::{hba_line, ident_line};
 
 use super::managed;
-use super::members::{Node, absolute_path};
+use super::members::{Members, Node, Standing, absolute_path};
 use super::report::Report;
 use super::section::{OneAlone, Section};
 use super::units::{self, Address};
 
 const PORT_DEFAULT: u32 = 5432;
-const KEYS: [&str; 8] =
-    ["data_dir", "bin_dir", "port", "host", "listen_addresses", "os_user", "hba", "settings"];
+const KEYS: [&str; 11] = [
+    "data_dir",
+    "bin_dir",
+    "port",
+    "host",
+    "listen_addresses",
+    "os_user",
+    "hba",
+    "ident",
+    "socket_dirs",
+    "adopt",
+    "settings",
+];
 
 /// `None` when there is no `[postgres]`, or when a reported error leaves nothing to build from.
 pub(super) fn read(
@@ -47,6 +58,8 @@ pub(super) fn read(
     let hba = section
         .list(report, "hba", OneAlone::Refused, hba_line)
         .map(|lines| lines.into_iter().flatten().map(|found| found.value).collect());
+    let ident = section.list(report, "ident", OneAlone::Refused, ident_line).unwrap_or_default();
+    let socket_dirs = section.list(report, "socket_dirs", OneAlone::Allowed, socket_dir).unwrap_or_default();
     let settings = managed::read(&section, report);
     if let (Some(host), Some(listen)) = (&host, &listen_addresses) {
         warn_if_not_listening(report, host, listen);
@@ -59,6 +72,9 @@ pub(super) fn read(
         listen_addresses: listen_addresses?,
         os_user,
         hba,
+        ident: ident.into_iter().flatten().map(|found| found.value).collect(),
+        socket_dirs: socket_dirs.into_iter().flatten().map(|found| found.value).collect(),
+        adopt: section.flag(report, "adopt"),
         settings,
     })
 }
@@ -85,6 +101,24 @@ pub(super) fn refuse_overlap(
         let problem =
             format!("{} is also the port of this node's agent in [members]; choose another", postgres.port);
         report.error(section.line_of(report, "port"), "postgres.port", problem);
+    }
+}
+
+/// Only one node can bring the database of a new cluster.
+pub(super) fn refuse_adoption(
+    root: &Section<'_>,
+    report: &mut Report<'_>,
+    node: Option<&Node>,
+    members: Option<&Members>,
+    postgres: Option<&PostgresSettings>,
+) {
+    let adopts = postgres.is_some_and(|postgres| postgres.adopt);
+    let is_new = node.is_some_and(|node| node.standing == Standing::New);
+    if adopts && is_new && members.is_some_and(|members| members.names.len() > 1) {
+        let problem = "a cluster is formed around a database by one node alone, and the others join; list only this node in \
+                       [members], or remove it";
+        let line = root.open(report, "postgres").map_or(0, |section| section.line_of(report, "adopt"));
+        report.error(line, "postgres.adopt", problem.to_owned());
     }
 }
 
@@ -118,6 +152,15 @@ fn listen_addresses(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("{text:?} is not a list of addresses; write \"*\", or addresses separated by commas"))
+    }
+}
+
+fn socket_dir(text: &str) -> Result<PathBuf, String> {
+    match text.contains(',') {
+        true => {
+            Err(format!("{text:?} has a comma, which PostgreSQL takes for the end of a directory's name"))
+        }
+        false => absolute_path(text),
     }
 }
 

@@ -60,6 +60,25 @@ pub struct PostgresPart {
     pub port: u16,
     /// The server's programs; `None`: found when it starts.
     pub bin_dir: Option<PathBuf>,
+    /// What it takes along, if it ran before.
+    pub before: Option<Before>,
+}
+
+/// A server that ran before its host became a node: what of it the node's file says.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    /// The owner of the data directory.
+    pub os_user: String,
+    /// Where it listens.
+    pub listen_addresses: String,
+    /// Where clients of its host find it.
+    pub socket_dirs: Vec<PathBuf>,
+    /// Rules, in their order; `None`: those of all nodes hold.
+    pub hba: Option<Vec<String>>,
+    /// Maps of user names.
+    pub ident: Vec<String>,
+    /// Parameters of its own.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl HostFile {
@@ -92,6 +111,9 @@ impl HostFile {
             );
             if let Some(bin_dir) = &postgres.bin_dir {
                 let _ = writeln!(text, "bin_dir = {}", path(bin_dir));
+            }
+            if let Some(before) = &postgres.before {
+                text.push_str(&before.text());
             }
         }
         if let Some(node) = &self.node {
@@ -135,6 +157,31 @@ impl HostFile {
     }
 }
 
+impl Before {
+    fn text(&self) -> String {
+        let list = |texts: &[String]| serde_json::Value::from(texts.to_vec()).to_string();
+        let dirs: Vec<String> =
+            self.socket_dirs.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
+        let mut text = String::from(ADOPT);
+        let _ = writeln!(text, "os_user = {}", quoted(&self.os_user));
+        let _ = writeln!(text, "listen_addresses = {}", quoted(&self.listen_addresses));
+        let _ = writeln!(text, "socket_dirs = {}", list(&dirs));
+        if let Some(hba) = &self.hba {
+            let _ = writeln!(text, "hba = {}", list(hba));
+        }
+        if !self.ident.is_empty() {
+            let _ = writeln!(text, "ident = {}", list(&self.ident));
+        }
+        if !self.settings.is_empty() {
+            text.push_str("[postgres.settings]\n");
+        }
+        for (name, value) in &self.settings {
+            let _ = writeln!(text, "{} = {}", quoted(name), quoted(value));
+        }
+        text
+    }
+}
+
 /// What people gave by an option they are told by that, as there is no file yet.
 fn by_option(problem: &str) -> String {
     let options = [
@@ -173,6 +220,15 @@ fn replication(replication: Replication) -> String {
 }
 
 const JOINED: &str = "# The cluster exists: this node never founds one.\njoined = true\n";
+
+const ADOPT: &str =
+    "# The database was there before and is taken over; this line goes when that is done.\nadopt = true\n";
+
+/// The text of a file whose database has been taken over.
+#[must_use]
+pub fn without_adopt(text: &str) -> String {
+    text.replacen(ADOPT, "", 1)
+}
 
 /// The text of a file with `joined = true` in its `[node]`, and nothing else changed; `None` when there is no place for it.
 #[must_use]
@@ -254,6 +310,7 @@ mod tests {
                 data_dir: "/data".into(),
                 port: 5433,
                 bin_dir: Some("/bin".into()),
+                before: None,
             }),
             proxy: Some("10.0.0.2:6432".to_owned()),
         }
@@ -293,6 +350,30 @@ mod tests {
         assert!(read(&joined).agent.unwrap().founded, "{joined}");
         assert_eq!(joined.replacen(JOINED, "", 1), text);
         assert_eq!(with_joined("cluster = \"shop\"\n"), None);
+    }
+
+    #[test]
+    fn a_server_that_ran_before_keeps_what_is_its_own() {
+        let before = Before {
+            os_user: "dba".to_owned(),
+            listen_addresses: "*".to_owned(),
+            socket_dirs: vec!["/tmp".into()],
+            hba: Some(vec!["host all \"a b\" all md5".to_owned()]),
+            ident: vec!["ops ada postgres".to_owned()],
+            settings: [("work_mem", "8MB"), ("wal_level", "logical"), ("plpgsql.extra_errors", "'x\\\"")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        };
+        let mut file = host(Replication::Async { max_loss_bytes: 1, loss_bound_bytes: None }, true);
+        if let Some(postgres) = &mut file.postgres {
+            postgres.before = Some(before.clone());
+        }
+        let server = read(&file.text()).agent.and_then(|agent| agent.postgres).unwrap();
+        assert!(server.adopt && server.os_user.as_deref() == Some("dba") && server.listen_addresses == "*");
+        assert_eq!((server.socket_dirs, server.hba), (before.socket_dirs, before.hba));
+        assert_eq!((server.ident, server.settings), (before.ident, before.settings));
+        let done = without_adopt(&file.text());
+        assert!(!read(&done).agent.and_then(|agent| agent.postgres).unwrap().adopt, "{done}");
     }
 
     #[test]

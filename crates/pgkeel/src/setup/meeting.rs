@@ -72,15 +72,20 @@ pub struct Got {
 }
 
 impl Met {
-    /// Uses the invitation.
+    /// Uses the invitation; `system_identifier` is that of a database that the node brings along.
     ///
     /// # Errors
     /// Why the cluster refuses, or what is wrong with its answer.
-    pub async fn join(&self, role: TokenRole, node: &NodeName) -> Result<Got, String> {
+    pub async fn join(
+        &self,
+        role: TokenRole,
+        node: &NodeName,
+        system_identifier: Option<u64>,
+    ) -> Result<Got, String> {
         let made = authority::request();
         let (key, request) = made.map_err(|error| format!("no key can be made: {error}"))?;
         let Invitation { id, secret, .. } = self.invitation.clone();
-        let asked = JoinAsked { id, secret, role, node: node.clone(), request };
+        let asked = JoinAsked { id, secret, role, node: node.clone(), request, system_identifier };
         let answer: Result<JoinAnswer, AskError> =
             tell(&self.caller, &self.address, "/v1/join", &asked, JOIN_LIMIT).await;
         let answer = answer.map_err(|error| match error {

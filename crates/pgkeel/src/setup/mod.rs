@@ -5,4 +5,5 @@ pub mod address;
 pub mod file;
 pub mod meeting;
 pub mod progress;
+pub mod running;
 pub mod service;

@@ -82,6 +82,7 @@ impl Picture {
             settings,
             names,
             record: Default::default(),
+            adopt: None,
         };
         // One appointment for each epoch: its number is identity enough.
         let now = Now { at: LATE, wall: 0, nonce: format!("e{}", agreed.epoch) };

@@ -23,7 +23,8 @@ fn served() -> State {
         drift_ppm: 1000,
     };
     let names = (0..NODES).map(name).collect();
-    let proposed = Proposed { cluster: "model".to_owned(), settings, names, record: Default::default() };
+    let proposed =
+        Proposed { cluster: "model".to_owned(), settings, names, record: Default::default(), adopt: None };
     let now = Now { at: LATE, wall: 0, nonce: "secret".to_owned() };
     let mut state = State::default();
     loop {

@@ -199,6 +199,7 @@ impl World {
             settings,
             names: names.iter().cloned().collect(),
             record: Default::default(),
+            adopt: None,
         };
         let mut world = World {
             now: 0,

@@ -3,6 +3,7 @@
 //! Run by `make lab`, two tests at a time, as each mostly waits; by `make lab-long` one at a time. No test asks how quick
 //! something was: `make bench` measures that.
 
+mod adoption;
 mod agent;
 mod at_the_server;
 mod configuration;

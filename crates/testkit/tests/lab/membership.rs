@@ -26,14 +26,14 @@ const PROXY_PORT: u16 = 6432;
 const SERVER_PORT: u16 = 5432;
 
 /// Hosts without anything on them. The order matters at the end: what runs there goes with the network, then the files.
-struct Site {
+pub(super) struct Site {
     network: Network,
-    root: Root,
+    pub(super) root: Root,
     program: PathBuf,
 }
 
 impl Site {
-    fn make(hosts: &[&str]) -> Result<Option<Site>> {
+    pub(super) fn make(hosts: &[&str]) -> Result<Option<Site>> {
         let names: Vec<String> = hosts.iter().map(|name| (*name).to_owned()).collect();
         match Network::make(&names)? {
             Offer::Refused(reason) => {
@@ -46,16 +46,16 @@ impl Site {
         }
     }
 
-    fn host(&self, number: usize) -> Result<Host> {
+    pub(super) fn host(&self, number: usize) -> Result<Host> {
         self.network.host(number)
     }
 
-    fn path(&self, number: usize, what: &str) -> String {
+    pub(super) fn path(&self, number: usize, what: &str) -> String {
         self.root.path().join(format!("h{number}{what}")).display().to_string()
     }
 
     /// Where the files of a host are, for commands that write them.
-    fn files(&self, number: usize) -> Vec<String> {
+    pub(super) fn files(&self, number: usize) -> Vec<String> {
         ["--config", "--tls", "--dir"]
             .into_iter()
             .zip([".toml", "-tls", ""])
@@ -64,7 +64,7 @@ impl Site {
     }
 
     /// Runs `pgkeel` on a host to its end: what it printed, and whether it was content.
-    async fn run(&self, number: usize, words: &[String]) -> Result<(bool, String, String)> {
+    pub(super) async fn run(&self, number: usize, words: &[String]) -> Result<(bool, String, String)> {
         let host = self.host(number)?;
         let all = ["timeout".to_owned(), COMMAND_LIMIT_S.to_owned()].into_iter().chain(host.enter);
         let all: Vec<String> = all.chain([self.program.display().to_string()]).collect();
@@ -78,7 +78,7 @@ impl Site {
         Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
     }
 
-    async fn pgkeel(&self, number: usize, words: &[String]) -> Result<String> {
+    pub(super) async fn pgkeel(&self, number: usize, words: &[String]) -> Result<String> {
         let began = Instant::now();
         let (content, out, err) = self.run(number, words).await?;
         let verb = words.first().cloned().unwrap_or_default();
@@ -87,7 +87,7 @@ impl Site {
         Ok(out)
     }
 
-    async fn ask(&self, number: usize, words: &[&str]) -> Result<String> {
+    pub(super) async fn ask(&self, number: usize, words: &[&str]) -> Result<String> {
         let config = self.path(number, ".toml");
         let words: Vec<String> =
             words.iter().chain(&["-c", config.as_str()]).map(|word| (*word).to_owned()).collect();
@@ -118,11 +118,11 @@ impl Site {
         words
     }
 
-    async fn status(&self, asked: usize) -> Result<Status> {
+    pub(super) async fn status(&self, asked: usize) -> Result<Status> {
         Ok(serde_json::from_str(&self.ask(asked, &["status", "--json"]).await?)?)
     }
 
-    fn logs(&self) -> String {
+    pub(super) fn logs(&self) -> String {
         (0..5)
             .flat_map(|number| ["/agent.log", "/proxy.log"].map(|file| self.path(number, file)))
             .filter_map(|file| {
@@ -137,9 +137,14 @@ impl Site {
 #[test]
 fn a_cluster_grows_and_shrinks_by_command() -> Result<()> {
     let Some(site) = Site::make(&["db1", "db2", "db3", "voter", "web"])? else { return Ok(()) };
+    on_site(site, grow_and_shrink)
+}
+
+/// Runs a test on hosts, within its limit, with the logs when it fails; what runs there ends with it.
+pub(super) fn on_site(site: Site, test: impl AsyncFnOnce(&Site) -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
-        match tokio::time::timeout(TEST_LIMIT, grow_and_shrink(&site)).await {
+        match tokio::time::timeout(TEST_LIMIT, test(&site)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(anyhow::anyhow!("the test did not end in time")),
         }

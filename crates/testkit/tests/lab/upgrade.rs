@@ -119,8 +119,9 @@ async fn refuse(lab: &mut Lab) -> Result<()> {
 
     // It takes so long to start that a primary cannot wait for it.
     let real = testkit::lab::program()?;
+    let slow_s = if lab.is_record_elsewhere() { 6 } else { 1 };
     let script =
-        format!("#!/bin/sh\n[ \"$1\" = succeed-check ] && sleep 1\nexec {} \"$@\"\n", real.display());
+        format!("#!/bin/sh\n[ \"$1\" = succeed-check ] && sleep {slow_s}\nexec {} \"$@\"\n", real.display());
     replace(&program, script.as_bytes())?;
     let said = refused(lab, &["agent", "upgrade", "--json"])?;
     ensure!(

@@ -60,6 +60,9 @@ async fn lose_the_primary(lab: &mut Lab, before: &Status, primary: &NodeName) ->
     println!("told: {expected} after {} ms; it took {} ms", times.total_ms(), struck.elapsed().as_millis());
     ensure!(after.primary.as_ref() == Some(&expected), "{expected} was told, {:?} is primary", after.primary);
 
+    if lab.is_record_elsewhere() {
+        return decided_elsewhere(lab, &after, &expected);
+    }
     // One host is gone: the loss of another would leave no majority.
     // The new primary hands the leadership on, and meanwhile nobody answers.
     let red = |now: &Status| {
@@ -81,6 +84,16 @@ async fn lose_the_primary(lab: &mut Lab, before: &Status, primary: &NodeName) ->
     for question in [vec!["why", "not", primary.as_str()], vec!["why", "--epochs", "1"], vec!["status"]] {
         println!("$ pgkeel {}\n{}", question.join(" "), text(lab, &question)?);
     }
+    Ok(())
+}
+
+/// One host is gone, and the store beside the hosts has a majority of its own: the last one could still lead.
+fn decided_elsewhere(lab: &Lab, status: &Status, primary: &NodeName) -> Result<()> {
+    ensure!(status.leader.is_some(), "nobody leads");
+    let (told, answer) = suppose(lab, &["whatif", primary.as_str(), "down"])?;
+    println!("{told}");
+    ensure!(answer.end != End::NoMajority, "{:?}", answer.end);
+    ensure!(!answer.deciders.with.contains(primary), "{answer:?}");
     Ok(())
 }
 

@@ -117,6 +117,7 @@ impl Host {
             role: TokenRole::Data,
             node: name("n2"),
             request: request.to_owned(),
+            system_identifier: None,
         };
         let guest = Guest { from: "192.0.2.1:5".parse().unwrap(), who: Who::Nameless };
         let answer = join(extract::State(self.shared.clone()), ConnectInfo(guest), Json(asked)).await;

@@ -1,0 +1,113 @@
+//! Takes data over that were there before the cluster, once: from whoever runs a server on them, without changing a page.
+
+use super::Hands;
+use crate::postgres::{PgError, adopt, control, history, process};
+use cluster::Timeline;
+use cluster::observe::Standby;
+use cluster::state::{Phase, Promotion, State};
+use std::time::Duration;
+
+/// For the last checkpoint of a server that somebody else has started.
+const STOP_LIMIT: Duration = Duration::from_secs(300);
+
+impl Hands {
+    /// Whether its data are still to be taken over.
+    #[must_use]
+    pub fn adopts(&self) -> bool {
+        self.place.settings.adopt && !self.facts().adopted
+    }
+
+    /// Whether somebody else may run a server on its data: it is not the cluster's yet, so nobody waits for its end.
+    #[must_use]
+    pub fn awaits_adoption(&self) -> bool {
+        let state = self.store.state();
+        let before = match &state.phase {
+            Phase::Empty => true,
+            Phase::Initialising { node } => *node == self.me,
+            _ => !state.members.contains_key(&self.me),
+        };
+        self.adopts() && before && self.facts().unfinished.is_none()
+    }
+
+    pub(super) async fn end_orphan(&self) -> Result<(), PgError> {
+        if self.awaits_adoption() {
+            return Ok(());
+        }
+        process::end_orphan(&self.place).await
+    }
+
+    /// Ends the server that ran before, so that it can be started under the guard. It must have been a primary: a standby's data
+    /// that are started as a primary's would go on with the WAL of a timeline that is another's.
+    pub(super) async fn take_over_primary(&self) -> Result<(), PgError> {
+        tracing::info!("stops the server that ran before, in order, and starts it again under the guard");
+        process::end_in_order(&self.place, STOP_LIMIT).await?;
+        let data = self.place.data();
+        let signal = ["standby.signal", "recovery.signal"].into_iter().find(|name| data.join(name).exists());
+        if let Some(signal) = signal {
+            return Err(PgError::Unexpected(format!(
+                "{} is there, so these are no primary's data: pgkeel adopt is for the primary, its standbys follow by pgkeel join \
+                 --adopt",
+                data.join(signal).display()
+            )));
+        }
+        let stopped = control::look(&self.place).await?.1.and_then(|control| control.shut_down_at);
+        if stopped.is_none() {
+            return Err(PgError::Unexpected(format!(
+                "the server of {} has not stopped in order as a primary; start it as it was, see whether it takes writes, and leave \
+                 it running",
+                data.display()
+            )));
+        }
+        adopt::set_configuration_aside(&self.place)
+    }
+
+    pub(super) async fn take_over_standby(&self) -> Result<(), PgError> {
+        process::end_in_order(&self.place, STOP_LIMIT).await?;
+        adopt::set_configuration_aside(&self.place)
+    }
+
+    /// Finds out of which line the data of this standby are, by comparing what is certain to tell: the history of its timeline,
+    /// and the last of its WAL with the primary's, byte by byte. Until it is known nothing is done: it would be copied anew.
+    pub(super) async fn adopt_line(&self, standby: &Standby) -> Result<(), PgError> {
+        let state = self.store.state();
+        let (timeline, lsn) = (standby.timeline, standby.lsn);
+        let not_shown = |why: String| {
+            PgError::Unexpected(format!(
+                "it is not taken over, because {why}. To have it copied anew instead, remove `adopt` from its configuration file \
+                 and start its agent again"
+            ))
+        };
+        let Some(promotion) = opened(&state, timeline) else {
+            return Err(not_shown(format!("no primary of this cluster has written timeline {timeline}")));
+        };
+        let forks = promotion.published.as_ref().map(|published| published.forks.clone()).unwrap_or_default();
+        if history::read_forks(&self.place, timeline)? != forks {
+            return Err(not_shown(format!("its timeline {timeline} has another history than the cluster's")));
+        }
+        let primary = state.primary().filter(|node| **node != self.me).cloned();
+        let primary =
+            primary.ok_or_else(|| not_shown("there is no primary to compare it with".to_owned()))?;
+        let upstream = self.upstream(&primary)?;
+        let same = adopt::has_same_wal(&self.place, &upstream, (timeline, lsn), self.segment_bytes()).await?;
+        if !same {
+            return Err(not_shown(format!("its WAL up to {lsn} is not what {primary} has there")));
+        }
+        tracing::info!(
+            "its data, up to {lsn} on timeline {timeline}, are the cluster's: they are taken over"
+        );
+        let line = promotion.promotion_id.clone();
+        self.remember(|f| {
+            f.line = Some(line);
+            f.adopted = true;
+            // It has confirmed nothing to this cluster yet.
+            f.copied = true;
+        })
+    }
+}
+
+/// The promotion that opened a timeline, when it can be told.
+fn opened(state: &State, timeline: Timeline) -> Option<&Promotion> {
+    let wrote = |p: &&Promotion| p.published.as_ref().is_some_and(|published| published.timeline == timeline);
+    let mut all = state.promotions.iter().filter(wrote);
+    all.next().filter(|_| all.next().is_none())
+}
