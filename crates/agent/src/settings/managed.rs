@@ -13,7 +13,7 @@ const MANAGED: [(&str, &str); 22] = [
     ("full_page_writes", "it must stay on, pg_rewind needs it"),
     ("hba_file", "pgkeel writes it, use postgres.hba"),
     ("hot_standby", "it must stay on, so that standbys can be watched and read"),
-    ("ident_file", "pgkeel decides which files the server reads"),
+    ("ident_file", "pgkeel writes it, use postgres.ident"),
     ("include", "pgkeel decides which files the server reads"),
     ("include_dir", "pgkeel decides which files the server reads"),
     ("include_if_exists", "pgkeel decides which files the server reads"),
@@ -27,7 +27,7 @@ const MANAGED: [(&str, &str); 22] = [
     ("standby_mode", "pgkeel decides who is a standby"),
     ("synchronous_standby_names", "use [replication]"),
     ("trigger_file", "only pgkeel promotes"),
-    ("unix_socket_directories", "the agent reaches its server through a socket in a place of its own"),
+    ("unix_socket_directories", "use postgres.socket_dirs"),
     ("wal_level", "pgkeel sets it as replication needs it"),
 ];
 

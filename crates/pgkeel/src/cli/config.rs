@@ -117,10 +117,11 @@ fn agent_lines(agent: &Settings) -> Vec<String> {
     match &agent.postgres {
         None => lines.push("witness: no PostgreSQL here, it only votes".to_owned()),
         Some(postgres) => lines.push(format!(
-            "PostgreSQL at {}:{}, data in {}, programs in {}",
+            "PostgreSQL at {}:{}, data in {}{}, programs in {}",
             postgres.host,
             postgres.port,
             postgres.data_dir.display(),
+            if postgres.adopt { ", which are there and are taken over" } else { "" },
             postgres.bin_dir.display()
         )),
     }
