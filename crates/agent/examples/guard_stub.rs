@@ -49,10 +49,12 @@ fn guard_exec(mut words: impl Iterator<Item = OsString>) -> Option<i32> {
         return None;
     }
     let parent = words.next()?.to_str()?.parse().ok()?;
-    if words.next()? != "--" {
-        return None;
-    }
-    let program = words.next()?;
-    let args: Vec<OsString> = words.collect();
-    Some(exec_main(parent, &program, &args))
+    let user = match words.next()? {
+        word if word == "--become" => Some(words.next()?.to_str()?.parse().ok()?),
+        word if word == "--" => None,
+        _ => return None,
+    };
+    let words: Vec<OsString> = words.skip_while(|word| word == "--").collect();
+    let (program, args) = words.split_first()?;
+    Some(exec_main(parent, user.as_ref(), program, args))
 }

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use client::{GuardError, GuardEvent, GuardHandle, StartOptions};
-pub use launch::exec_main;
+pub use launch::{Become, exec_main};
 pub use protocol::{EndCode, StopMode};
 pub use watch::main;
 

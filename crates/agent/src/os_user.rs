@@ -32,6 +32,16 @@ pub fn of_number(uid: u32) -> std::io::Result<Option<OsUser>> {
     ask(&uid.to_string(), |user| user.uid == uid)
 }
 
+/// Numbers of all groups of a user; none when they cannot be looked up.
+#[must_use]
+pub fn groups(name: &str) -> Vec<u32> {
+    let asked =
+        Command::new("id").args(["-G", "--", name]).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let text =
+        asked.ok().filter(|output| output.status.success()).map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&text).split_whitespace().filter_map(|gid| gid.parse().ok()).collect()
+}
+
 /// The user that this process runs as.
 ///
 /// # Errors

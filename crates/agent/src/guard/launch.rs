@@ -1,21 +1,24 @@
 //! Getting the guard and the server going: what protects the guard, and the stub that becomes the server.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, id};
+use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{
-    Pid, Resource, Signal, geteuid, getppid, getrlimit, set_child_subreaper, set_parent_process_death_signal,
-    setsid,
+    Gid, Pid, Resource, Signal, Uid, geteuid, getppid, getrlimit, set_child_subreaper,
+    set_parent_process_death_signal, setsid,
 };
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 use super::GuardOptions;
-use crate::os_user::OsUser;
+use crate::os_user::{self, OsUser};
 
 /// Exit status of the stub when the server's program could not be started, as a shell has it.
 const EXIT_NOT_STARTED: i32 = 127;
@@ -87,7 +90,9 @@ pub(super) fn spawn_server(
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("pgkeel")
-        .args(["guard-exec", "--parent", &id().to_string(), "--"])
+        .args(["guard-exec", "--parent", &id().to_string()])
+        .args(user.iter().flat_map(|user| ["--become".to_owned(), Become::of(user).to_string()]))
+        .arg("--")
         .arg(&options.program)
         .args(&options.args)
         // A directory that any user may enter and that keeps nothing mounted.
@@ -100,17 +105,60 @@ pub(super) fn spawn_server(
         // PostgreSQL manual, "Linux Memory Overcommit": the postmaster stays protected, its children do not.
         command.env("PG_OOM_ADJUST_FILE", "/proc/self/oom_score_adj").env("PG_OOM_ADJUST_VALUE", "0");
     }
-    if let Some(OsUser { uid, gid, .. }) = user {
-        // As root the standard library also drops all other groups.
-        command.uid(uid).gid(gid);
-    }
     command.spawn()
 }
 
-/// The stub, `pgkeel guard-exec --parent PID -- PROGRAM ARGS`: asks the kernel to send SIGQUIT (PostgreSQL's immediate
+/// As whom the server runs, when the guard is root: with all groups of that user, as its key for TLS may be readable by one of them
+/// only (Debian's ssl-cert). The standard library would drop them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Become {
+    uid: u32,
+    /// The first is its own.
+    gids: Vec<u32>,
+}
+
+impl Become {
+    fn of(user: &OsUser) -> Become {
+        let others = os_user::groups(&user.name).into_iter().filter(|gid| *gid != user.gid);
+        Become { uid: user.uid, gids: std::iter::once(user.gid).chain(others).collect() }
+    }
+
+    fn now(&self) -> io::Result<()> {
+        let gids: Vec<Gid> = self.gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        let own = gids.first().copied().ok_or(io::ErrorKind::InvalidInput)?;
+        set_thread_groups(&gids)?;
+        set_thread_gid(own)?;
+        Ok(set_thread_uid(Uid::from_raw(self.uid))?)
+    }
+}
+
+impl fmt::Display for Become {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gids: Vec<String> = self.gids.iter().map(u32::to_string).collect();
+        write!(out, "{}:{}", self.uid, gids.join(","))
+    }
+}
+
+impl FromStr for Become {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Become, String> {
+        let wrong = || format!("{text:?} is not UID:GID,GID...");
+        let (uid, gids) = text.split_once(':').ok_or_else(wrong)?;
+        let gids = gids.split(',').map(|gid| gid.parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
+        Ok(Become { uid: uid.parse().map_err(|_| wrong())?, gids })
+    }
+}
+
+/// The stub, `pgkeel guard-exec --parent PID [--become UID:GID,...] -- PROGRAM ARGS`: becomes that user, asks the kernel to send SIGQUIT (PostgreSQL's immediate
 /// shutdown) when the guard dies, makes sure that it has not died already, and becomes PROGRAM.
 /// Returns only if that fails: the exit status to end with. The reason is on stderr, which is the log.
-pub fn exec_main(parent: u32, program: &OsStr, args: &[OsString]) -> i32 {
+pub fn exec_main(parent: u32, user: Option<&Become>, program: &OsStr, args: &[OsString]) -> i32 {
+    // First: what is asked of the kernel below does not outlive another user (prctl(2), PR_SET_PDEATHSIG). There is no other thread.
+    if let Some(Err(error)) = user.map(Become::now) {
+        complain(&format!("cannot become the user of the server ({error}); the server is not started"));
+        return EXIT_NOT_STARTED;
+    }
     if let Err(error) = set_parent_process_death_signal(Some(Signal::QUIT)) {
         complain(&format!(
             "cannot ask for a signal at the end of the guard ({error}); the server is not started"
@@ -131,4 +179,18 @@ pub fn exec_main(parent: u32, program: &OsStr, args: &[OsString]) -> i32 {
 /// `eprintln!` would panic on a full disk.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "pgkeel guard-exec: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_become_is_written_and_read() {
+        let postgres = Become { uid: 114, gids: vec![122, 103] };
+        assert_eq!(postgres.to_string().parse(), Ok(postgres));
+        for wrong in ["", "114", "114:", "114:x", "-1:2", "1:2,"] {
+            assert!(wrong.parse::<Become>().is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 pub const FOUND: &str = "adopt.json";
 /// Ending of a configuration file that was set aside.
 const BEFORE: &str = "before-pgkeel";
-/// As many bytes of WAL are compared, at most. Each record among them has a checksum and the position of the one before it.
-const COMPARED_MAX: u64 = 64 * 1024;
+/// As many bytes of WAL are compared at once.
+const PIECE_BYTES: u64 = 4 * 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Parameters and rules that `pgkeel adopt` has found in force; none when a person has written the configuration file.
@@ -38,10 +38,10 @@ pub fn found(dir: &Path) -> Result<Content, PgError> {
 /// # Errors
 /// When one cannot be moved.
 pub fn set_configuration_aside(place: &Place) -> Result<(), PgError> {
-    let main = place.data().join("postgresql.conf");
-    if std::fs::read(&main).is_ok_and(|text| text.ends_with(INCLUDES.as_bytes())) {
+    if is_ours(place) {
         return Ok(());
     }
+    let main = place.data().join("postgresql.conf");
     for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
         let path = place.data().join(name);
         if path.exists() {
@@ -60,37 +60,82 @@ fn free_name(data: &Path, name: &str) -> PathBuf {
     std::iter::once(plain).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| data.join(name))
 }
 
-/// Whether the last WAL that this standby holds, up to `lsn` on `timeline`, is what the primary has there.
+/// Whether its configuration was written by pgkeel.
+#[must_use]
+pub fn is_ours(place: &Place) -> bool {
+    let main = place.data().join("postgresql.conf");
+    std::fs::read(&main).is_ok_and(|text| text.ends_with(INCLUDES.as_bytes()))
+}
+
+/// A stretch of WAL.
+#[derive(Clone, Copy, Debug)]
+pub struct Wal {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Where it begins: at the record of a checkpoint.
+    pub from: Lsn,
+    /// Where it ends.
+    pub to: Lsn,
+    /// Length of a segment, in bytes.
+    pub segment_bytes: u64,
+}
+
+/// How a standby's WAL compares with the primary's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// It is the same, byte by byte.
+    Same,
+    /// The primary has something else there, or nothing yet.
+    Other,
+    /// The primary has removed it.
+    Removed,
+}
+
+/// Compares what this standby holds since its last checkpoint with what the primary has there.
+///
+/// That is enough. The record of the checkpoint has its time and the next transaction: two servers that wrote for themselves have not
+/// made the same one. Before it, each record's position and checksum is in the one that follows. After it, all is looked at: the end
+/// alone may be nothing but zeros, where a segment was left early.
 ///
 /// # Errors
-/// When one of them cannot be read: the primary may have removed it.
-pub async fn has_same_wal(
-    place: &Place,
-    primary: &Upstream,
-    (timeline, lsn): (Timeline, Lsn),
-    segment_bytes: u64,
-) -> Result<bool, PgError> {
-    let Some(last) = lsn.0.checked_sub(1) else { return Ok(false) };
-    let name = segment_name(timeline, last / segment_bytes, segment_bytes);
-    let end = last % segment_bytes + 1;
-    let from = end.saturating_sub(COMPARED_MAX);
-    let path = place.data().join("pg_wal").join(&name);
-    let mut own = vec![0; usize::try_from(end - from).unwrap_or(0)];
-    let read = std::fs::File::open(&path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(from))?;
-        file.read_exact(&mut own)
-    });
-    read.map_err(PgError::file("read", &path))?;
+/// When one of them cannot be read.
+pub async fn compare(place: &Place, primary: &Upstream, wal: &Wal) -> Result<Compared, PgError> {
     let client = connect_to(primary, LIMIT).await?;
-    let theirs = format!("pg_wal/{name}");
-    let (from, length) = (i64::try_from(from).unwrap_or(0), i64::try_from(end - from).unwrap_or(0));
     // Up to there the primary has flushed it: later bytes of a segment may be of an older use of the file.
-    let query = "select case when not pg_is_in_recovery() and pg_current_wal_flush_lsn() >= $1::text::pg_lsn
-                        then pg_read_binary_file($2, $3, $4, true) end";
-    let lsn = lsn.to_string();
-    let asked = async { client.query_one(query, &[&lsn, &theirs, &from, &length]).await };
-    let row = within("reading the primary's WAL", LIMIT, asked).await?;
-    Ok(row.try_get::<_, Option<Vec<u8>>>(0)?.is_some_and(|read| read == own))
+    let flushed = "select not pg_is_in_recovery() and pg_current_wal_flush_lsn() >= $1::text::pg_lsn";
+    let to = wal.to.to_string();
+    let asked = async { client.query_one(flushed, &[&to]).await };
+    if !within("asking the primary how far it is", LIMIT, asked).await?.try_get::<_, bool>(0)? {
+        return Ok(Compared::Other);
+    }
+    let mut at = wal.from.0;
+    while at < wal.to.0 {
+        let name =
+            format!("pg_wal/{}", segment_name(wal.timeline, at / wal.segment_bytes, wal.segment_bytes));
+        let offset = at % wal.segment_bytes;
+        let length = PIECE_BYTES.min(wal.to.0 - at).min(wal.segment_bytes - offset);
+        let own = read_piece(&place.data().join(&name), offset, length)?;
+        let query = "select pg_read_binary_file($1, $2, $3, true)";
+        let (start, count) = (i64::try_from(offset).unwrap_or(0), i64::try_from(length).unwrap_or(0));
+        let asked = async { client.query_one(query, &[&name, &start, &count]).await };
+        let row = within("reading the primary's WAL", LIMIT, asked).await?;
+        match row.try_get::<_, Option<Vec<u8>>>(0)? {
+            None => return Ok(Compared::Removed),
+            Some(theirs) if theirs != own => return Ok(Compared::Other),
+            Some(_) => at += length,
+        }
+    }
+    Ok(Compared::Same)
+}
+
+fn read_piece(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>, PgError> {
+    let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
+    let read = std::fs::File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(&mut piece)
+    });
+    read.map_err(PgError::file("read", path))?;
+    Ok(piece)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ pub fn write_managed(
     }))
 }
 
-fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'static str, String); 12] {
+fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'static str, String); 11] {
     let pg = &place.settings;
     let (conninfo, slot) = match &managed.upstream {
         Some(upstream) => (conninfo(upstream, me), me.slot()),
@@ -109,7 +109,6 @@ fn managed_settings(place: &Place, me: &NodeName, managed: &Managed) -> [(&'stat
         ("listen_addresses", pg.listen_addresses.clone()),
         ("port", pg.port.to_string()),
         ("unix_socket_directories", socket_dirs(place)),
-        ("wal_level", wal_level(place)),
         ("hot_standby", "on".into()),
         ("wal_log_hints", "on".into()),
         ("recovery_target_timeline", "latest".into()),
@@ -130,11 +129,6 @@ fn socket_dirs(place: &Place) -> String {
     let others = place.settings.socket_dirs.iter().filter(|dir| dir.is_dir());
     let all: Vec<String> = [&own].into_iter().chain(others).map(|dir| dir.display().to_string()).collect();
     all.join(",")
-}
-
-fn wal_level(place: &Place) -> String {
-    let wanted = place.settings.settings.get("wal_level").map(String::as_str);
-    if wanted == Some("logical") { "logical" } else { "replica" }.to_owned()
 }
 
 /// The value of `synchronous_standby_names`. With fewer members than must confirm, commits must wait: a name that no

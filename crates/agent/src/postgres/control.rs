@@ -12,6 +12,13 @@ pub struct Control {
     pub system_identifier: u64,
     /// Bytes in a WAL segment.
     pub wal_segment_bytes: u64,
+    /// What became of the server last, in PostgreSQL's words: "in production", "shut down", "in archive recovery", "shut down in
+    /// recovery" and some that it has in between.
+    pub state: String,
+    /// The timeline of its last checkpoint.
+    pub timeline: Timeline,
+    /// Where the record of its last checkpoint begins.
+    pub checkpoint: Option<Lsn>,
     /// Where the shutdown checkpoint begins, when the server has stopped in order (and was no standby).
     pub shut_down_at: Option<Lsn>,
     /// Where replay begins at the next start.
@@ -74,6 +81,9 @@ fn parse(text: &str) -> Option<Control> {
     let in_order = field("Database cluster state") == Some("shut down");
     let checkpoint = field("Latest checkpoint location").and_then(|lsn| lsn.parse().ok());
     Some(Control {
+        state: field("Database cluster state").unwrap_or_default().to_owned(),
+        timeline: field("Latest checkpoint's TimeLineID").and_then(|value| value.parse().ok()).unwrap_or(0),
+        checkpoint,
         shut_down_at: checkpoint.filter(|_| in_order),
         redo: field("Latest checkpoint's REDO location").and_then(|lsn| lsn.parse().ok()),
         system_identifier: field("Database system identifier")?.parse().ok()?,
@@ -94,11 +104,15 @@ mod tests {
                     Database cluster state:               shut down\n\
                     Latest checkpoint location:           0/3000060\n\
                     Latest checkpoint's REDO location:    0/3000028\n\
+                    Latest checkpoint's TimeLineID:       3\n\
                     Min recovery ending loc's timeline:   2\n\
                     max_connections setting:              300\n\
                     max_locks_per_xact setting:           64\n\
                     Bytes per WAL segment:                16777216\n";
         let control = Control {
+            state: "shut down".to_owned(),
+            timeline: 3,
+            checkpoint: Some(Lsn(0x300_0060)),
             system_identifier: 7_412_345_678_901_234_567,
             wal_segment_bytes: 16_777_216,
             shut_down_at: Some(Lsn(0x300_0060)),

@@ -38,6 +38,10 @@ pub async fn initdb(place: &Place) -> Result<(), PgError> {
 /// When the server refuses.
 pub async fn create_roles(place: &Place, password: &str) -> Result<(), PgError> {
     let client = connect(place, SQL_LIMIT).await?;
+    // A server that was taken over may make verifiers that the rules do not accept, and may log statements.
+    let first = "set password_encryption = 'scram-sha-256'; set log_statement = 'none'; set log_min_error_statement = 'panic';
+                 set log_min_duration_statement = -1; set log_min_duration_sample = -1; set log_duration = off";
+    within("preparing the session", SQL_LIMIT, client.batch_execute(first)).await?;
     let exists = client.query_opt("select 1 from pg_roles where rolname = $1", &[&REPLICATION_ROLE]);
     let verb = match within("looking up the replication role", SQL_LIMIT, exists).await? {
         Some(_) => "alter",

@@ -89,7 +89,7 @@ async fn parameter(
     name: &str,
     value: &str,
 ) -> Result<Option<String>, PgError> {
-    if let Some(reason) = managed_because(name) {
+    if let Some(reason) = managed_because(name, value) {
         return Ok(Some(format!("is managed by pgkeel and cannot be set: {reason}")));
     }
     if SET_BY_PGKEEL.contains(&name) {

@@ -11,12 +11,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// What pgkeel sets where nobody sets anything else.
-pub const DEFAULTS: [(&str, &str); 5] = [
+pub const DEFAULTS: [(&str, &str); 6] = [
     ("max_slot_wal_keep_size", "16GB"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
     ("wal_sender_timeout", "10s"),
     ("wal_receiver_timeout", "10s"),
+    ("wal_level", "replica"),
 ];
 
 /// Whether clients may log in.
@@ -102,11 +103,16 @@ fn hba(place: &Place, content: &Content, doors: Doors) -> String {
         return text + &replication;
     }
     text.push_str(&replication);
-    for line in rules(place, content) {
+    let rules = rules(place, content);
+    for line in &rules {
         text.push_str(line);
         text.push('\n');
     }
-    text + "local all all peer\n"
+    // Whoever has rules for sockets means those, and no others.
+    if !rules.iter().any(|line| line.starts_with("local")) {
+        text.push_str("local all all peer\n");
+    }
+    text
 }
 
 /// The user's rules: the node's own, those of all nodes, or the default where there are none.

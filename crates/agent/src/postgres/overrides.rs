@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Not written by pgkeel, and no more anybody's to set: they end recovery, feed it from elsewhere, or take away the files and
 /// pages that pgkeel relies on. `recovery_target` and all that begin so come on top.
-const ALSO: [&str; 7] = [
+const ALSO: [&str; 8] = [
     "archive_cleanup_command",
     "full_page_writes",
     "hba_file",
@@ -16,6 +16,7 @@ const ALSO: [&str; 7] = [
     "promote_trigger_file",
     "recovery_end_command",
     "restore_command",
+    "wal_level",
 ];
 
 /// Removes the settings of these names, and others that must not be set, from postgresql.auto.conf in the data directory

@@ -31,9 +31,13 @@ const MANAGED: [(&str, &str); 22] = [
     ("wal_level", "pgkeel sets it as replication needs it"),
 ];
 
-/// Why a setting may not be given; `None` when it is the user's to choose.
+/// Why a setting may not be given this value; `None` when it is the user's to choose.
 #[must_use]
-pub fn managed_because(name: &str) -> Option<&'static str> {
+pub fn managed_because(name: &str, value: &str) -> Option<&'static str> {
+    // More than replication needs, and logical slots need it.
+    if (name, value) == ("wal_level", "logical") {
+        return None;
+    }
     if name.starts_with("recovery_target") {
         return Some("a standby must replay everything");
     }
@@ -117,9 +121,10 @@ mod tests {
     #[test]
     fn every_managed_name_can_be_found() {
         for (name, reason) in MANAGED {
-            assert_eq!(managed_because(name), Some(reason));
+            assert_eq!(managed_because(name, "x"), Some(reason));
         }
-        assert!(managed_because("recovery_target_lsn").is_some());
-        assert!(managed_because("shared_buffers").is_none());
+        assert!(managed_because("recovery_target_lsn", "").is_some());
+        assert!(managed_because("shared_buffers", "1GB").is_none());
+        assert!(managed_because("wal_level", "logical").is_none());
     }
 }

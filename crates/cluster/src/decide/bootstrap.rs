@@ -106,3 +106,102 @@ pub(super) fn publish_first(
         _ => Outcome::Wait(Reason::WaitInitialise { node: node.clone() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::basics::Moment;
+    use crate::command::{Command, apply};
+    use crate::decide::{Record, decide};
+    use crate::observe::Observation;
+    use crate::state::{Member, PgAddress, Phase, Replication};
+    use crate::step::{Local, Step, step};
+
+    fn me() -> NodeName {
+        "n1".parse().unwrap()
+    }
+
+    fn proposed(adopt: Option<Content>) -> Proposed {
+        let replication = Replication::Async { max_loss_bytes: 1, loss_bound_bytes: None };
+        Proposed {
+            cluster: "shop".to_owned(),
+            settings: Settings { replication, detect_ms: 1000, drift_ppm: 0 },
+            names: [me()].into(),
+            record: Record::Nodes,
+            adopt,
+        }
+    }
+
+    /// Decides until nothing more is recorded; every change, and what is waited for then.
+    fn run(state: &mut State, data: DataDir, proposed: &Proposed) -> (Vec<Change>, Vec<Reason>) {
+        let mut seen = Observations::new(me(), Moment(0));
+        let postgres = PgAddress { host: "h".to_owned(), port: 5432 };
+        let member = Member {
+            agent: "h:7400".to_owned(),
+            postgres: Some(postgres),
+            tags: Default::default(),
+            data_dir: None,
+        };
+        let observation = Observation { member: Some(member), data, ..Observation::blank(me()) };
+        seen.hear(state, observation, Moment(0));
+        let now = Now { at: Moment(0), wall: 0, nonce: "secret".to_owned() };
+        let mut changes = Vec::new();
+        loop {
+            let decision = decide(state, &seen, proposed, &now);
+            let Some(Command { by, at, change, reasons }) = decision.command else {
+                return (changes, decision.waits);
+            };
+            apply(state, &Command { by, at, change: change.clone(), reasons }).unwrap();
+            changes.push(change);
+        }
+    }
+
+    #[test]
+    fn what_a_person_has_named_is_taken_over_with_what_held_for_its_clients() {
+        let found = Content { hba: vec!["host all all samenet md5".to_owned()], ..Content::default() };
+        let mut state = State::default();
+        let present = DataDir::Present { system_identifier: 7 };
+        let (changes, _) = run(&mut state, present, &proposed(Some(found.clone())));
+        assert_eq!(state.phase, Phase::Initialising { node: me() });
+        assert_eq!(*state.configuration.content(), found);
+        let first = changes.iter().position(|change| matches!(change, Change::Reconfigure { .. })).unwrap();
+        let then = changes.iter().position(|change| matches!(change, Change::Initialise { .. })).unwrap();
+        assert!(first < then, "the server would start without its rules: {changes:?}");
+        let told =
+            |entry: &crate::state::Entry| entry.reason == Reason::Initialise { node: me(), adopted: Some(7) };
+        assert!(state.history.iter().any(told));
+    }
+
+    #[test]
+    fn nothing_is_made_where_something_was_to_be_taken_over() {
+        let (changes, waits) =
+            run(&mut State::default(), DataDir::Absent, &proposed(Some(Content::default())));
+        assert!(!changes.iter().any(|change| matches!(change, Change::Initialise { .. })), "{changes:?}");
+        assert_eq!(waits, [Reason::WaitNodes { missing: [me()].into() }]);
+    }
+
+    #[test]
+    fn data_that_nobody_has_named_are_left_alone() {
+        let present = DataDir::Present { system_identifier: 7 };
+        let (_, waits) = run(&mut State::default(), present, &proposed(None));
+        assert_eq!(waits, [Reason::RefuseInitialise { node: me(), system_identifier: 7 }]);
+    }
+
+    #[test]
+    fn data_of_no_line_are_taken_over_and_others_started() {
+        let mut state = State::default();
+        let present = DataDir::Present { system_identifier: 7 };
+        run(&mut state, present.clone(), &proposed(Some(Content::default())));
+        let next = |line: Option<&str>, lease: Option<(u64, Moment)>| {
+            let server = crate::observe::Server::Stopped;
+            let line = line.map(str::to_owned);
+            let local = Local { data: present.clone(), server, line, lease, ..Local::default() };
+            step(&state, &me(), &local, Moment(0))
+        };
+        let lease = Some((1, Moment(10)));
+        assert_eq!(next(None, lease), Step::Initialise);
+        assert_eq!(next(Some(&first_promotion_id(&me())), lease), Step::StartPrimary);
+        assert!(matches!(next(None, None), Step::Wait(_)), "nobody would end it");
+    }
+}

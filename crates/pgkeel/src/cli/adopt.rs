@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::agents::Agents;
 use super::create::{
-    GOOD_FOR, MAX_LOSS_BYTES, absolute, begun, check_agent_is_free, check_files, found_authority,
+    GOOD_FOR, MAX_LOSS_BYTES, absolute, adopts, begun, check_agent_is_free, check_files, found_authority,
     remember_joined, until_it_serves,
 };
 use super::invite::{self, Invited};
@@ -79,6 +79,14 @@ async fn adopt(args: &AdoptArgs) -> Result<Done, String> {
         Some(config) => (config, Vec::new()),
         None => write(&file, args)?,
     };
+    let data = std::fs::canonicalize(&args.data).map_err(|e| format!("{}: {e}", args.data.display()))?;
+    if adopts(&config) != Some(&data) {
+        return Err(format!(
+            "{} was not written to take {} over; move it away, or name another by --config",
+            file.display(),
+            data.display()
+        ));
+    }
     let Some(agent) = &config.agent else {
         return Err(format!("{}: there is no [node] in it", file.display()));
     };
@@ -86,6 +94,11 @@ async fn adopt(args: &AdoptArgs) -> Result<Done, String> {
     service.install()?;
     if args.files.no_start {
         return Ok(Done::Written(service));
+    }
+    // Not, if an earlier try has come so far that the server is pgkeel's.
+    if let Ok(running) = running::look(&data, args.bin_dir.as_deref()) {
+        running.detach().iter().for_each(|said| eprintln!("{said}"));
+        running.checkpoint();
     }
     service.start()?;
     let credentials =
@@ -131,7 +144,7 @@ fn told(adopted: &Adopted) -> String {
 
 /// Looks whether it can be taken over, asks, then writes. Who streams from it goes with the configuration.
 fn write(file: &Path, args: &AdoptArgs) -> Result<(Config, Vec<String>), String> {
-    let running = running::look(&absolute(&args.data)?)?;
+    let running = running::look(&args.data, args.bin_dir.as_deref())?;
     if running.answer.in_recovery {
         return Err(format!(
             "the server of {} is a standby: run this where its primary is, and here the `pgkeel join --adopt` that it will print",
@@ -142,6 +155,9 @@ fn write(file: &Path, args: &AdoptArgs) -> Result<(Config, Vec<String>), String>
     let folder = Folder::at(&absolute(&args.files.tls)?);
     let host = host_file(args, &running, (listen, &folder))?;
     let config = host.checked(file)?;
+    let found = config.agent.as_ref().map(|agent| agent.dir.join(FOUND)).unwrap_or_default();
+    // Of an earlier try that ended before its configuration file was written.
+    let _ = std::fs::remove_file(&found);
     check_agent_is_free(&config)?;
     check_files(file, &folder)?;
     let content = Content { parameters: running.taken.settings.clone(), hba: running.taken.hba.clone() };
@@ -152,17 +168,17 @@ fn write(file: &Path, args: &AdoptArgs) -> Result<(Config, Vec<String>), String>
         ));
     }
     running.taken.left_out.iter().for_each(|said| eprintln!("{said}"));
+    if !running.taken.ident.is_empty() {
+        eprintln!(
+            "the maps of pg_ident.conf hold on this node; a node that is copied needs them in its own file ([postgres] ident)"
+        );
+    }
     if !agreed(&running, &host, args.yes) {
         return Err("nothing was done".to_owned());
     }
     found_authority(&folder, &args.name, &args.node)?;
-    let found = config.agent.as_ref().map(|agent| agent.dir.join(FOUND)).unwrap_or_default();
-    file::write(&found, &serde_json::to_string(&content).map_err(|e| e.to_string())?)?;
+    file::write_private(&found, &serde_json::to_string(&content).map_err(|e| e.to_string())?)?;
     file::write(file, &host.text())?;
-    running.detach().iter().for_each(|said| eprintln!("{said}"));
-    if !args.files.no_start {
-        running.checkpoint();
-    }
     Ok((config, running.answer.standbys))
 }
 
@@ -177,16 +193,13 @@ fn host_file(
         Some(mode) => mode == ReplicationMode::Quorum,
         None => waits,
     };
-    // What replication needs is less, and set by itself.
-    let logical =
-        (running.answer.wal_level == "logical").then(|| ("wal_level".to_owned(), "logical".to_owned()));
     let before = Before {
         os_user: running.owner.name.clone(),
         listen_addresses: listen_addresses(&running.answer.listen_addresses, host.trim_matches(['[', ']'])),
         socket_dirs: running.taken.socket_dirs.clone(),
         hba: None,
         ident: running.taken.ident.clone(),
-        settings: logical.into_iter().collect(),
+        settings: BTreeMap::new(),
     };
     Ok(HostFile {
         cluster: args.name.clone(),

@@ -572,6 +572,9 @@ pub struct GuardExecArgs {
     /// The guard's process
     #[arg(long)]
     pub parent: u32,
+    /// The user to become, by numbers
+    #[arg(long, value_name = "UID:GID,GID...")]
+    pub r#become: Option<agent::guard::Become>,
     /// The server's program and its arguments
     #[arg(last = true, required = true)]
     pub program: Vec<OsString>,

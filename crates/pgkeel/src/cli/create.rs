@@ -85,6 +85,12 @@ async fn create(args: &CreateArgs) -> Result<Done, String> {
     let place = &args.place;
     let file = absolute(&place.files.config)?;
     let config = match begun(&file, &args.name, &args.node)? {
+        Some(config) if adopts(&config).is_some() => {
+            return Err(format!(
+                "{}: this host takes a database over: go on with pgkeel adopt",
+                file.display()
+            ));
+        }
         Some(config) => config,
         None => write(&file, args)?,
     };
@@ -167,6 +173,13 @@ pub fn begun(file: &Path, cluster: &str, node: &NodeName) -> Result<Option<Confi
             "{shown} exists, and was not written for {node} of cluster {cluster}; move it away, or name another by --config"
         )),
     }
+}
+
+/// The data directory that a configuration takes over.
+#[must_use]
+pub fn adopts(config: &Config) -> Option<&Path> {
+    let server = config.agent.as_ref().and_then(|agent| agent.postgres.as_ref())?;
+    server.adopt.then_some(server.data_dir.as_path())
 }
 
 /// Looks whether all is free, then writes.

@@ -28,7 +28,9 @@ pub fn run(args: GuardArgs) -> ExitCode {
 #[must_use]
 pub fn exec(args: &GuardExecArgs) -> ExitCode {
     match args.program.split_first() {
-        Some((program, rest)) => code_of(guard::exec_main(args.parent, program, rest)),
+        Some((program, rest)) => {
+            code_of(guard::exec_main(args.parent, args.r#become.as_ref(), program, rest))
+        }
         None => ExitCode::from(2),
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adopt::agreed_to_restart;
 use super::agents::{Agents, first_answer};
+use super::create;
 use super::create::{absolute, check_agent_is_free, check_files, check_host_is_free, server};
 use super::membership_args::JoinArgs;
 use super::order;
@@ -102,6 +103,18 @@ async fn join(args: &JoinArgs) -> Result<Done, String> {
     service.install()?;
     if args.place.files.no_start {
         return Ok(Done::Written(service));
+    }
+    match (create::adopts(&config), args.adopt) {
+        (Some(_), false) => {
+            return Err(format!("{}: this host takes a standby over: say --adopt", file.display()));
+        }
+        // Not, if an earlier try has come so far that the server is pgkeel's.
+        (Some(data), true) => {
+            if let Ok(running) = running::look(data, args.place.bin_dir.as_deref()) {
+                told_before(&running);
+            }
+        }
+        (None, _) => {}
     }
     service.start()?;
     let credentials =
@@ -223,18 +236,16 @@ async fn let_in(file: &Path, node: &NodeName, args: &JoinArgs) -> Result<Config,
     let got = met.join(role, node, brought).await?;
     repeat(&mut host, &got, own, place.port);
     let config = host.checked(file).map_err(|said| used_up(&said))?;
-    file::write(file, &host.text()).map_err(|said| used_up(&said))?;
+    let write = if running.is_some() { file::write_private } else { file::write };
+    write(file, &host.text()).map_err(|said| used_up(&said))?;
     got.write(&folder).map_err(|said| used_up(&said))?;
-    if let Some(running) = &running {
-        told_before(running);
-    }
     Ok(config)
 }
 
 /// The standby that is to be taken over, if one is.
 fn standby(args: &JoinArgs) -> Result<Option<Running>, String> {
     let Some(data) = args.place.data.as_deref().filter(|_| args.adopt) else { return Ok(None) };
-    let running = running::look(&absolute(data)?)?;
+    let running = running::look(data, args.place.bin_dir.as_deref())?;
     let shown = data.display();
     match (running.answer.in_recovery, running.answer.streams) {
         (true, true) => Ok(Some(running)),
@@ -268,6 +279,11 @@ fn as_before(running: &Running, listen: &str) -> PostgresPart {
 fn told_before(running: &Running) {
     running.taken.left_out.iter().for_each(|said| eprintln!("{said}"));
     running.detach().iter().for_each(|said| eprintln!("{said}"));
+    if !running.taken.hba.is_empty() {
+        eprintln!(
+            "rules that this standby has otherwise than the cluster come first on it, then the cluster's"
+        );
+    }
     if !running.answer.slot.is_empty() {
         eprintln!(
             "the slot {0} that it has used keeps WAL on its primary. When it streams again, drop it there: \
@@ -279,7 +295,7 @@ fn told_before(running: &Running) {
 
 fn forget_adoption(path: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    file::write(path, &file::without_adopt(&text))
+    file::write_private(path, &file::without_adopt(&text))
 }
 
 fn used_up(said: &str) -> String {

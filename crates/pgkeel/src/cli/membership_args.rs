@@ -111,6 +111,9 @@ pub struct AdoptArgs {
     /// The agent's own directory
     #[arg(long, value_name = "DIR", default_value = "/var/lib/pgkeel")]
     pub dir: PathBuf,
+    /// PostgreSQL's programs [default: those that run]
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
     /// Do not ask before the server is stopped and started
     #[arg(short, long)]
     pub yes: bool,
@@ -172,7 +175,7 @@ pub struct JoinArgs {
     #[arg(long, conflicts_with_all = ["data", "port", "bin_dir"])]
     pub witness: bool,
     /// Take over the standby that runs on --data, without copying it: it is stopped and started once
-    #[arg(long, requires = "data", conflicts_with_all = ["witness", "port", "bin_dir"])]
+    #[arg(long, requires = "data", conflicts_with_all = ["witness", "port"])]
     pub adopt: bool,
     /// Do not ask before that standby is stopped and started
     #[arg(short, long, requires = "adopt")]

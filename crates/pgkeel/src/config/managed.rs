@@ -40,11 +40,8 @@ fn keep(
 ) {
     let path = format!("postgres.settings.{name}");
     let name = name.to_ascii_lowercase();
-    let checked = setting_value(value).and_then(|value| match (name.as_str(), value.as_str()) {
-        // More than replication needs; logical slots need it.
-        ("wal_level", "logical") => Ok(value),
-        _ => setting_name(&name).map(|()| value),
-    });
+    let text = setting_value(value);
+    let checked = setting_name(&name, text.as_deref().unwrap_or_default()).and(text);
     let Some(found) = report.keep(line, &path, checked) else { return };
     if settings.insert(name, found.value).is_some() {
         report.error(
@@ -55,8 +52,8 @@ fn keep(
     }
 }
 
-fn setting_name(name: &str) -> Result<(), String> {
-    if let Some(reason) = managed_because(name) {
+fn setting_name(name: &str, value: &str) -> Result<(), String> {
+    if let Some(reason) = managed_because(name, value) {
         return Err(format!("is managed by pgkeel and cannot be set here: {reason}"));
     }
     match is_name(name) {

@@ -268,6 +268,18 @@ pub fn check_writable(path: &Path, option: &str) -> Result<(), String> {
 /// # Errors
 /// What the system says, with the file.
 pub fn write(file: &Path, text: &str) -> Result<(), String> {
+    write_with(file, text, MODE)
+}
+
+/// The same for the owner's eyes only: rules of pg_hba.conf, and parameters, may hold passwords.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_private(file: &Path, text: &str) -> Result<(), String> {
+    write_with(file, text, 0o600)
+}
+
+fn write_with(file: &Path, text: &str, mode: u32) -> Result<(), String> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = file.with_file_name(name);
@@ -276,7 +288,7 @@ pub fn write(file: &Path, text: &str) -> Result<(), String> {
             fs::create_dir_all(dir)?;
         }
         let _ = fs::remove_file(&temporary);
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&temporary)?;
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
         fs::rename(&temporary, file)

@@ -15,6 +15,8 @@ use agent::os_user::{self, OsUser};
 use answer::Answer;
 pub use found::{Taken, listen_addresses};
 
+/// Where Debian has the configuration of its servers.
+const DEBIAN: &str = "/etc/postgresql";
 /// For a question, in seconds.
 const CONNECT_LIMIT_S: &str = "10";
 
@@ -35,12 +37,20 @@ pub struct Running {
     pub taken: Taken,
 }
 
-/// Looks at the server that runs on a data directory.
+/// Looks at the server that runs on a data directory. Its programs are those that it runs, or what a person has named.
 ///
 /// # Errors
 /// Why it is none, or cannot be asked, or cannot be carried over, and what to do.
-pub fn look(data_dir: &Path) -> Result<Running, String> {
+pub fn look(given: &Path, bin_dir: Option<&Path>) -> Result<Running, String> {
+    // A copy takes the place of the directory itself, not of a link to it.
+    let data_dir = &fs::canonicalize(given).map_err(|e| format!("{}: {e}", given.display()))?;
     let shown = data_dir.display();
+    if data_dir.join("pgkeel.conf").exists() {
+        return Err(format!(
+            "the data in {shown} belong to a node of pgkeel, or did: they are not taken over once more. To bring this host into a \
+             cluster, join into an empty directory"
+        ));
+    }
     if !data_dir.join("PG_VERSION").exists() {
         return Err(format!("{shown} is no data directory of PostgreSQL: it has no PG_VERSION"));
     }
@@ -48,14 +58,10 @@ pub fn look(data_dir: &Path) -> Result<Running, String> {
     let owner = fs::metadata(data_dir).map_err(|e| format!("{shown}: {e}"))?.uid();
     let owner = os_user::of_number(owner).ok().flatten();
     let owner = owner.ok_or_else(|| format!("the owner of {shown} is no user of this host"))?;
-    let program = fs::read_link(format!("/proc/{}/exe", lock.pid))
-        .map_err(|e| format!("the program of process {} is not known: {e}; run this as root", lock.pid))?;
-    let bin_dir = program.parent().filter(|_| program.exists()).ok_or_else(|| {
-        format!(
-            "{} has been replaced or removed since the server of {shown} was started: start that server again first",
-            program.display()
-        )
-    })?;
+    let bin_dir = &match bin_dir {
+        Some(named) => named.to_owned(),
+        None => programs_of(&lock, &shown.to_string())?,
+    };
     let asked = ask(bin_dir, &owner, &lock)?;
     let answer = Answer::read(&asked)
         .map_err(|e| format!("the server of {shown} answers what is not understood: {e}"))?;
@@ -69,6 +75,35 @@ pub fn look(data_dir: &Path) -> Result<Running, String> {
         answer,
         taken,
     })
+}
+
+/// Where the program of a postmaster is. What its user could exchange is not run as root, unless a person names it.
+fn programs_of(lock: &Lock, shown: &str) -> Result<PathBuf, String> {
+    let program = fs::read_link(format!("/proc/{}/exe", lock.pid))
+        .map_err(|e| format!("the program of process {} is not known: {e}; run this as root", lock.pid))?;
+    let replaced = || {
+        format!(
+            "{} has been replaced or removed since the server of {shown} was started: start that server again first",
+            program.display()
+        )
+    };
+    let bin_dir = program.parent().filter(|_| program.exists()).ok_or_else(replaced)?;
+    let exchanged_by_others = |path: &Path| {
+        fs::metadata(path).map_or(true, |found| {
+            let kept = found.is_dir() && found.mode() & 0o1000 != 0;
+            found.uid() != 0 || (found.mode() & 0o022 != 0 && !kept)
+        })
+    };
+    match program.ancestors().find(|path| exchanged_by_others(path)) {
+        Some(open) if rustix::process::geteuid().is_root() => Err(format!(
+            "the server of {shown} runs {}, and others than root may change {}. If these are the right programs, name their directory: \
+             --bin-dir {}",
+            program.display(),
+            open.display(),
+            bin_dir.display()
+        )),
+        _ => Ok(bin_dir.to_owned()),
+    }
 }
 
 /// What a postmaster writes down of itself (src/include/utils/pidfile.h).
@@ -158,30 +193,23 @@ impl Running {
     pub fn detach(&self) -> Vec<String> {
         let mut said = Vec::new();
         let start = Path::new(&self.answer.config_file).with_file_name("start.conf");
-        let text = fs::read_to_string(&start).unwrap_or_default();
+        let text = match start.starts_with(DEBIAN) {
+            true => fs::read_to_string(&start).unwrap_or_default(),
+            false => String::new(),
+        };
         // Debian's pg_ctlcluster(1), "start.conf".
         if text.lines().any(|line| line.trim() == "auto") {
-            let manual: String = text
-                .lines()
-                .map(|line| if line.trim() == "auto" { "manual\n".to_owned() } else { format!("{line}\n") })
-                .collect();
-            said.push(match fs::write(&start, manual) {
+            let manual =
+                |line: &str| if line.trim() == "auto" { "manual\n".to_owned() } else { format!("{line}\n") };
+            let manual: String = text.lines().map(manual).collect();
+            said.push(match super::file::write(&start, &manual) {
                 Ok(()) => format!("{} says \"manual\" now: only pgkeel starts this server", start.display()),
-                Err(e) => format!(
-                    "write \"manual\" into {}, so that only pgkeel starts this server ({e})",
-                    start.display()
-                ),
+                Err(e) => format!("{e}: write \"manual\" into it, so that only pgkeel starts this server"),
             });
-        } else if let Some(unit) = self.unit() {
-            let done = Command::new("systemctl").args(["disable", &unit]).stdin(Stdio::null()).output();
-            said.push(match done {
-                Ok(output) if output.status.success() => {
-                    format!("the service {unit} is disabled: only pgkeel starts this server")
-                }
-                _ => format!(
-                    "the service {unit} must not start this server any more: systemctl disable {unit}"
-                ),
-            });
+        } else if text.is_empty()
+            && let Some(unit) = self.unit()
+        {
+            said.push(disabled(&unit));
         }
         said
     }
@@ -192,6 +220,23 @@ impl Running {
         let last = |line: &str| line.rsplit('/').next().map(str::to_owned);
         let unit = groups.lines().filter_map(last).find(|name| name.ends_with(".service"))?;
         // Whoever was logged in and started it by hand has a service, too.
-        (!unit.starts_with("user@") && unit.contains("postgres")).then_some(unit)
+        (!unit.starts_with("user@")).then_some(unit)
+    }
+}
+
+/// Disables a service that is PostgreSQL's by its name; of another one a person has to know what it is.
+fn disabled(unit: &str) -> String {
+    let ours = ["postgres", "pgsql", "edb-as"].iter().any(|name| unit.contains(name));
+    let done = ours.then(|| Command::new("systemctl").args(["disable", unit]).stdin(Stdio::null()).output());
+    match done {
+        Some(Ok(output)) if output.status.success() => {
+            format!("the service {unit} is disabled: only pgkeel starts this server")
+        }
+        Some(_) => {
+            format!("the service {unit} must not start this server any more: systemctl disable {unit}")
+        }
+        None => format!(
+            "the server belongs to the service {unit}: see to it that this does not start it, or another primary, any more"
+        ),
     }
 }

@@ -1,6 +1,7 @@
 //! A primary and a standby that somebody has made by hand become a cluster under load: one restart of each, nothing copied, nothing
 //! lost, and what held for their clients holds on.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +22,9 @@ const PORT: u16 = 5433;
 const SLOT: &str = "by_hand";
 /// As a person would have it: what initdb does not say, and what pgkeel would set otherwise.
 const SETTINGS: &str = "listen_addresses = '*'\nport = 5433\nmax_connections = 123\nwork_mem = '7MB'\nmax_wal_senders = 7\n\
-                        wal_keep_size = '64MB'\nrestore_command = 'false'\nfsync = off\n";
+                        wal_keep_size = '64MB'\nrestore_command = 'false'\nfsync = off\n\
+                        password_encryption = md5\nlog_statement = 'all'\nwal_level = logical\nTimeZone = 'Asia/Tokyo'\n\
+                        app.tenant = 'one'\n";
 const RULES: &str = "# by hand\nlocal all postgres peer\nlocal all all trust\nhost all all all trust\nhost replication all all trust\n";
 
 /// A host's server that nobody but a person looks after.
@@ -228,6 +231,10 @@ async fn as_before(site: &Site, primary: &ByHand<'_>, standby: &ByHand<'_>) -> R
             ("work_mem", "7MB"),
             ("max_wal_senders", "7"),
             ("restore_command", ""),
+            ("wal_level", "logical"),
+            ("timezone", "Asia/Tokyo"),
+            ("app.tenant", "one"),
+            ("max_slot_wal_keep_size", "-1"),
         ] {
             let now = server.ask(&format!("select current_setting('{name}')")).await?;
             ensure!(now == value, "{name} is {now:?}");
@@ -235,6 +242,9 @@ async fn as_before(site: &Site, primary: &ByHand<'_>, standby: &ByHand<'_>) -> R
         let old = server.run("psql", &["-h", &server.sockets(), "-p", "5433", "-Atc", "show port"])?;
         ensure!(old.trim() == "5433", "not by its old socket: {old}");
     }
+    ensure!(groups_of(primary.postmaster()?)? == groups_of_user()?, "its server lacks groups of its user");
+    let log = std::fs::read_to_string(site.path(0, "/postgresql.log"))?;
+    ensure!(!log.contains("replication password"), "a password is in the log: {log}");
     let told = site.ask(0, &["config", "show"]).await?;
     ensure!(told.contains("work_mem") && told.contains("host replication all all trust"), "{told}");
     let why = site.ask(0, &["why"]).await?;
@@ -242,10 +252,26 @@ async fn as_before(site: &Site, primary: &ByHand<'_>, standby: &ByHand<'_>) -> R
     Ok(())
 }
 
+fn groups_of(pid: i32) -> Result<BTreeSet<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Groups:")).context("no groups")?;
+    Ok(line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+}
+
+fn groups_of_user() -> Result<BTreeSet<u32>> {
+    let output = Command::new("id").args(["-G", "postgres"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+}
+
 /// It is a cluster like any other: the standby takes over, the old primary follows, and nothing that was acknowledged is missing.
 async fn go_on(site: &Site, primary: &ByHand<'_>, standby: &ByHand<'_>, record: &Record) -> Result<()> {
-    site.ask(0, &["switchover", "--to", "n2", "--yes"]).await?;
     let began = Instant::now();
+    // The primary makes the slot of a new standby within seconds; until then it may come and go.
+    while let Err(said) = site.ask(0, &["switchover", "--to", "n2", "--yes"]).await {
+        ensure!(began.elapsed() < SHORT_LIMIT, "{said}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     loop {
         let status = site.status(1).await?;
         let follows = |node: &NodeStatus| node.node.as_str() == "n1" && node.state == "streaming";

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// One row with one JSON object.
+/// One row with one JSON object. What files set is asked of the files: what holds for a session may be the role's, or the database's.
 pub(super) const QUESTION: &str = "
 select json_build_object(
   'superuser', current_setting('is_superuser') = 'on',
@@ -26,9 +26,23 @@ select json_build_object(
   'streams', exists (select from pg_stat_wal_receiver where status = 'streaming'),
   'standbys', (select coalesce(json_agg(concat_ws(' at ', application_name, host(client_addr))), '[]')
                  from pg_stat_replication where state in ('streaming', 'catchup')),
-  'settings', (select coalesce(json_object_agg(name, current_setting(name)), '{}') from pg_settings
-                where source in ('configuration file', 'command line', 'environment variable')
-                  and coalesce(sourcefile, '') !~ 'postgresql.auto.conf$'))";
+  'watchers', (select coalesce(json_agg(distinct application_name), '[]') from pg_stat_activity
+                where application_name ~* '^(patroni|repmgr|stolon|pgautofailover|pg_auto_failover)'),
+  'slots', (select count(*) from pg_replication_slots),
+  'kept_for_slots', current_setting('max_slot_wal_keep_size'),
+  'apply_delay', current_setting('recovery_min_apply_delay'),
+  'settings', (select coalesce(json_object_agg(name, value), '{}') from (
+    select lower(name) as name, current_setting(name) as value from pg_settings
+     where source in ('command line', 'environment variable')
+    union all
+    select name, value from (
+      select distinct on (lower(name)) lower(name) as name,
+             case when error is null then setting else current_setting(name, true) end as value
+        from pg_file_settings
+       where name is not null and sourcefile !~ 'postgresql.auto.conf$'
+       order by lower(name), seqno desc) as of_files
+     where name not in (select lower(name) from pg_settings where source in ('command line', 'environment variable'))
+    ) as given where value is not null))";
 
 /// The answer.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,7 +77,11 @@ pub struct Answer {
     pub streams: bool,
     /// Who streams from it.
     pub standbys: Vec<String>,
-    /// What its configuration files and its command line set.
+    watchers: Vec<String>,
+    slots: u64,
+    kept_for_slots: String,
+    apply_delay: String,
+    /// What its configuration files and its command line set, by names in small letters.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -78,6 +96,11 @@ impl Answer {
         self.system_identifier.parse().unwrap_or(0)
     }
 
+    /// How much WAL its slots may keep, if it has some: they could lose what they need by another bound.
+    pub(super) fn kept_for_slots(&self) -> Option<&str> {
+        (self.slots > 0).then_some(self.kept_for_slots.as_str())
+    }
+
     /// What speaks against taking it over, whether it is a primary or a standby.
     pub(super) fn check(&self, data_dir: &Path) -> Result<(), String> {
         let shown = data_dir.display();
@@ -90,6 +113,19 @@ impl Answer {
             return Err(format!(
                 "the server of {shown} has no superuser called postgres, as whom pgkeel asks it (over its own socket, as the \
                  server's user): create role postgres superuser login"
+            ));
+        }
+        if let Some(watcher) = self.watchers.first() {
+            return Err(format!(
+                "{watcher:?} is connected to the server of {shown}: what watches it would promote a standby when it is stopped. End \
+                 that on all hosts first, so that its servers run by themselves"
+            ));
+        }
+        if self.in_recovery && self.apply_delay != "0" {
+            return Err(format!(
+                "the standby of {shown} replays later than it receives (recovery_min_apply_delay = {}): every failover would wait for \
+                 it. Set that to 0, reload, and run this again",
+                self.apply_delay
             ));
         }
         if !self.tablespaces.is_empty() {
