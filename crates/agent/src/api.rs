@@ -4,6 +4,7 @@
 
 mod access;
 mod aside;
+mod audit;
 mod certificate;
 mod clone;
 mod config;
@@ -12,6 +13,7 @@ pub mod explain;
 mod heartbeat;
 mod join;
 mod leader;
+mod listing;
 mod lost;
 mod order;
 mod ping;
@@ -23,6 +25,7 @@ mod view;
 mod wal;
 mod why;
 
+use crate::audit::Audit;
 use crate::hands::Hands;
 use crate::postgres::Place;
 use crate::run::Event;
@@ -49,6 +52,7 @@ struct Shared {
     files: Files,
     caller: Caller,
     follows: Follows,
+    audit: Audit,
 }
 
 /// Whose files the API tells of.
@@ -77,11 +81,12 @@ pub fn router(
     store: Store,
     files: Files,
     caller: Caller,
-    follows: Follows,
+    (follows, audit): (Follows, Audit),
 ) -> Router {
     let raft = store.router();
-    let credentials = caller.credentials().cloned();
-    let shared = Shared { events, store, files, caller, follows };
+    let (me, credentials) = (files.me.clone(), caller.credentials().cloned());
+    let door = access::Door { me, credentials, audit: audit.clone() };
+    let shared = Shared { events, store, files, caller, follows, audit };
     Router::new()
         .merge(heartbeat::routes())
         .merge(config::routes())
@@ -95,6 +100,7 @@ pub fn router(
         .merge(view::routes())
         .merge(lost::routes())
         .merge(aside::routes())
+        .merge(audit::routes())
         .merge(wal::routes())
         .merge(size::routes())
         .merge(certificate::routes())
@@ -102,7 +108,7 @@ pub fn router(
         .merge(upgrade::routes())
         .with_state(shared)
         .merge(raft)
-        .layer(axum::middleware::from_fn_with_state(credentials, access::check))
+        .layer(axum::middleware::from_fn_with_state(door, access::check))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

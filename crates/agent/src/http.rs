@@ -8,7 +8,8 @@ mod introductions;
 mod listen;
 pub mod tls;
 
-pub use listen::{Guest, NAMELESS, serve};
+pub(crate) use introductions::network;
+pub use listen::{Guest, NAMELESS, Turned, serve, serve_and_tell};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};

@@ -1,12 +1,15 @@
 //! Who may ask an agent for what. What is not listed here is for agents only. A connection is asked for each request whether what it
 //! began with still holds: it can be years old.
 
+use super::listing;
+use crate::audit::Audit;
 use crate::http::{Guest, NAMELESS};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use cluster::NodeName;
 use cluster::decide::switchover::Order;
 use identity::{Credentials, Right, Role, Standing, Subject, Who, certificate};
 
@@ -42,19 +45,31 @@ fn needed(method: &Method, path: &str) -> Right {
         // It looks for itself at who asks.
         Method::POST if path == "/v1/certificate" => Right::See,
         Method::GET | Method::HEAD if TO_SEE.contains(&path) => Right::See,
+        Method::GET | Method::HEAD if path == "/v1/audit" => Right::Review,
         Method::POST if TO_OPERATE.contains(&path) => Right::Operate,
         _ => Right::TakePart,
     }
 }
 
+/// What is known where requests come in.
+#[derive(Clone)]
+pub(super) struct Door {
+    /// This node.
+    pub(super) me: NodeName,
+    /// None: there is no TLS.
+    pub(super) credentials: Option<Credentials>,
+    /// Where is listed what they change, and who is refused.
+    pub(super) audit: Audit,
+}
+
 /// Lets a request pass, or says why not.
 pub(super) async fn check(
-    State(credentials): State<Option<Credentials>>,
+    State(door): State<Door>,
     ConnectInfo(guest): ConnectInfo<Guest>,
     request: Request,
     next: Next,
 ) -> Response {
-    let standing = standing(&guest.who, credentials.as_ref());
+    let standing = standing(&guest.who, door.credentials.as_ref());
     let right = needed(request.method(), request.uri().path());
     let refused = match standing.refusal() {
         Some(said) => {
@@ -64,10 +79,14 @@ pub(super) async fn check(
         None => refusal(&guest.who, right),
     };
     let mut response = match refused {
+        None if listing::is_listed(&request, &guest, door.credentials.is_some()) => {
+            listing::carried_out(&door, &guest, request, next).await
+        }
         None => next.run(request).await,
         Some((status, said)) => {
             let (method, path) = (request.method(), request.uri().path());
             tracing::warn!("refused {method} {path} from {}: {said}", guest.from.ip());
+            listing::refused(&door, &guest, request, &said).await;
             (status, said).into_response()
         }
     };
@@ -177,6 +196,8 @@ mod tests {
             assert_eq!(needed(&Method::POST, path), Right::Operate);
             assert_eq!(needed(&Method::GET, path), Right::TakePart, "{path}");
         }
+        assert_eq!(needed(&Method::GET, "/v1/audit"), Right::Review);
+        assert_eq!(needed(&Method::POST, "/v1/audit"), Right::TakePart);
         for path in [
             "/v1/heartbeat",
             "/v1/config/judge",
@@ -261,11 +282,14 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let answer = || async { Json(7) };
+            let me: NodeName = "n1".parse().unwrap();
+            let audit = Audit::open(&dir.join("audit"), me.clone());
+            let door = Door { me, credentials: Some(credentials.clone()), audit };
             let router = Router::new()
                 .route("/v1/status", get(answer))
                 .route("/v1/order", post(answer))
                 .route("/v1/aside/prune", post(answer))
-                .layer(from_fn_with_state(Some(credentials.clone()), check));
+                .layer(from_fn_with_state(door, check));
             let acceptor = Acceptor::with(Some(credentials.clone()));
             tokio::spawn(http::serve(listener, acceptor, router, std::future::pending()));
             Host { dir, credentials, address }

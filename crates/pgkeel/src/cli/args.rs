@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use super::audit::AuditArgs;
 use super::cert_args::CertCommand;
 use super::membership_args::{AddProxyArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs};
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
@@ -62,6 +63,8 @@ pub enum Command {
     Maintenance(MaintenanceCommand),
     /// Show what nodes had and the cluster lost in a failover
     Lost(LostArgs),
+    /// Show what people have had done, and who was refused: who, from where, what, and what came of it
+    Audit(AuditArgs),
     /// Look at, or remove, the directories that nodes keep beside their data
     #[command(subcommand)]
     Aside(AsideCommand),

@@ -3,7 +3,7 @@
 use super::agents::Agents;
 use super::args::{
     AgentArgs, AgentCommand, Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs,
-    MaintenanceCommand, PauseArgs, RestartArgs, SwitchoverArgs, WhyArgs, WhyCommand,
+    FailoverArgs, MaintenanceCommand, PauseArgs, RestartArgs, SwitchoverArgs, WhyArgs, WhyCommand,
 };
 use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
@@ -11,8 +11,8 @@ use super::status::{Format, StatusOptions};
 use super::succeed::Myself;
 use super::why::WhyOptions;
 use super::{
-    add_proxy, agents, aside, cert, clone, config, configure, create, explain, failover, generate, guard,
-    invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
+    add_proxy, agents, aside, audit, cert, clone, config, configure, create, explain, failover, generate,
+    guard, invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use crate::log::LogFormat;
@@ -67,15 +67,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             in_runtime(explain::what_if(&agents, format, &args.event))
         }),
         Command::Switchover(args) => switched_over(args),
-        Command::Failover(args) => with_agents(&args.ask, |agents, format| {
-            let wish = failover::Wish {
-                to: args.to,
-                accept: args.accept_loss,
-                stopped: args.stopped,
-                confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
-            };
-            in_runtime(failover::run(&agents, format, &wish))
-        }),
+        Command::Failover(args) => failed_over(args),
         Command::Pause(args) => pause(&args),
         Command::Maintenance(command) => maintain(command),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
@@ -94,11 +86,26 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Lost(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(lost::run(&lost::LostOptions { agents, format, node: args.node }))
         }),
+        Command::Audit(args) => audited(args),
         Command::Aside(command) => set_aside(command),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
+}
+
+fn failed_over(args: FailoverArgs) -> ExitCode {
+    let wish = failover::Wish {
+        to: args.to,
+        accept: args.accept_loss,
+        stopped: args.stopped,
+        confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
+    };
+    with_agents(&args.ask, |agents, format| in_runtime(failover::run(&agents, format, &wish)))
+}
+
+fn audited(args: audit::AuditArgs) -> ExitCode {
+    with_agents(&args.ask, |agents, format| in_runtime(audit::run(&agents, format, args.node, args.last)))
 }
 
 fn switched_over(args: SwitchoverArgs) -> ExitCode {

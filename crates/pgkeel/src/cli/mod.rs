@@ -6,6 +6,7 @@ pub mod dispatch;
 pub mod add_proxy;
 pub mod agents;
 pub mod aside;
+pub mod audit;
 pub mod cert;
 pub mod cert_args;
 pub mod clone;

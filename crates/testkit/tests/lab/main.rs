@@ -5,6 +5,7 @@
 
 mod agent;
 mod at_the_server;
+mod audit;
 mod configuration;
 mod copies;
 mod degrade;

@@ -273,7 +273,12 @@ async fn invitations(site: &Site) -> Result<()> {
         }
         None => word.clone(),
     };
-    refused(site.invitation(0, &[]).await?.iter().map(elsewhere).collect(), "somebody").await
+    refused(site.invitation(0, &[]).await?.iter().map(elsewhere).collect(), "somebody").await?;
+    let told = site.ask(0, &["audit"]).await?;
+    for line in ["make invitation ", "join as n2, a node with data ", "no such invitation", "has expired"] {
+        ensure!(told.contains(line), "{line:?} is not listed:\n{told}");
+    }
+    Ok(())
 }
 
 /// What is wrong is said, and changes nothing.
