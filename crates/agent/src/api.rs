@@ -85,7 +85,7 @@ pub fn router(
 ) -> Router {
     let raft = store.router();
     let (me, credentials) = (files.me.clone(), caller.credentials().cloned());
-    let door = access::Door { me, credentials, audit: audit.clone() };
+    let door = access::Door { me, credentials, roll: roll(store.clone()), audit: audit.clone() };
     let shared = Shared { events, store, files, caller, follows, audit };
     Router::new()
         .merge(heartbeat::routes())
@@ -109,6 +109,11 @@ pub fn router(
         .with_state(shared)
         .merge(raft)
         .layer(axum::middleware::from_fn_with_state(door, access::check))
+}
+
+fn roll(store: Store) -> access::Roll {
+    let states = store.watch();
+    Arc::new(move |name| access::belongs(&states.borrow(), name, |node| store.has_member(node)))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

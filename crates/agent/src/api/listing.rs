@@ -82,7 +82,7 @@ impl Asked {
 }
 
 /// Lists a request that was refused at the door. What it would have been is read as far as it comes soon.
-pub(super) async fn refused(door: &Door, guest: &Guest, request: Request, why: &str) {
+pub(super) async fn refused(door: &Door, guest: &Guest, request: Request, (status, why): (StatusCode, &str)) {
     let asked = Asked::of(&request);
     let body = match TO_LIST.contains(&asked.path.as_str()) {
         true => {
@@ -91,7 +91,11 @@ pub(super) async fn refused(door: &Door, guest: &Guest, request: Request, why: &
         }
         false => Bytes::new(),
     };
-    let (wish, _) = asked.wish(door, guest, &body);
+    let (mut wish, _) = asked.wish(door, guest, &body);
+    // An agent that was struck out asks for many things before it ends: that is one.
+    if status == StatusCode::GONE && !TO_LIST.contains(&asked.path.as_str()) {
+        "take part".clone_into(&mut wish.what);
+    }
     door.audit.ended(wish, Verdict::Refused, why);
 }
 
