@@ -21,6 +21,7 @@ mod reload;
 mod size;
 mod status;
 mod upgrade;
+mod users;
 mod view;
 mod wal;
 mod why;
@@ -85,7 +86,8 @@ pub fn router(
 ) -> Router {
     let raft = store.router();
     let (me, credentials) = (files.me.clone(), caller.credentials().cloned());
-    let door = access::Door { me, credentials, roll: roll(store.clone()), audit: audit.clone() };
+    let (roll, users) = (roll(store.clone()), users::of(&store));
+    let door = access::Door { me, credentials, roll, users, audit: audit.clone() };
     let shared = Shared { events, store, files, caller, follows, audit };
     Router::new()
         .merge(heartbeat::routes())
@@ -106,6 +108,7 @@ pub fn router(
         .merge(certificate::routes())
         .merge(clone::routes())
         .merge(upgrade::routes())
+        .merge(users::routes())
         .with_state(shared)
         .merge(raft)
         .layer(axum::middleware::from_fn_with_state(door, access::check))

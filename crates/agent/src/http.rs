@@ -158,7 +158,9 @@ impl Connection {
     /// A connection to `address` (`host:port`), not yet opened; bodies are limited to `body_max` bytes.
     #[must_use]
     pub fn new(caller: &Caller, address: &str, body_max: usize) -> Self {
-        Self::to(Whom::Agent(caller.clone()), address, body_max)
+        let mut connection = Self::to(Whom::Agent(caller.clone()), address, body_max);
+        connection.show(caller.authorization());
+        connection
     }
 
     /// The same to a member of etcd, with TLS if these files are given. They are read whenever it is opened.

@@ -3,6 +3,7 @@
 use crate::credentials::{Credentials, Plain};
 use crate::holder::Holder;
 use crate::stream::Stream;
+use crate::subject::Subject;
 use rustls::{CertificateError, Error as TlsError};
 use std::io;
 use tokio::io::AsyncWriteExt;
@@ -22,6 +23,8 @@ pub enum Who {
     Unasked,
     /// Somebody who showed no certificate.
     Nameless,
+    /// A user who has shown his token over TLS, and no certificate. The acceptor never says so: whoever knows the users does.
+    User(Subject),
     /// The holder of a certificate of this cluster's authority. A connection can last longer: see [`Holder::standing`].
     Known(Holder),
 }

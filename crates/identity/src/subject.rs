@@ -90,7 +90,7 @@ impl Right {
     pub fn words(self) -> &'static str {
         match self {
             Right::See => "look at the cluster",
-            Right::Review => "look at the audit list",
+            Right::Review => "look at the audit list or at the users",
             Right::Operate => "give orders",
             Right::TakePart => "take part as an agent",
         }

@@ -4,7 +4,7 @@
 //! The agent of a node that was struck out is refused by its name, whatever it shows. It may ask one thing, which is how it learns
 //! that; and as long as Raft's list of members still has it, it may do its part in being taken off that.
 
-use super::listing;
+use super::{listing, users};
 use crate::audit::Audit;
 use crate::http::{Guest, NAMELESS};
 use axum::extract::{ConnectInfo, Request, State};
@@ -37,6 +37,9 @@ const TO_SEE: [&str; 15] = [
     "/v1/why/now",
 ];
 
+/// What whoever may give orders may look at besides.
+const TO_REVIEW: [&str; 2] = ["/v1/audit", "/v1/users"];
+
 /// What is done for whoever may give orders.
 const TO_OPERATE: [&str; 5] = ["/v1/aside/prune", "/v1/clone", "/v1/order", "/v1/reload", "/v1/upgrade"];
 
@@ -55,7 +58,7 @@ fn needed(method: &Method, path: &str) -> Right {
         // It looks for itself at who asks.
         Method::POST if path == "/v1/certificate" => Right::See,
         Method::GET | Method::HEAD if TO_SEE.contains(&path) => Right::See,
-        Method::GET | Method::HEAD if path == "/v1/audit" => Right::Review,
+        Method::GET | Method::HEAD if TO_REVIEW.contains(&path) => Right::Review,
         Method::POST if TO_OPERATE.contains(&path) => Right::Operate,
         _ => Right::TakePart,
     }
@@ -115,6 +118,8 @@ pub(super) struct Door {
     pub(super) credentials: Option<Credentials>,
     /// Who was struck out.
     pub(super) roll: Roll,
+    /// Who comes with a token.
+    pub(super) users: users::Users,
     /// Where is listed what they change, and who is refused.
     pub(super) audit: Audit,
 }
@@ -122,13 +127,15 @@ pub(super) struct Door {
 /// Lets a request pass, or says why not.
 pub(super) async fn check(
     State(door): State<Door>,
-    ConnectInfo(guest): ConnectInfo<Guest>,
-    request: Request,
+    ConnectInfo(mut guest): ConnectInfo<Guest>,
+    mut request: Request,
     next: Next,
 ) -> Response {
+    let shown = users::recognised(&mut guest, &mut request, &door.users);
     let standing = standing(&guest.who, door.credentials.as_ref());
     let right = needed(request.method(), request.uri().path());
     let refused = match standing.refusal() {
+        _ if shown.is_err() => shown.err().map(|said| (StatusCode::UNAUTHORIZED, said.to_owned())),
         Some(said) => {
             Some((StatusCode::UNAUTHORIZED, format!("{said}; connect again with one that is good")))
         }
@@ -163,7 +170,7 @@ pub(super) fn standing(who: &Who, credentials: Option<&Credentials>) -> Standing
         (Who::Known(holder), Some(credentials)) => {
             holder.standing(&credentials.current(), certificate::now())
         }
-        (Who::Known(_) | Who::Unasked | Who::Nameless, _) => Standing::Good,
+        (Who::Known(_) | Who::User(_) | Who::Unasked | Who::Nameless, _) => Standing::Good,
     }
 }
 
@@ -172,6 +179,7 @@ fn refusal(who: &Who, right: Right) -> Option<(StatusCode, String)> {
         Who::Unasked => None,
         Who::Nameless => Some((StatusCode::UNAUTHORIZED, NAMELESS.to_owned())),
         Who::Known(holder) => lacks(holder, right),
+        Who::User(user) => lacks(user, right),
     }
 }
 
@@ -189,6 +197,10 @@ fn may_not(subject: &Subject, what: &str) -> (StatusCode, String) {
 /// certificates for every role: whoever could invite could give himself any right.
 fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)> {
     let (enough, what): (&[Role], _) = match order {
+        Order::AddUser { .. } | Order::RemoveUser { .. } => (
+            &[Role::Admin, Role::Agent],
+            "add or remove users; ask somebody with the certificate or the token of an admin, or do it on the host of an agent",
+        ),
         Order::Invite { .. } | Order::Uninvite { .. } => (
             &[Role::Admin, Role::Agent],
             "make or take back invitations; ask somebody with the certificate of an admin, or do it on the host of an agent",
@@ -216,8 +228,15 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
 /// over to TLS (`has_tls`) people without it may do what they could before, but the key of the authority is not for them.
 pub(super) fn check_order(guest: &Guest, order: &Order, has_tls: bool) -> Result<(), Response> {
     let invites = matches!(order, Order::Invite { .. } | Order::Uninvite { .. });
+    let of_users = matches!(order, Order::AddUser { .. } | Order::RemoveUser { .. });
     let refused = match &guest.who {
         Who::Known(holder) => order_lacks(holder, order),
+        Who::User(user) => refusal(&guest.who, Right::Operate).or_else(|| order_lacks(user, order)),
+        Who::Unasked if of_users => Some((
+            StatusCode::FORBIDDEN,
+            "users with tokens are added and removed over TLS only; use --tls, or do it on the host of an agent"
+                .to_owned(),
+        )),
         Who::Unasked if has_tls && invites => Some((
             StatusCode::FORBIDDEN,
             "invitations are made and taken back over TLS only; use --tls, or do it on the host of an agent"

@@ -32,7 +32,7 @@ pub(super) fn is_listed(request: &Request, guest: &Guest, has_tls: bool) -> bool
     let from_agent = match &guest.who {
         Who::Known(holder) => holder.role == Role::Agent,
         Who::Unasked => !has_tls,
-        Who::Nameless => false,
+        Who::Nameless | Who::User(_) => false,
     };
     !(from_agent && is_passed_on(request.uri().query().unwrap_or_default()))
 }
@@ -49,6 +49,7 @@ fn is_passed_on(query: &str) -> bool {
 fn shown(who: &Who) -> (String, Known) {
     match who {
         Who::Known(holder) => (format!("{} {}", holder.role, holder.name), Known::Yes),
+        Who::User(user) => (format!("user {}, {}", user.name, user.role), Known::Yes),
         Who::Unasked => ("without TLS".to_owned(), Known::Yes),
         Who::Nameless => ("no certificate".to_owned(), Known::No),
     }

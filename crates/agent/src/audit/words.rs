@@ -181,6 +181,8 @@ fn order(order: &Order) -> String {
             format!("make {} for {role}, good for {uses}", shown_invitation(id))
         }
         Order::Uninvite { id } => format!("take back {}", shown_invitation(id)),
+        Order::AddUser { name, role, .. } => format!("add user {name}, {role}"),
+        Order::RemoveUser { name } => format!("remove user {name}"),
         Order::Redeem { id, role, node, .. } => {
             format!("use {} for {node}, {role}", shown_invitation(id))
         }

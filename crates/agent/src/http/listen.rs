@@ -47,7 +47,7 @@ impl Guest {
         match &self.who {
             Who::Known(subject) => subject.role == Role::Agent,
             Who::Unasked => true,
-            Who::Nameless => false,
+            Who::Nameless | Who::User(_) => false,
         }
     }
 
@@ -56,6 +56,7 @@ impl Guest {
     pub fn as_named(&self, by: String) -> String {
         match &self.who {
             Who::Known(subject) if subject.role != Role::Agent => format!("{} ({by})", subject.name),
+            Who::User(subject) => format!("{} ({by})", subject.name),
             Who::Known(_) | Who::Unasked | Who::Nameless => by,
         }
     }

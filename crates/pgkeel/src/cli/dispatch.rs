@@ -9,10 +9,12 @@ use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
 use super::status::{Format, StatusOptions};
 use super::succeed::Myself;
+use super::user::UserCommand;
 use super::why::WhyOptions;
 use super::{
-    add_proxy, agents, aside, audit, cert, clone, config, configure, create, explain, failover, generate,
-    guard, invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
+    add_proxy, agents, api_token, aside, audit, cert, clone, config, configure, create, explain, failover,
+    generate, guard, invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, user,
+    why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use crate::log::LogFormat;
@@ -90,6 +92,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Aside(command) => set_aside(command),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
+        Command::User(command) => users(command),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
 }
@@ -102,6 +105,20 @@ fn failed_over(args: FailoverArgs) -> ExitCode {
         confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
     };
     with_agents(&args.ask, |agents, format| in_runtime(failover::run(&agents, format, &wish)))
+}
+
+fn users(command: UserCommand) -> ExitCode {
+    match command {
+        UserCommand::Add(user::AddArgs { name, role, ask }) => {
+            with_agents(&ask, |agents, format| in_runtime(user::add(&agents, format, name, role.into())))
+        }
+        UserCommand::List { ask } => {
+            with_agents(&ask, |agents, format| in_runtime(user::list(&agents, format)))
+        }
+        UserCommand::Remove { name, ask } => {
+            with_agents(&ask, |agents, format| in_runtime(user::remove(&agents, format, name)))
+        }
+    }
 }
 
 fn audited(args: audit::AuditArgs) -> ExitCode {
@@ -244,7 +261,9 @@ fn demo_options(args: DemoArgs) -> DemoOptions {
 
 fn with_agents(ask: &AskArgs, then: impl FnOnce(Agents, Format) -> ExitCode) -> ExitCode {
     let format = if ask.json { Format::Json } else { Format::Table };
-    match agents::choose(&ask.agents, ask.config.as_deref(), ask.tls.as_deref()) {
+    let token = api_token::file_of(ask.api_token_file.as_deref());
+    let (config, tls) = (ask.config.as_deref(), ask.tls.as_deref());
+    match agents::choose(&ask.agents, config, tls, token.as_deref()) {
         Ok(agents) => then(agents, format),
         Err(said) => {
             eprintln!("pgkeel: {said}");

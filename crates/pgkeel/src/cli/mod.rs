@@ -5,6 +5,7 @@ pub mod dispatch;
 
 pub mod add_proxy;
 pub mod agents;
+pub mod api_token;
 pub mod aside;
 pub mod audit;
 pub mod cert;
@@ -33,4 +34,5 @@ pub mod succeed;
 pub mod switchover;
 pub mod text;
 pub mod upgrade;
+pub mod user;
 pub mod why;

@@ -8,6 +8,7 @@ use cluster::NodeName;
 use cluster::command::Change;
 use cluster::decide::switchover::Order;
 use cluster::membership::{Seat, TokenRole};
+use cluster::users::UserRole;
 
 /// Which sequence of random numbers is this person's.
 const SEQUENCE: u64 = 1 << 47;
@@ -141,9 +142,14 @@ impl World {
                 let until = self.now / 1000 + own.between(500, 12_000);
                 let uses = u32::try_from(own.between(1, 2)).unwrap_or(1);
                 self.invited.ids.push(id.clone());
+                let (name, hash_of) = (id.clone(), hash(&id));
+                self.ask_leader(&Order::AddUser { name, role: UserRole::Viewer, hash: hash_of });
                 self.ask_leader(&Order::Invite { hash: hash(&id), id, role, until, uses });
             }
-            2 => drop(self.ask_leader(&Order::Uninvite { id })),
+            2 => {
+                self.ask_leader(&Order::RemoveUser { name: id.clone() });
+                self.ask_leader(&Order::Uninvite { id });
+            }
             _ => {
                 let secret = if own.chance(20) { "wrong" } else { &id };
                 let node = self.nodes[own.index(self.nodes.len())].name.clone();

@@ -93,7 +93,10 @@ async fn list_all(lab: &mut Lab) -> Result<()> {
     }
     let output = pgkeel(lab, &agent, Some("alice"), &["switchover", "--to", &to, "--yes"])?;
     refused(&output, "may not give orders")?;
-    refused(&pgkeel(lab, &agent, Some("alice"), &["audit"])?, "who may not look at the audit list")?;
+    refused(
+        &pgkeel(lab, &agent, Some("alice"), &["audit"])?,
+        "who may not look at the audit list or at the users",
+    )?;
     ensure!(lab.cluster.status().await?.epoch == before.epoch, "the viewer has changed the primary");
     let output = pgkeel(lab, &agent, Some("bob"), &["switchover", "--to", &to, "--yes"])?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -31,6 +31,7 @@ mod replication;
 mod restart;
 mod switchover;
 mod upgrade;
+mod users;
 mod whatif;
 mod why;
 mod wrong;

@@ -5,7 +5,7 @@ use crate::http::{self, Connection, HttpError};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use identity::{Acceptor, Authority, Caller, Folder, Plain, Role};
+use identity::{Acceptor, Authority, Caller, Folder, Plain, Role, Token};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -22,7 +22,9 @@ fn looking_ordering_and_taking_part_are_three_things() {
         assert_eq!(needed(&Method::POST, path), Right::Operate);
         assert_eq!(needed(&Method::GET, path), Right::TakePart, "{path}");
     }
-    assert_eq!(needed(&Method::GET, "/v1/audit"), Right::Review);
+    for path in TO_REVIEW {
+        assert_eq!(needed(&Method::GET, path), Right::Review);
+    }
     assert_eq!(needed(&Method::POST, "/v1/audit"), Right::TakePart);
     for path in [
         "/v1/heartbeat",
@@ -100,6 +102,8 @@ struct Host {
     audit: Audit,
     /// Whether n3 belongs to the cluster.
     n3: Arc<Mutex<Belongs>>,
+    /// Of tom, a viewer.
+    token: Token,
 }
 
 impl Host {
@@ -118,7 +122,14 @@ impl Host {
             let removed = Arc::clone(&removed);
             Arc::new(move |name| if name == "n3" { *removed.lock().unwrap() } else { Belongs::Yes })
         };
-        let door = Door { me, credentials: Some(credentials.clone()), roll, audit: audit.clone() };
+        let token = Token::make().unwrap();
+        let users: users::Users = {
+            let known = token.clone();
+            Arc::new(move |shown| {
+                (*shown == known).then(|| Subject::new("shop", Role::Viewer, "tom").unwrap())
+            })
+        };
+        let door = Door { me, credentials: Some(credentials.clone()), roll, users, audit: audit.clone() };
         let router = Router::new()
             .route("/v1/status", get(answer))
             .route("/v1/order", post(answer))
@@ -129,7 +140,7 @@ impl Host {
             .layer(from_fn_with_state(door, check));
         let acceptor = Acceptor::with(Some(credentials.clone()));
         tokio::spawn(http::serve(listener, acceptor, router, std::future::pending()));
-        Host { dir, credentials, address, audit, n3: removed }
+        Host { dir, credentials, address, audit, n3: removed, token }
     }
 
     fn connection(&self, role: Role, good: Duration) -> Connection {
@@ -176,6 +187,58 @@ async fn what_cannot_be_undone_is_done_for_those_only_who_give_orders() {
     let mut operator = host.connection(Role::Operator, HOUR);
     let asked = operator.post_json::<_, u64>("/v1/aside/prune", &0, LIMIT).await;
     assert_eq!(asked.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_user_with_a_token_may_what_his_role_may() {
+    let host = Host::up("token").await;
+    let calls = |token: &Token| {
+        let folder = Folder::at(&host.dir.join("ca"));
+        let authorities = identity::files::certificates("test", &folder.authorities()).unwrap();
+        let caller = Caller::with_token(authorities, token.clone()).unwrap();
+        Connection::new(&caller, &host.address, 4096)
+    };
+    assert_eq!(calls(&host.token).get::<u64>("/v1/status", LIMIT).await.unwrap(), 7);
+    let (status, said) = refused(calls(&host.token).post_json("/v1/order", &0, LIMIT).await);
+    assert!(status == 403 && said.contains("tom is known as a viewer"), "{status} {said}");
+    let (status, said) = refused(calls(&Token::make().unwrap()).get("/v1/status", LIMIT).await);
+    assert!(status == 401 && said.contains("no token of a user"), "{status} {said}");
+    // Who has a certificate is not taken for somebody else as well.
+    let mut both = host.connection(Role::Viewer, HOUR);
+    both.show(Some(format!("Bearer {}", host.token.word())));
+    let (status, said) = refused(both.get("/v1/status", LIMIT).await);
+    assert!(status == 401 && said.contains("not both"), "{status} {said}");
+    let listed = host.audit.tell(10).await.unwrap();
+    let who: Vec<&str> = listed.iter().map(|it| it.who.as_str()).collect();
+    assert_eq!(who.len(), 3, "{listed:?}");
+    for wanted in ["user tom, viewer", "no certificate", "viewer alice"] {
+        assert!(who.contains(&wanted), "{who:?}");
+    }
+}
+
+#[test]
+fn users_are_made_by_admins_and_agents_over_tls() {
+    let orders = [
+        Order::AddUser { name: "eve".into(), role: cluster::users::UserRole::Admin, hash: "h".into() },
+        Order::RemoveUser { name: "eve".into() },
+    ];
+    let asked = |has_tls, who: Who, order: &Order| {
+        let guest = Guest { from: "192.0.2.1:5".parse().unwrap(), who };
+        check_order(&guest, order, has_tls).err().map_or(200, |answer| answer.status().as_u16())
+    };
+    let user = |role| Who::User(Subject::new("shop", role, "tom").unwrap());
+    for order in &orders {
+        let allowed = |role| order_lacks(&Subject::new("shop", role, "tom").unwrap(), order).is_none();
+        let may = Role::ALL.into_iter().filter(|role| allowed(*role));
+        assert_eq!(may.collect::<Vec<_>>(), [Role::Admin, Role::Agent]);
+        for (role, status) in [(Role::Viewer, 403), (Role::Operator, 403), (Role::Admin, 200)] {
+            assert_eq!(asked(true, user(role), order), status, "{role}");
+        }
+        assert_eq!([false, true].map(|tls| asked(tls, Who::Unasked, order)), [403, 403]);
+        assert_eq!(asked(true, Who::Nameless, order), 401);
+    }
+    assert_eq!(asked(true, user(Role::Viewer), &Order::Resume), 403);
+    assert_eq!(asked(true, user(Role::Operator), &Order::Resume), 200);
 }
 
 #[test]

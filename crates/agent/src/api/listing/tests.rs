@@ -24,7 +24,8 @@ impl Host {
         let me: cluster::NodeName = "n1".parse().unwrap();
         let audit = Audit::open(&dir, me.clone());
         let roll: access::Roll = std::sync::Arc::new(|_| access::Belongs::Yes);
-        let door = Door { me, credentials: None, roll, audit: audit.clone() };
+        let door =
+            Door { me, credentials: None, roll, users: std::sync::Arc::new(|_| None), audit: audit.clone() };
         let order = |Json(asked): Json<crate::messages::OrderAsked>| async move {
             match asked.order {
                 Order::Resume => Ok(Json(Ordered::Recorded { id: String::new(), to: None })),
