@@ -130,25 +130,28 @@ impl World {
         self.say(|w| format!("{}: set up anew", w.nodes[node].name));
     }
 
-    /// Somebody makes an invitation, takes one back, or shows one that is good or not.
+    /// Somebody makes an invitation, takes one back, or shows one that is good or not; or a user of the API comes or goes.
     fn knock(&mut self, own: &mut Random) {
         let roles = [TokenRole::Data, TokenRole::Witness, TokenRole::Proxy];
         let role = roles[own.index(2)];
         let known = self.invited.ids.get(own.index(self.invited.ids.len())).cloned();
         let id = known.filter(|_| own.chance(90)).unwrap_or_else(|| "never".to_owned());
-        match own.below(6) {
+        match own.below(8) {
             0..=1 => {
                 let id = format!("t{}", self.invited.deeds);
                 let until = self.now / 1000 + own.between(500, 12_000);
                 let uses = u32::try_from(own.between(1, 2)).unwrap_or(1);
                 self.invited.ids.push(id.clone());
-                let (name, hash_of) = (id.clone(), hash(&id));
-                self.ask_leader(&Order::AddUser { name, role: UserRole::Viewer, hash: hash_of });
                 self.ask_leader(&Order::Invite { hash: hash(&id), id, role, until, uses });
             }
-            2 => {
-                self.ask_leader(&Order::RemoveUser { name: id.clone() });
-                self.ask_leader(&Order::Uninvite { id });
+            2 => drop(self.ask_leader(&Order::Uninvite { id })),
+            3 => {
+                let name = format!("u{}", self.invited.deeds % 4);
+                self.ask_leader(&Order::AddUser { hash: hash(&name), name, role: UserRole::Viewer });
+            }
+            4 => {
+                let name = format!("u{}", self.invited.deeds % 4);
+                self.ask_leader(&Order::RemoveUser { name });
             }
             _ => {
                 let secret = if own.chance(20) { "wrong" } else { &id };
