@@ -131,17 +131,25 @@ impl Audit {
 
     /// What became of somebody's wish.
     pub fn ended(&self, wish: Wish, result: Verdict, why: &str) {
-        let note = Note::Ended(Box::new((wish, result, why.to_owned())));
+        // Before it waits anywhere: what comes from outside may be long.
+        let wish = Wish {
+            who: words::clean(&wish.who),
+            says: wish.says.as_deref().map(words::clean_short).filter(|says| !says.is_empty()),
+            what: words::clean(&wish.what),
+            ..wish
+        };
+        let note = Note::Ended(Box::new((wish, result, words::clean(why))));
         let note = match self.notes.try_send(note) {
             Ok(()) => return,
             Err(TrySendError::Full(note) | TrySendError::Disconnected(note)) => note,
         };
         let Note::Ended(lost) = note else { return };
         let (wish, result, _) = *lost;
-        let (who, what) = (words::clean(&wish.who), words::clean(&wish.what));
         tracing::error!(
-            "the audit list is not written, look at the disk of its directory; it lacks: {who} from {}: {what}: {}",
+            "the audit list is not written, look at the disk of its directory; it lacks: {} from {}: {}: {}",
+            wish.who,
             wish.from,
+            wish.what,
             words::verdict(result)
         );
     }
@@ -248,12 +256,12 @@ impl Clerk {
         let entry = Entry {
             at: now,
             node: self.node.clone(),
-            who: words::clean(&wish.who),
-            says: wish.says.as_deref().map(words::clean_short).filter(|says| !says.is_empty()),
+            who: wish.who,
+            says: wish.says,
             from: wish.from.to_canonical().to_string(),
-            what: words::clean(&wish.what),
+            what: wish.what,
             result,
-            why: words::clean(why),
+            why: why.to_owned(),
             times: 1,
             last: now,
         };

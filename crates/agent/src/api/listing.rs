@@ -17,6 +17,8 @@ const TO_LIST: [&str; 7] =
     ["/v1/aside/prune", "/v1/certificate", "/v1/clone", "/v1/join", "/v1/order", "/v1/reload", "/v1/upgrade"];
 /// Largest request that is listed, in bytes; as much as any of these takes.
 const REQUEST_MAX: usize = 2 * 1024 * 1024;
+/// The same of somebody who is not known, who can only want to join.
+const STRANGER_MAX: usize = 64 * 1024;
 /// So much is read, in so long a time, of a request that is refused: only to say what it was.
 const REFUSED_MAX: usize = 64 * 1024;
 const REFUSED_LIMIT: Duration = Duration::from_secs(1);
@@ -104,8 +106,9 @@ pub(super) async fn refused(door: &Door, guest: &Guest, request: Request, (statu
 pub(super) async fn carried_out(door: &Door, guest: &Guest, request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, REQUEST_MAX).await else {
-        let said = format!("the request is not whole, or has more than {REQUEST_MAX} bytes");
+    let bytes_max = if guest.who == Who::Nameless { STRANGER_MAX } else { REQUEST_MAX };
+    let Ok(body) = to_bytes(body, bytes_max).await else {
+        let said = format!("the request is not whole, or has more than {bytes_max} bytes");
         door.audit.ended(asked.wish(door, guest, &[]).0, Verdict::Refused, &said);
         return (StatusCode::PAYLOAD_TOO_LARGE, said).into_response();
     };

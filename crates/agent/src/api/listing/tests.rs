@@ -19,6 +19,10 @@ struct Host {
 
 impl Host {
     fn up(test: &str) -> Host {
+        Host::asked_by(test, Who::Unasked)
+    }
+
+    fn asked_by(test: &str, who: Who) -> Host {
         let dir = std::env::temp_dir().join(format!("pgkeel-listing-{test}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let me: cluster::NodeName = "n1".parse().unwrap();
@@ -36,7 +40,7 @@ impl Host {
                 _ => Err((StatusCode::SERVICE_UNAVAILABLE, "nobody leads")),
             }
         };
-        let guest = Guest { from: "192.0.2.1:5".parse().unwrap(), who: Who::Unasked };
+        let guest = Guest { from: "192.0.2.1:5".parse().unwrap(), who };
         let router = Router::new()
             .route("/v1/order", post(order))
             .layer(from_fn_with_state(door, access::check))
@@ -91,6 +95,23 @@ async fn who_goes_away_before_the_answer_is_listed_all_the_same() {
     let asks = host.asks("/v1/order", Order::Cancel { id: "7".into() }, false);
     assert!(tokio::time::timeout(Duration::from_millis(50), asks).await.is_err());
     assert_eq!(host.told().await, ["cancel 7: not known: the connection ended before the answer"]);
+}
+
+#[tokio::test]
+async fn of_whoever_is_not_known_little_is_read() {
+    let host = Host::asked_by("stranger", Who::Nameless);
+    let joins = async |bytes: usize| {
+        use hyper::service::Service as _;
+        let request = Request::post("/v1/join").body(Body::from("x".repeat(bytes))).unwrap();
+        TowerToHyperService::new(host.router.clone()).call(request).await.unwrap().status()
+    };
+    assert_eq!(joins(STRANGER_MAX).await, StatusCode::NOT_FOUND, "this router has no such route");
+    assert_eq!(joins(STRANGER_MAX + 1).await, StatusCode::PAYLOAD_TOO_LARGE);
+    let said =
+        format!("POST /v1/join: refused: the request is not whole, or has more than {STRANGER_MAX} bytes");
+    assert_eq!(host.told().await, ["POST /v1/join: refused", &said]);
+    let entries = host.audit.tell(10).await.unwrap();
+    assert!(entries.iter().all(|it| it.who == "no certificate"), "{entries:?}");
 }
 
 #[tokio::test]
