@@ -115,8 +115,7 @@ pub fn router(
 }
 
 fn roll(store: Store) -> access::Roll {
-    let states = store.watch();
-    Arc::new(move |name| access::belongs(&states.borrow(), name, |node| store.has_member(node)))
+    Arc::new(move |name| access::belongs(&store.state(), name, |node| store.has_member(node)))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

@@ -32,8 +32,8 @@ pub(super) fn routes() -> Router<Shared> {
 
 /// The users of a cluster as far as this agent knows.
 pub(super) fn of(store: &Store) -> Users {
-    let states = store.watch();
-    Arc::new(move |token| whose(&states.borrow(), token))
+    let store = store.clone();
+    Arc::new(move |token| whose(&store.state(), token))
 }
 
 fn whose(record: &Record, token: &Token) -> Option<Subject> {
