@@ -4,6 +4,7 @@
 
 mod access;
 mod aside;
+mod audit;
 mod certificate;
 mod clone;
 mod config;
@@ -12,6 +13,7 @@ pub mod explain;
 mod heartbeat;
 mod join;
 mod leader;
+mod listing;
 mod lost;
 mod order;
 mod ping;
@@ -19,10 +21,12 @@ mod reload;
 mod size;
 mod status;
 mod upgrade;
+mod users;
 mod view;
 mod wal;
 mod why;
 
+use crate::audit::Audit;
 use crate::hands::Hands;
 use crate::postgres::Place;
 use crate::run::Event;
@@ -49,6 +53,7 @@ struct Shared {
     files: Files,
     caller: Caller,
     follows: Follows,
+    audit: Audit,
 }
 
 /// Whose files the API tells of.
@@ -77,11 +82,13 @@ pub fn router(
     store: Store,
     files: Files,
     caller: Caller,
-    follows: Follows,
+    (follows, audit): (Follows, Audit),
 ) -> Router {
     let raft = store.router();
-    let credentials = caller.credentials().cloned();
-    let shared = Shared { events, store, files, caller, follows };
+    let (me, credentials) = (files.me.clone(), caller.credentials().cloned());
+    let (roll, users) = (roll(store.clone()), users::of(&store));
+    let door = access::Door { me, credentials, roll, users, audit: audit.clone() };
+    let shared = Shared { events, store, files, caller, follows, audit };
     Router::new()
         .merge(heartbeat::routes())
         .merge(config::routes())
@@ -95,14 +102,20 @@ pub fn router(
         .merge(view::routes())
         .merge(lost::routes())
         .merge(aside::routes())
+        .merge(audit::routes())
         .merge(wal::routes())
         .merge(size::routes())
         .merge(certificate::routes())
         .merge(clone::routes())
         .merge(upgrade::routes())
+        .merge(users::routes())
         .with_state(shared)
         .merge(raft)
-        .layer(axum::middleware::from_fn_with_state(credentials, access::check))
+        .layer(axum::middleware::from_fn_with_state(door, access::check))
+}
+
+fn roll(store: Store) -> access::Roll {
+    Arc::new(move |name| access::belongs(&store.state(), name, |node| store.has_member(node)))
 }
 
 /// The loop did not answer, or this agent is not the one to ask.

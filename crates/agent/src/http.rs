@@ -8,7 +8,8 @@ mod introductions;
 mod listen;
 pub mod tls;
 
-pub use listen::{Guest, NAMELESS, serve};
+pub(crate) use introductions::network;
+pub use listen::{Guest, NAMELESS, Turned, serve, serve_and_tell};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -157,7 +158,9 @@ impl Connection {
     /// A connection to `address` (`host:port`), not yet opened; bodies are limited to `body_max` bytes.
     #[must_use]
     pub fn new(caller: &Caller, address: &str, body_max: usize) -> Self {
-        Self::to(Whom::Agent(caller.clone()), address, body_max)
+        let mut connection = Self::to(Whom::Agent(caller.clone()), address, body_max);
+        connection.show(caller.authorization());
+        connection
     }
 
     /// The same to a member of etcd, with TLS if these files are given. They are read whenever it is opened.

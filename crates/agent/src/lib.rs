@@ -8,6 +8,7 @@ pub mod start;
 pub mod run;
 
 pub mod api;
+pub mod audit;
 pub mod clock;
 pub mod fence;
 pub mod guard;

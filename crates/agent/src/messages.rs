@@ -173,3 +173,16 @@ pub struct Prune {
     #[serde(default)]
     pub by: String,
 }
+
+/// A user of the API who shows a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserTold {
+    /// His name.
+    pub name: String,
+    /// What he may.
+    pub role: cluster::users::UserRole,
+    /// Who added him, from where.
+    pub by: String,
+    /// When, on the wall clock of the leader.
+    pub made: cluster::WallMs,
+}

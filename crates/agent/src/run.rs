@@ -393,7 +393,8 @@ impl Run {
     /// Points the tasks around the loop at what the state says.
     fn aim(&mut self) {
         let me = self.me().clone();
-        let target = self.state.primary().filter(|p| **p != me).and_then(|p| {
+        let is_gone = self.state.removed.contains(&me);
+        let target = self.state.primary().filter(|p| **p != me && !is_gone).and_then(|p| {
             let agent = self.state.members.get(p)?.agent.clone();
             Some(reach::Target { epoch: self.state.epoch, node: p.clone(), agent })
         });

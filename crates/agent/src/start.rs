@@ -1,6 +1,7 @@
 //! Starts an agent: checks the host, opens what it needs in an order in which every failure has a clear cause, runs the
 //! loop, and takes everything down again.
 
+use crate::audit::{Audit, Known, Verdict, Wish};
 use crate::fence::Fence;
 use crate::guard::{GuardEvent, GuardHandle};
 use crate::hands::Hands;
@@ -116,9 +117,12 @@ pub async fn run(
     let place = hands.as_ref().map(|h| h.place.clone());
     let files = api::Files { me: me.clone(), place, hands: hands.clone() };
     let follows = api::Follows { successor, used: Used::of(&settings) };
-    let router = api::router(events.clone(), store.clone(), files, caller.clone(), follows);
+    let audit = Audit::open(&settings.dir.join("audit"), me.clone());
+    let given = (follows, audit.clone());
+    let router = api::router(events.clone(), store.clone(), files, caller.clone(), given);
     let acceptor = Acceptor::with(credentials);
-    let server = tokio::spawn(http::serve(listener, acceptor, router, ended(served)));
+    let turned = turned_away(audit.clone());
+    let server = tokio::spawn(http::serve_and_tell(listener, acceptor, router, turned, ended(served)));
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
     let parts = parts(&settings, me, (store.clone(), caller), hands, (epoch_seen, began))?;
     let running = run::run(parts, (events, inbox), guard_events, stop);
@@ -132,8 +136,11 @@ pub async fn run(
     let _ = served_until.send(true);
     match outcome {
         // Nobody renews the lease meanwhile. What is not closed in time is found as after a crash.
-        Ok(Ended::ForSuccessor { by }) => drop(tokio::time::timeout_at(by.into(), store.close()).await),
-        Ok(Ended::Stopped | Ended::Removed) | Err(_) => store.close().await,
+        Ok(Ended::ForSuccessor { by }) => {
+            let closing = async { tokio::join!(store.close(), audit.close()) };
+            drop(tokio::time::timeout_at(by.into(), closing).await);
+        }
+        Ok(Ended::Stopped | Ended::Removed) | Err(_) => drop(tokio::join!(store.close(), audit.close())),
     }
     server.abort();
     // No failure: who keeps the process running would start it again, for the same end.
@@ -168,6 +175,15 @@ async fn run_and_form(
     };
     forming.abort();
     outcome
+}
+
+/// Lists who did not get as far as to ask for something.
+fn turned_away(audit: Audit) -> http::Turned {
+    Arc::new(move |from, why| {
+        let (who, what) = ("not known".to_owned(), "connect".to_owned());
+        let wish = Wish { who, known: Known::No, says: None, from: from.ip(), what };
+        audit.ended(wish, Verdict::Refused, &why.to_string());
+    })
 }
 
 fn fence_of(settings: &Settings, place: &Place) -> Option<Arc<Fence>> {

@@ -13,6 +13,7 @@ use crate::state::{
     Appointment, Entry, Fencing, HISTORY_MAX, Maintenance, Member, OldLease, PLANNED_MAX, PROMOTIONS_MAX,
     Paused, Phase, Promotion, Published, Settings, State, SyncSet,
 };
+use crate::users::{self, User};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -224,6 +225,18 @@ pub enum Change {
         /// Its identity.
         id: String,
     },
+    /// Remember a user of the API.
+    AddUser {
+        /// His name.
+        name: String,
+        /// He.
+        user: User,
+    },
+    /// Forget one.
+    RemoveUser {
+        /// His name.
+        name: String,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -338,6 +351,7 @@ fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal>
         | Change::Invite { .. }
         | Change::Redeem { .. }
         | Change::Uninvite { .. } => membership::change(state, change, at),
+        Change::AddUser { .. } | Change::RemoveUser { .. } => users::change(state, change),
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
 }

@@ -16,6 +16,7 @@ mod rejoin;
 mod restart;
 pub mod switchover;
 mod sync_set;
+mod users;
 
 use crate::basics::{Moment, NodeName, WallMs};
 use crate::command::{Change, Command};

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod reason;
 pub mod restart;
 pub mod state;
+pub mod users;
 pub mod view;
 
 pub mod brake;

@@ -8,6 +8,7 @@ use crate::membership::{Leaving, Seat, Token};
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
 use crate::restart::Restart;
+use crate::users::User;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -382,6 +383,9 @@ pub struct State {
     /// Invitations, by their identity.
     #[serde(default)]
     pub tokens: BTreeMap<String, Token>,
+    /// Users of the API who show a token, by their names.
+    #[serde(default)]
+    pub users: BTreeMap<String, User>,
     /// Remembered decisions, oldest first.
     pub history: Vec<Entry>,
     /// Number of commands applied.

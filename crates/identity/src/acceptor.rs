@@ -3,6 +3,8 @@
 use crate::credentials::{Credentials, Plain};
 use crate::holder::Holder;
 use crate::stream::Stream;
+use crate::subject::Subject;
+use rustls::{CertificateError, Error as TlsError};
 use std::io;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -21,6 +23,8 @@ pub enum Who {
     Unasked,
     /// Somebody who showed no certificate.
     Nameless,
+    /// A user who has shown his token over TLS, and no certificate. The acceptor never says so: whoever knows the users does.
+    User(Subject),
     /// The holder of a certificate of this cluster's authority. A connection can last longer: see [`Holder::standing`].
     Known(Holder),
 }
@@ -58,7 +62,7 @@ impl Acceptor {
             return Err(io::Error::other("it does not speak TLS"));
         }
         let current = credentials.current();
-        let stream = TlsAcceptor::from(current.server.clone()).accept(stream).await?;
+        let stream = TlsAcceptor::from(current.server.clone()).accept(stream).await.map_err(explained)?;
         let shown = stream.get_ref().1.peer_certificates();
         let shown = shown.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect::<Vec<_>>());
         let who = match shown.as_deref().map(|chain| Holder::of(chain, &current)) {
@@ -71,4 +75,25 @@ impl Acceptor {
         };
         Ok((Stream::Tls(Box::new(TlsStream::from(stream))), who))
     }
+}
+
+/// What the library says of who was not let in, in words that help; of the same kind.
+fn explained(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    let said = match inner {
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "it shows a certificate that this cluster's authority has not signed".to_owned(),
+        Some(TlsError::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => "it shows a certificate whose time is over".to_owned(),
+        Some(TlsError::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        )) => "it shows a certificate whose time has not come: is the clock of both hosts right?".to_owned(),
+        Some(TlsError::AlertReceived(alert)) => {
+            format!("it broke off ({alert:?}): it may know another authority, or none")
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), said)
 }

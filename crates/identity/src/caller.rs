@@ -4,6 +4,7 @@ use crate::credentials::{Credentials, Plain, agent_name};
 use crate::stranger::Stranger;
 use crate::stream::Stream;
 use crate::subject::{Role, Subject};
+use crate::token::Token;
 use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, ClientConfig, Error as TlsError, InvalidMessage};
 use std::io;
@@ -17,6 +18,8 @@ pub struct Caller {
     credentials: Option<Credentials>,
     /// Only without credentials.
     stranger: Option<Stranger>,
+    /// Only of a stranger who knows the authority.
+    token: Option<Token>,
 }
 
 impl Caller {
@@ -33,7 +36,7 @@ impl Caller {
     /// What the library says.
     pub fn unverified() -> io::Result<Caller> {
         let stranger = Stranger::unverified().map_err(io::Error::other)?;
-        Ok(Caller { credentials: None, stranger: Some(stranger) })
+        Ok(Caller { stranger: Some(stranger), ..Caller::default() })
     }
 
     /// With TLS and without a certificate: for who wants to join the cluster whose authority this is.
@@ -41,14 +44,36 @@ impl Caller {
     /// # Errors
     /// When it is no cluster's authority.
     pub fn trusting(authority: CertificateDer<'static>) -> io::Result<Caller> {
-        let stranger = Stranger::of(authority).map_err(io::Error::other)?;
-        Ok(Caller { credentials: None, stranger: Some(stranger) })
+        let stranger = Stranger::of(vec![authority]).map_err(io::Error::other)?;
+        Ok(Caller { stranger: Some(stranger), ..Caller::default() })
+    }
+
+    /// With TLS, without a certificate and with a user's token, which is shown to nobody but agents that one of these authorities
+    /// has signed for.
+    ///
+    /// # Errors
+    /// When they are no cluster's authorities.
+    pub fn with_token(authorities: Vec<CertificateDer<'static>>, token: Token) -> io::Result<Caller> {
+        let stranger = Stranger::of(authorities).map_err(io::Error::other)?;
+        Ok(Caller { credentials: None, stranger: Some(stranger), token: Some(token) })
+    }
+
+    /// Whether it calls with TLS, if the other side has it.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.credentials.is_some() || self.stranger.is_some()
+    }
+
+    /// What goes with each request as `Authorization`: a secret.
+    #[must_use]
+    pub fn authorization(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {}", token.word()))
     }
 
     /// With these, or without TLS if there are none.
     #[must_use]
     pub fn with(credentials: Option<Credentials>) -> Caller {
-        Caller { credentials, stranger: None }
+        Caller { credentials, ..Caller::default() }
     }
 
     /// What it shows others; `None`: there is no TLS.

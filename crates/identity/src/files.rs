@@ -122,13 +122,24 @@ pub(crate) fn trusted(
 /// [`Problem`]
 pub fn private_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
     let wrong = |trouble| Problem::new(key, path, trouble);
-    let check = |file: &File| {
-        let facts = file.metadata().map_err(|error| Trouble::Unreadable(error.to_string()))?;
-        let own = rustix::process::geteuid().as_raw();
-        check_secrecy(facts.uid(), facts.mode() & 0o7777, own)
-    };
-    let bytes = read(path, check).map_err(wrong)?;
+    let bytes = read(path, check_file).map_err(wrong)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| wrong(Trouble::NoKey))
+}
+
+/// A file that holds a secret of another kind, which nobody else must be able to read.
+///
+/// # Errors
+/// [`Trouble`]
+pub fn open_secret(path: &Path) -> Result<File, Trouble> {
+    let file = File::open(path).map_err(|error| Trouble::Unreadable(error.to_string()))?;
+    check_file(&file)?;
+    Ok(file)
+}
+
+fn check_file(file: &File) -> Result<(), Trouble> {
+    let facts = file.metadata().map_err(|error| Trouble::Unreadable(error.to_string()))?;
+    let own = rustix::process::geteuid().as_raw();
+    check_secrecy(facts.uid(), facts.mode() & 0o7777, own)
 }
 
 /// Whether it is the key of the first of these certificates.

@@ -139,11 +139,11 @@ pub fn authority_in(text: &str, wanted: &str) -> Option<CertificateDer<'static>>
     all.find(|der| fingerprint(der) == wanted)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
-fn random(digits: usize) -> Result<String, CannotSign> {
+pub(crate) fn random(digits: usize) -> Result<String, CannotSign> {
     let mut bytes = vec![0; digits / 2];
     let filled = rand::fill(&mut bytes);
     filled.map_err(|_| CannotSign::Failed("the system gives no random numbers".to_owned()))?;

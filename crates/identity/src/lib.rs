@@ -5,7 +5,7 @@
 //! - [`authority`]: signs certificates. [`folder`]: where a host keeps its own, [`credentials`] makes of them what rustls
 //!   wants, and [`renew`] sees that they stay good.
 //! - [`caller`] connects to another process, [`acceptor`] lets others in; both hand out a [`stream`].
-//! - [`invitation`]: what somebody carries who has no certificate yet.
+//! - [`invitation`]: what somebody carries who has no certificate yet. [`token`]: what a user shows instead of one.
 //! - [`files`], [`file_changes`], [`certificate`] read such files for whoever has some; the proxy uses them for its clients.
 //!
 //! This crate does not know what is said over a connection, nor who may ask for what: see [`subject::Right`] and the
@@ -26,6 +26,7 @@ pub mod renew;
 mod stranger;
 pub mod stream;
 pub mod subject;
+pub mod token;
 
 pub use acceptor::{Acceptor, Who};
 pub use authority::Authority;
@@ -36,6 +37,7 @@ pub use holder::{Holder, Standing};
 pub use invitation::Invitation;
 pub use stream::Stream;
 pub use subject::{Right, Role, Subject};
+pub use token::Token;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use std::sync::Arc;

@@ -28,12 +28,14 @@ impl Stranger {
         Ok(Stranger { client: Arc::new(quiet(client)), cluster: None })
     }
 
-    /// Talks to agents of the cluster that has this authority.
-    pub(crate) fn of(authority: CertificateDer<'static>) -> Result<Stranger, Error> {
-        let cluster = authority::cluster_of(&authority);
+    /// Talks to agents of the cluster that has these authorities, the first of which names it.
+    pub(crate) fn of(authorities: Vec<CertificateDer<'static>>) -> Result<Stranger, Error> {
+        let cluster = authorities.first().and_then(|first| authority::cluster_of(first));
         let cluster = cluster.ok_or_else(|| Error::General("it is no authority of pgkeel".to_owned()))?;
         let mut roots = RootCertStore::empty();
-        roots.add(authority)?;
+        for authority in authorities {
+            roots.add(authority)?;
+        }
         let client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)

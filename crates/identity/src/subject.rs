@@ -33,6 +33,8 @@ pub enum Role {
 pub enum Right {
     /// To look at what the cluster does.
     See,
+    /// To look at what others had it do, and who was refused.
+    Review,
     /// To have it do something.
     Operate,
     /// To take part in its decisions, as one node's agent does.
@@ -48,7 +50,7 @@ impl Role {
     pub fn may(self, right: Right) -> bool {
         match right {
             Right::See => true,
-            Right::Operate => matches!(self, Role::Operator | Role::Admin | Role::Agent),
+            Right::Review | Right::Operate => matches!(self, Role::Operator | Role::Admin | Role::Agent),
             Right::TakePart => self == Role::Agent,
         }
     }
@@ -88,6 +90,7 @@ impl Right {
     pub fn words(self) -> &'static str {
         match self {
             Right::See => "look at the cluster",
+            Right::Review => "look at the audit list or at the users",
             Right::Operate => "give orders",
             Right::TakePart => "take part as an agent",
         }
@@ -201,6 +204,7 @@ mod tests {
         let may = |right| Role::ALL.into_iter().filter(|role| role.may(right)).collect::<Vec<_>>();
         assert_eq!(may(Right::See), Role::ALL);
         assert_eq!(may(Right::Operate), [Role::Operator, Role::Admin, Role::Agent]);
+        assert_eq!(may(Right::Review), may(Right::Operate));
         assert_eq!(may(Right::TakePart), [Role::Agent]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use identity::Caller;
@@ -99,13 +99,16 @@ async fn send(
         .await
         .map_err(|error| unreachable(&error))?;
     let connection = tokio::spawn(connection);
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, agent)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .map_err(|error| AskError::NotUnderstood(error.to_string()))?;
+        .header(CONTENT_TYPE, "application/json");
+    if let Some(token) = caller.authorization() {
+        request = request.header(AUTHORIZATION, token);
+    }
+    let request =
+        request.body(Full::new(body)).map_err(|error| AskError::NotUnderstood(error.to_string()))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
         let status = response.status();

@@ -1,14 +1,22 @@
 //! Who may ask an agent for what. What is not listed here is for agents only. A connection is asked for each request whether what it
 //! began with still holds: it can be years old.
+//!
+//! The agent of a node that was struck out is refused by its name, whatever it shows. It may ask one thing, which is how it learns
+//! that; and as long as Raft's list of members still has it, it may do its part in being taken off that.
 
+use super::{listing, users};
+use crate::audit::Audit;
 use crate::http::{Guest, NAMELESS};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use cluster::NodeName;
 use cluster::decide::switchover::Order;
+use cluster::state::State as Record;
 use identity::{Credentials, Right, Role, Standing, Subject, Who, certificate};
+use std::sync::Arc;
 
 /// What anybody of the cluster may look at.
 const TO_SEE: [&str; 15] = [
@@ -29,6 +37,9 @@ const TO_SEE: [&str; 15] = [
     "/v1/why/now",
 ];
 
+/// What whoever may give orders may look at besides.
+const TO_REVIEW: [&str; 2] = ["/v1/audit", "/v1/users"];
+
 /// What is done for whoever may give orders.
 const TO_OPERATE: [&str; 5] = ["/v1/aside/prune", "/v1/clone", "/v1/order", "/v1/reload", "/v1/upgrade"];
 
@@ -37,37 +48,113 @@ fn is_for_all(method: &Method, path: &str) -> bool {
     matches!((method.as_str(), path), ("GET", "/v1/authority") | ("POST", "/v1/join"))
 }
 
+/// How somebody hears that he was struck out.
+const TO_LEARN: &str = "/v1/raft/hello";
+/// What members of the store say to each other.
+const OF_THE_STORE: &str = "/v1/raft/";
+
 fn needed(method: &Method, path: &str) -> Right {
     match *method {
         // It looks for itself at who asks.
         Method::POST if path == "/v1/certificate" => Right::See,
         Method::GET | Method::HEAD if TO_SEE.contains(&path) => Right::See,
+        Method::GET | Method::HEAD if TO_REVIEW.contains(&path) => Right::Review,
         Method::POST if TO_OPERATE.contains(&path) => Right::Operate,
         _ => Right::TakePart,
     }
 }
 
+/// Whether a node belongs to the cluster, as far as this agent knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Belongs {
+    /// Nothing speaks against it.
+    Yes,
+    /// It was struck out, and is still a member of the store.
+    InStoreOnly,
+    /// It was struck out.
+    No,
+}
+
+/// Says so of a name.
+pub(super) type Roll = Arc<dyn Fn(&str) -> Belongs + Send + Sync>;
+
+/// What the record says of a name; `in_store` says whether the store still has it.
+pub(super) fn belongs(state: &Record, name: &str, in_store: impl FnOnce(&NodeName) -> bool) -> Belongs {
+    match name.parse::<NodeName>() {
+        Ok(node) if state.removed.contains(&node) && !state.has_seat(&node) => match in_store(&node) {
+            true => Belongs::InStoreOnly,
+            false => Belongs::No,
+        },
+        Ok(_) | Err(_) => Belongs::Yes,
+    }
+}
+
+/// Why the holder of a certificate is not listened to any more, if his node was struck out.
+fn struck_out(who: &Who, path: &str, roll: &Roll) -> Option<(StatusCode, String)> {
+    let Who::Known(holder) = who else { return None };
+    if holder.role != Role::Agent || path == TO_LEARN {
+        return None;
+    }
+    match roll(&holder.name) {
+        Belongs::Yes => None,
+        Belongs::InStoreOnly if path.starts_with(OF_THE_STORE) => None,
+        Belongs::InStoreOnly | Belongs::No => Some((
+            StatusCode::GONE,
+            format!(
+                "{} was removed from the cluster, and the certificate of its agent is not accepted any more; to bring that host back, \
+                 empty its directories and run pgkeel join with another --node",
+                holder.name
+            ),
+        )),
+    }
+}
+
+/// What is known where requests come in.
+#[derive(Clone)]
+pub(super) struct Door {
+    /// This node.
+    pub(super) me: NodeName,
+    /// None: there is no TLS.
+    pub(super) credentials: Option<Credentials>,
+    /// Who was struck out.
+    pub(super) roll: Roll,
+    /// Who comes with a token.
+    pub(super) users: users::Users,
+    /// Where is listed what they change, and who is refused.
+    pub(super) audit: Audit,
+}
+
 /// Lets a request pass, or says why not.
 pub(super) async fn check(
-    State(credentials): State<Option<Credentials>>,
-    ConnectInfo(guest): ConnectInfo<Guest>,
-    request: Request,
+    State(door): State<Door>,
+    ConnectInfo(mut guest): ConnectInfo<Guest>,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let standing = standing(&guest.who, credentials.as_ref());
+    let shown = users::recognised(&mut guest, &mut request, &door.users);
+    let standing = standing(&guest.who, door.credentials.as_ref());
     let right = needed(request.method(), request.uri().path());
     let refused = match standing.refusal() {
+        _ if shown.is_err() => shown.err().map(|said| (StatusCode::UNAUTHORIZED, said.to_owned())),
         Some(said) => {
             Some((StatusCode::UNAUTHORIZED, format!("{said}; connect again with one that is good")))
         }
-        None if is_for_all(request.method(), request.uri().path()) => None,
-        None => refusal(&guest.who, right),
+        None => struck_out(&guest.who, request.uri().path(), &door.roll).or_else(|| {
+            match is_for_all(request.method(), request.uri().path()) {
+                true => None,
+                false => refusal(&guest.who, right),
+            }
+        }),
     };
     let mut response = match refused {
+        None if listing::is_listed(&request, &guest, door.credentials.is_some()) => {
+            listing::carried_out(&door, &guest, request, next).await
+        }
         None => next.run(request).await,
         Some((status, said)) => {
             let (method, path) = (request.method(), request.uri().path());
             tracing::warn!("refused {method} {path} from {}: {said}", guest.from.ip());
+            listing::refused(&door, &guest, request, (status, &said)).await;
             (status, said).into_response()
         }
     };
@@ -83,7 +170,7 @@ pub(super) fn standing(who: &Who, credentials: Option<&Credentials>) -> Standing
         (Who::Known(holder), Some(credentials)) => {
             holder.standing(&credentials.current(), certificate::now())
         }
-        (Who::Known(_) | Who::Unasked | Who::Nameless, _) => Standing::Good,
+        (Who::Known(_) | Who::User(_) | Who::Unasked | Who::Nameless, _) => Standing::Good,
     }
 }
 
@@ -92,6 +179,7 @@ fn refusal(who: &Who, right: Right) -> Option<(StatusCode, String)> {
         Who::Unasked => None,
         Who::Nameless => Some((StatusCode::UNAUTHORIZED, NAMELESS.to_owned())),
         Who::Known(holder) => lacks(holder, right),
+        Who::User(user) => lacks(user, right),
     }
 }
 
@@ -109,6 +197,10 @@ fn may_not(subject: &Subject, what: &str) -> (StatusCode, String) {
 /// certificates for every role: whoever could invite could give himself any right.
 fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)> {
     let (enough, what): (&[Role], _) = match order {
+        Order::AddUser { .. } | Order::RemoveUser { .. } => (
+            &[Role::Admin, Role::Agent],
+            "add or remove users; ask somebody with the certificate or the token of an admin, or do it on the host of an agent",
+        ),
         Order::Invite { .. } | Order::Uninvite { .. } => (
             &[Role::Admin, Role::Agent],
             "make or take back invitations; ask somebody with the certificate of an admin, or do it on the host of an agent",
@@ -136,8 +228,15 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
 /// over to TLS (`has_tls`) people without it may do what they could before, but the key of the authority is not for them.
 pub(super) fn check_order(guest: &Guest, order: &Order, has_tls: bool) -> Result<(), Response> {
     let invites = matches!(order, Order::Invite { .. } | Order::Uninvite { .. });
+    let of_users = matches!(order, Order::AddUser { .. } | Order::RemoveUser { .. });
     let refused = match &guest.who {
         Who::Known(holder) => order_lacks(holder, order),
+        Who::User(user) => refusal(&guest.who, Right::Operate).or_else(|| order_lacks(user, order)),
+        Who::Unasked if of_users => Some((
+            StatusCode::FORBIDDEN,
+            "users with tokens are added and removed over TLS only; use --tls, or do it on the host of an agent"
+                .to_owned(),
+        )),
         Who::Unasked if has_tls && invites => Some((
             StatusCode::FORBIDDEN,
             "invitations are made and taken back over TLS only; use --tls, or do it on the host of an agent"
@@ -155,220 +254,4 @@ fn article(word: &str) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::{self, Connection, HttpError};
-    use axum::middleware::from_fn_with_state;
-    use axum::routing::{get, post};
-    use axum::{Json, Router};
-    use identity::{Acceptor, Authority, Caller, Folder, Plain, Role};
-    use std::path::{Path, PathBuf};
-    use std::time::Duration;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    #[test]
-    fn looking_ordering_and_taking_part_are_three_things() {
-        for path in TO_SEE {
-            assert_eq!(needed(&Method::GET, path), Right::See);
-            assert_eq!(needed(&Method::POST, path), Right::TakePart, "{path}");
-        }
-        for path in TO_OPERATE {
-            assert_eq!(needed(&Method::POST, path), Right::Operate);
-            assert_eq!(needed(&Method::GET, path), Right::TakePart, "{path}");
-        }
-        for path in [
-            "/v1/heartbeat",
-            "/v1/config/judge",
-            "/v1/etcd/pulse",
-            "/v1/raft/append",
-            "/v1/raft/hello",
-            "/v1/new",
-            "/v1/order/",
-            "",
-        ] {
-            assert_eq!(needed(&Method::POST, path), Right::TakePart, "{path}");
-            assert_eq!(needed(&Method::GET, path), Right::TakePart, "{path}");
-        }
-    }
-
-    #[test]
-    fn who_is_not_known_is_told_what_to_show_and_who_is_what_he_lacks() {
-        let known = |role| Subject::new("shop", role, "alice").unwrap();
-        let status = |who: &Who, right| refusal(who, right).map(|(status, _)| status.as_u16());
-        let lack = |role, right| lacks(&known(role), right).map(|(status, _)| status.as_u16());
-        assert_eq!(status(&Who::Nameless, Right::See), Some(401));
-        assert_eq!(lack(Role::Viewer, Right::See), None);
-        assert_eq!(lack(Role::Viewer, Right::Operate), Some(403));
-        assert_eq!(lack(Role::Admin, Right::TakePart), Some(403));
-        assert_eq!(lack(Role::Agent, Right::TakePart), None);
-        assert_eq!(status(&Who::Unasked, Right::TakePart), None);
-        let (_, said) = lacks(&known(Role::Operator), Right::TakePart).unwrap();
-        assert_eq!(said, "alice is known as an operator, who may not take part as an agent");
-    }
-
-    #[test]
-    fn invitations_are_made_by_admins_and_nodes_let_in_by_agents() {
-        use cluster::membership::{Seat, TokenRole};
-        let node = || "n4".parse::<cluster::NodeName>().unwrap();
-        let (id, hash) = (|| "i".to_owned(), || "h".to_owned());
-        let invitations = [TokenRole::Data, TokenRole::Witness, TokenRole::Proxy].map(|role| Order::Invite {
-            id: id(),
-            hash: hash(),
-            role,
-            until: 0,
-            uses: 1,
-        });
-        let asked_of = |has_tls, who: Who, order: &Order| {
-            let guest = Guest { from: "192.0.2.1:5".parse().unwrap(), who };
-            check_order(&guest, order, has_tls).err().map_or(200, |answer| answer.status().as_u16())
-        };
-        let asked = |who, order: &Order| asked_of(false, who, order);
-        let allowed = |role, order: &Order| order_lacks(&Subject::new("shop", role, "alice").unwrap(), order);
-        let admit = Order::Admit { node: node(), seat: Seat { address: "h:1".into(), raft_id: 7 } };
-        let redeem = Order::Redeem { id: id(), hash: hash(), role: TokenRole::Data, node: node() };
-        for order in invitations.iter().chain([&Order::Uninvite { id: id() }]) {
-            let may = Role::ALL.into_iter().filter(|role| allowed(*role, order).is_none());
-            assert_eq!(may.collect::<Vec<_>>(), [Role::Admin, Role::Agent], "{order:?}");
-            assert_eq!(asked_of(true, Who::Unasked, order), 403);
-            assert_eq!((asked(Who::Unasked, order), asked(Who::Nameless, order)), (200, 401));
-        }
-        for order in [&admit, &redeem] {
-            let may = Role::ALL.into_iter().filter(|role| allowed(*role, order).is_none());
-            assert_eq!(may.collect::<Vec<_>>(), [Role::Agent], "{order:?}");
-            assert_eq!((asked(Who::Unasked, order), asked(Who::Nameless, order)), (200, 401));
-        }
-        assert_eq!(allowed(Role::Operator, &Order::Resume), None);
-        assert_eq!(allowed(Role::Operator, &Order::Remove { node: node(), insist: false }), None);
-        let (status, said) = allowed(Role::Operator, &invitations[0]).unwrap();
-        assert_eq!(status, StatusCode::FORBIDDEN);
-        assert!(said.starts_with("alice is known as an operator, who may not make or take back"), "{said}");
-    }
-
-    /// A host of the cluster that answers what the table allows, over real TLS; its directory, and that of a caller.
-    struct Host {
-        dir: PathBuf,
-        credentials: Credentials,
-        address: String,
-    }
-
-    impl Host {
-        async fn up(name: &str) -> Host {
-            let dir = std::env::temp_dir().join(format!("pgkeel-access-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&dir);
-            Folder::at(&dir.join("ca")).write_authority(&Authority::found("shop").unwrap()).unwrap();
-            let credentials = issue(&dir, Role::Agent, "n1", Duration::from_secs(3600));
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap().to_string();
-            let answer = || async { Json(7) };
-            let router = Router::new()
-                .route("/v1/status", get(answer))
-                .route("/v1/order", post(answer))
-                .route("/v1/aside/prune", post(answer))
-                .layer(from_fn_with_state(Some(credentials.clone()), check));
-            let acceptor = Acceptor::with(Some(credentials.clone()));
-            tokio::spawn(http::serve(listener, acceptor, router, std::future::pending()));
-            Host { dir, credentials, address }
-        }
-
-        fn connection(&self, role: Role, good: Duration) -> Connection {
-            let credentials = issue(&self.dir, role, "alice", good);
-            Connection::new(&Caller::with(Some(credentials)), &self.address, 4096)
-        }
-    }
-
-    impl Drop for Host {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
-
-    fn issue(dir: &Path, role: Role, name: &str, good: Duration) -> Credentials {
-        let authority = Folder::at(&dir.join("ca")).authority().unwrap();
-        let folder = Folder::at(&dir.join(format!("{role}-{name}")));
-        folder.write_authorities(authority.certificate()).unwrap();
-        let subject = Subject::new("shop", role, name).unwrap();
-        folder.write_own(&authority.issue(&subject, good).unwrap()).unwrap();
-        Credentials::load(folder, Plain::Refused).unwrap()
-    }
-
-    const LIMIT: Duration = Duration::from_secs(10);
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn refused(answer: Result<u64, HttpError>) -> (u16, String) {
-        match answer.unwrap_err() {
-            HttpError::Status { status, body, .. } => (status, body),
-            other => unreachable!("{other}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_undone_is_done_for_those_only_who_give_orders() {
-        let host = Host::up("prune").await;
-        let mut viewer = host.connection(Role::Viewer, HOUR);
-        assert_eq!(viewer.get::<u64>("/v1/status", LIMIT).await.unwrap(), 7);
-        let (status, said) = refused(viewer.post_json("/v1/aside/prune?node=n2", &0, LIMIT).await);
-        assert!(status == 403 && said.contains("alice is known as a viewer"), "{status} {said}");
-        let (status, _) =
-            refused(host.connection(Role::Proxy, HOUR).post_json("/v1/aside/prune", &0, LIMIT).await);
-        assert_eq!(status, 403);
-        let mut operator = host.connection(Role::Operator, HOUR);
-        let asked = operator.post_json::<_, u64>("/v1/aside/prune", &0, LIMIT).await;
-        assert_eq!(asked.unwrap(), 7);
-    }
-
-    /// A connection that was let in once is not let in for good.
-    #[tokio::test]
-    async fn a_connection_ends_with_its_certificate() {
-        let host = Host::up("time").await;
-        let mut alice = host.connection(Role::Operator, Duration::from_secs(3));
-        assert_eq!(alice.get::<u64>("/v1/status", LIMIT).await.unwrap(), 7);
-        let lasting = open(&host, "operator-alice").await;
-        tokio::time::sleep(Duration::from_millis(4100)).await;
-        let said = ask(lasting).await;
-        assert!(said.starts_with("HTTP/1.1 401") && said.contains("connection: close"), "{said}");
-        assert!(said.contains("is not good at this time"), "{said}");
-        assert!(alice.get::<u64>("/v1/status", LIMIT).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_connection_ends_when_its_authority_is_taken_out() {
-        let host = Host::up("authority").await;
-        let mut bob = host.connection(Role::Operator, HOUR);
-        assert_eq!(bob.post_json::<_, u64>("/v1/order", &0, LIMIT).await.unwrap(), 7);
-        let new = Authority::found("shop").unwrap();
-        let signs = Authority::load(&new.certificate, &new.key).unwrap();
-        let folder = host.credentials.folder();
-        let both = format!("{}{}", std::fs::read_to_string(folder.authorities()).unwrap(), new.certificate);
-        folder.write_authorities(&both).unwrap();
-        host.credentials.reload().unwrap();
-        assert_eq!(
-            bob.post_json::<_, u64>("/v1/order", &0, LIMIT).await.unwrap(),
-            7,
-            "while both are trusted"
-        );
-        let n1 = Subject::new("shop", Role::Agent, "n1").unwrap();
-        folder.write_own(&signs.issue(&n1, HOUR).unwrap()).unwrap();
-        folder.write_authorities(&new.certificate).unwrap();
-        host.credentials.reload().unwrap();
-        let (status, said) = refused(bob.post_json("/v1/order", &0, LIMIT).await);
-        assert!(status == 401 && said.contains("not trusted any more"), "{status} {said}");
-        assert!(bob.post_json::<_, u64>("/v1/order", &0, LIMIT).await.is_err(), "it was closed");
-    }
-
-    /// Let in, and silent so far.
-    async fn open(host: &Host, whose: &str) -> identity::Stream {
-        let folder = Folder::at(&host.dir.join(whose));
-        let caller = Caller::with(Some(Credentials::load(folder, Plain::Refused).unwrap()));
-        caller.connect(&host.address).await.unwrap()
-    }
-
-    /// All that is answered until the other side closes.
-    async fn ask(mut stream: identity::Stream) -> String {
-        stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: n1\r\n\r\n").await.unwrap();
-        stream.flush().await.unwrap();
-        let mut said = Vec::new();
-        let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut said)).await.unwrap();
-        String::from_utf8_lossy(&said).into_owned()
-    }
-}
+mod tests;

@@ -39,7 +39,7 @@ pub(super) struct Place {
 }
 
 /// One host has a whole network of IPv6 addresses.
-fn network(of: IpAddr) -> IpAddr {
+pub(crate) fn network(of: IpAddr) -> IpAddr {
     match of.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
         v4 @ IpAddr::V4(_) => v4,

@@ -11,6 +11,7 @@ use identity::{Acceptor, Role, Stream, Who};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -46,7 +47,7 @@ impl Guest {
         match &self.who {
             Who::Known(subject) => subject.role == Role::Agent,
             Who::Unasked => true,
-            Who::Nameless => false,
+            Who::Nameless | Who::User(_) => false,
         }
     }
 
@@ -55,6 +56,7 @@ impl Guest {
     pub fn as_named(&self, by: String) -> String {
         match &self.who {
             Who::Known(subject) if subject.role != Role::Agent => format!("{} ({by})", subject.name),
+            Who::User(subject) => format!("{} ({by})", subject.name),
             Who::Known(_) | Who::Unasked | Who::Nameless => by,
         }
     }
@@ -96,6 +98,9 @@ impl Connected<IncomingStream<'_, Introduced>> for Guest {
     }
 }
 
+/// Is told who was not let in, and why.
+pub type Turned = Arc<dyn Fn(SocketAddr, &io::Error) + Send + Sync>;
+
 /// Serves `router` on `listener` until `until` resolves; requests then under way are finished. Handlers find the [`Guest`] by
 /// axum's `ConnectInfo`.
 ///
@@ -107,9 +112,23 @@ pub async fn serve(
     router: axum::Router,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    serve_and_tell(listener, acceptor, router, Arc::new(|_, _| {}), until).await
+}
+
+/// As [`serve`], and tells `turned` whom the acceptor has turned away.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_and_tell(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    router: axum::Router,
+    turned: Turned,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let local = listener.local_addr()?;
     let (sender, ready) = mpsc::channel(READY_MAX);
-    let accepting = tokio::spawn(accept(listener, acceptor, router.clone(), sender));
+    let accepting = tokio::spawn(accept(listener, (acceptor, turned), router.clone(), sender));
     let introduced = Introduced { ready, local, accepting };
     let service = router.into_make_service_with_connect_info::<Guest>();
     axum::serve(introduced, service).with_graceful_shutdown(until).await
@@ -117,7 +136,7 @@ pub async fn serve(
 
 async fn accept(
     listener: TcpListener,
-    acceptor: Acceptor,
+    (acceptor, turned): (Acceptor, Turned),
     router: axum::Router,
     ready: mpsc::Sender<(Stream, Guest)>,
 ) {
@@ -136,6 +155,7 @@ async fn accept(
             tracing::debug!("a connection from {of} that said nothing made room for one from {}", from.ip());
         }
         let (acceptor, router, ready) = (acceptor.clone(), router.clone(), ready.clone());
+        let turned = turned.clone();
         tokio::spawn(async move {
             match place.hold(introduce(&acceptor, &router, stream, from)).await {
                 // Its place went to somebody else, or it was served.
@@ -145,7 +165,13 @@ async fn accept(
                 Some(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     tracing::debug!("{from} went before it was let in");
                 }
-                Some(Err(e)) => tracing::warn!("{} is not let in: {e}", from.ip()),
+                Some(Err(e)) => {
+                    tracing::warn!("{} is not let in: {e}", from.ip());
+                    // Who went or said nothing has shown nothing to tell of.
+                    if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other) {
+                        turned(from, &e);
+                    }
+                }
             }
         });
     }

@@ -40,6 +40,11 @@ fn certificate_left_ms(credentials: &Credentials) -> Option<Millis> {
 impl Run {
     /// Builds the observation and hands it to the heartbeat task.
     pub(super) fn tell(&mut self) {
+        // Nobody hears a node that was struck out.
+        if self.struck_out_since.is_some() {
+            self.tasks.outgoing.send_replace(None);
+            return;
+        }
         self.forget_recorded_rejoin();
         let observation = self.observation();
         let digest = self.digest(&observation);

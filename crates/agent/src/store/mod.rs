@@ -91,6 +91,14 @@ impl Store {
         }
     }
 
+    /// Whether what keeps the record still counts on this node. Nobody counts where it is kept by others than the agents.
+    pub(crate) fn has_member(&self, node: &NodeName) -> bool {
+        match &self.inner {
+            Inner::Embedded(store) => store.members().values().any(|peer| peer.name == *node),
+            Inner::Etcd(_) => false,
+        }
+    }
+
     /// The recorded state as it is written into the file.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! What a person may ask the leader for, and who checks it.
 
 use super::switchover::planned;
-use super::{Now, Proposed, configure, force, maintenance, membership, pause, restart};
+use super::{Now, Proposed, configure, force, maintenance, membership, pause, restart, users};
 use crate::basics::{NodeName, WallMs};
 use crate::command::{Change, Command};
 use crate::configuration::Content;
@@ -11,6 +11,7 @@ use crate::observe::Observations;
 use crate::reason::Reason;
 use crate::restart::Turn;
 use crate::state::{Fencing, State};
+use crate::users::UserRole;
 use serde::{Deserialize, Serialize};
 
 /// What a person may ask the leader for.
@@ -109,6 +110,20 @@ pub enum Order {
     Uninvite {
         /// Its identity.
         id: String,
+    },
+    /// Let somebody use the API by a token.
+    AddUser {
+        /// His name.
+        name: String,
+        /// What he may.
+        role: UserRole,
+        /// SHA-256 of his token, in hexadecimal.
+        hash: String,
+    },
+    /// Let him do so no more.
+    RemoveUser {
+        /// His name.
+        name: String,
     },
     /// Use an invitation.
     Redeem {
@@ -219,6 +234,8 @@ pub fn order(
         | Order::Keep { .. }
         | Order::Invite { .. }
         | Order::Uninvite { .. }
+        | Order::AddUser { .. }
+        | Order::RemoveUser { .. }
         | Order::Redeem { .. } => belonging(state, seen, proposed, order, by, now)?,
         Order::Switchover { .. } | Order::Cancel { .. } => planned(state, seen, order, id, by, now)?,
     };
@@ -248,6 +265,10 @@ fn belonging(
             (membership::invite(state, &wanted, by, now)?, of(id))
         }
         Order::Uninvite { id } => (membership::uninvite(state, id, by)?, of(id)),
+        Order::AddUser { name, role, hash } => {
+            (users::add(state, (name.as_str(), *role, hash.as_str()), by, now)?, of(""))
+        }
+        Order::RemoveUser { name } => (users::remove(state, name, by)?, of("")),
         Order::Redeem { id, hash, role, node } => {
             match membership::redeem(state, (id.as_str(), hash.as_str()), *role, node, by, now)? {
                 membership::Redeemed::Good(recorded) => (recorded, of(id)),

@@ -2,6 +2,7 @@
 
 use super::TokenRole;
 use crate::basics::{NodeName, WallMs};
+use crate::users::{self, UserRole};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -115,6 +116,11 @@ pub enum Bar {
         /// So many at most.
         tokens_max: usize,
     },
+    /// It is about a user of the API.
+    User {
+        /// Why.
+        user: users::Bar,
+    },
     /// What is to be an invitation cannot be one.
     BadInvitation {
         /// Why.
@@ -220,6 +226,22 @@ pub enum Tale {
         /// How many more may use it.
         left: u32,
     },
+    /// Somebody may use the API by a token.
+    UserAdded {
+        /// His name.
+        name: String,
+        /// What he may.
+        role: UserRole,
+        /// Who asked for it, from where.
+        by: String,
+    },
+    /// He may no more.
+    UserRemoved {
+        /// His name.
+        name: String,
+        /// Who asked for it, from where.
+        by: String,
+    },
     /// An invitation was refused.
     Knocked {
         /// What was shown as its name.
@@ -293,6 +315,7 @@ impl fmt::Display for Bar {
             Bar::TooManyInvitations { tokens_max } => {
                 write!(f, "there are {tokens_max} invitations already; take back those that are not needed")
             }
+            Bar::User { user } => user.fmt(f),
             Bar::BadInvitation { why } => write!(f, "that is no invitation: {why}"),
         }
     }
@@ -345,6 +368,8 @@ impl fmt::Display for Tale {
                 write!(f, "invitation {id} for {role} made by {by}, good for {uses}")
             }
             Tale::Uninvited { id, by } => write!(f, "invitation {id} taken back by {by}"),
+            Tale::UserAdded { name, role, by } => write!(f, "user {name}, {role}, added by {by}"),
+            Tale::UserRemoved { name, by } => write!(f, "user {name} removed by {by}"),
             Tale::Redeemed { id, role, node, by, left } => {
                 write!(f, "invitation {id} for {role} used by {node} ({by}), good for {left} more")
             }

@@ -80,6 +80,7 @@ async fn serve(acceptor: Acceptor) -> (String, JoinHandle<()>) {
                 while stream.read_exact(&mut [0]).await.is_ok() {
                     let said = match &who {
                         Who::Unasked => "unasked".to_owned(),
+                        Who::User(_) => "user".to_owned(),
                         Who::Nameless => "nameless".to_owned(),
                         Who::Known(subject) => subject.to_string(),
                     };

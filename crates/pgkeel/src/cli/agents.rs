@@ -7,11 +7,15 @@ use serde::de::DeserializeOwned;
 
 use identity::{Caller, Credentials, Folder, Plain};
 
+use super::api_token;
 use crate::ask::{AskError, ask};
 use crate::config::{self, Config};
 
 /// For each agent's answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Without the authority nobody knows to whom the token is shown.
+const NO_AUTHORITY: &str = "a token goes over TLS only, and to agents of the cluster only: name a directory with its ca.crt by --tls DIR";
 
 /// Whom to ask, and how.
 #[derive(Clone, Debug)]
@@ -24,18 +28,29 @@ pub struct Agents {
 
 /// Where to ask: the addresses ("host:port") given on the command line, else the agents that a configuration file names:
 /// the given one, else the one in the usual place. With TLS when the file that was given, or used, has `[tls]`, or when `tls`
-/// names a directory with certificates.
+/// names a directory with certificates. With a `token` only the authority is taken from there.
 ///
 /// # Errors
 /// When neither is given, or a file is not right: a message for people.
-pub fn choose(given: &[String], file: Option<&Path>, tls: Option<&Path>) -> Result<Agents, String> {
-    let named = tls.map(own).transpose()?;
+pub fn choose(
+    given: &[String],
+    file: Option<&Path>,
+    tls: Option<&Path>,
+    token: Option<&Path>,
+) -> Result<Agents, String> {
+    let named = match (tls, token) {
+        (Some(dir), Some(token)) => Some(api_token::caller(token, &Folder::at(dir))?),
+        (Some(dir), None) => Some(Caller::with(Some(own(dir)?))),
+        (None, _) => None,
+    };
     if !given.is_empty() {
-        let of_file = match (&named, file) {
-            (None, Some(file)) => read(file)?.credentials_of(file)?,
-            _ => None,
+        let caller = match (named, file) {
+            (Some(named), _) => named,
+            (None, Some(file)) => read(file)?.caller_of(file, token)?,
+            (None, None) if token.is_some() => return Err(NO_AUTHORITY.to_owned()),
+            (None, None) => Caller::plain(),
         };
-        return Ok(Agents { addresses: given.to_vec(), caller: Caller::with(named.or(of_file)) });
+        return Ok(Agents { addresses: given.to_vec(), caller });
     }
     let usual = Path::new(config::FILE_DEFAULT);
     let Some(file) = file.or(Some(usual).filter(|file| file.exists())) else {
@@ -45,16 +60,16 @@ pub fn choose(given: &[String], file: Option<&Path>, tls: Option<&Path>) -> Resu
         ));
     };
     let config = read(file)?;
-    let credentials = match named {
-        Some(named) => Some(named),
-        None => config.credentials_of(file)?,
+    let caller = match named {
+        Some(named) => named,
+        None => config.caller_of(file, token)?,
     };
     let of_node = config.agent.map(|agent| agent.members.into_values().collect::<Vec<_>>());
     let addresses = of_node.or(config.proxy.map(|proxy| proxy.agents)).unwrap_or_default();
     if addresses.is_empty() {
         return Err(format!("{}: it names no agent to ask", file.display()));
     }
-    Ok(Agents { addresses, caller: Caller::with(credentials) })
+    Ok(Agents { addresses, caller })
 }
 
 /// A person's. One that agents refuse is of no use here, and they could not say so in words.
@@ -70,6 +85,15 @@ fn read(file: &Path) -> Result<Config, String> {
 }
 
 impl Config {
+    fn caller_of(&self, file: &Path, token: Option<&Path>) -> Result<Caller, String> {
+        let credentials = self.credentials_of(file)?;
+        match (credentials, token) {
+            (Some(credentials), Some(token)) => api_token::caller(token, credentials.folder()),
+            (None, Some(_)) => Err(NO_AUTHORITY.to_owned()),
+            (credentials, None) => Ok(Caller::with(credentials)),
+        }
+    }
+
     /// Who can read the files of a host may speak for it.
     fn credentials_of(&self, file: &Path) -> Result<Option<Credentials>, String> {
         let wrong = |trouble: String| {
@@ -120,11 +144,12 @@ mod tests {
     #[test]
     fn addresses_given_come_before_the_file() {
         let given = vec!["10.0.0.1:7400".to_owned()];
-        assert_eq!(choose(&given, None, None).unwrap().addresses, given);
-        assert!(choose(&[], None, None).unwrap_err().contains("--agent"));
+        assert_eq!(choose(&given, None, None, None).unwrap().addresses, given);
+        assert!(choose(&[], None, None, None).unwrap_err().contains("--agent"));
         let missing = Some(Path::new("/nonexistent"));
-        assert!(choose(&[], missing, None).unwrap_err().contains("/nonexistent"));
-        assert!(choose(&given, None, missing).unwrap_err().contains("--tls = \"/nonexistent/ca.crt\""));
+        assert!(choose(&[], missing, None, None).unwrap_err().contains("/nonexistent"));
+        assert!(choose(&given, None, None, missing).unwrap_err().contains("ca.crt by --tls"));
+        assert!(choose(&given, None, missing, None).unwrap_err().contains("--tls = \"/nonexistent/ca.crt\""));
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 //! What can be said on the command line.
 
+use super::audit::AuditArgs;
 use super::cert_args::CertCommand;
 use super::membership_args::{
     AddProxyArgs, AdoptArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs,
 };
+use super::user::UserCommand;
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
@@ -66,6 +68,8 @@ pub enum Command {
     Maintenance(MaintenanceCommand),
     /// Show what nodes had and the cluster lost in a failover
     Lost(LostArgs),
+    /// Show what people have had done, and who was refused: who, from where, what, and what came of it
+    Audit(AuditArgs),
     /// Look at, or remove, the directories that nodes keep beside their data
     #[command(subcommand)]
     Aside(AsideCommand),
@@ -79,6 +83,9 @@ pub enum Command {
     /// Make, show and renew the certificates by which the processes of a cluster, and people, know each other
     #[command(subcommand)]
     Cert(CertCommand),
+    /// Who may use the agents' API with a token instead of a certificate
+    #[command(subcommand)]
+    User(UserCommand),
     /// Start a cluster on this machine, kill its primary under load, and tell what happens
     Demo(DemoArgs),
     /// Print the completions of this command line for a shell
@@ -194,6 +201,9 @@ pub struct AskArgs {
     /// Speak TLS with the certificates in this directory [default: what the configuration file says by tls.dir]
     #[arg(long, value_name = "DIR")]
     pub tls: Option<PathBuf>,
+    /// Show the token in this file instead of a certificate; - is standard input [default: what PGKEEL_TOKEN_FILE names]
+    #[arg(long, value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -9,10 +9,12 @@ use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
 use super::status::{Format, StatusOptions};
 use super::succeed::Myself;
+use super::user::UserCommand;
 use super::why::WhyOptions;
 use super::{
-    add_proxy, adopt, agents, aside, cert, clone, config, configure, create, explain, failover, generate,
-    guard, invite, join, leave, lost, order, restart, status, succeed, switchover, upgrade, why,
+    add_proxy, adopt, agents, api_token, aside, audit, cert, clone, config, configure, create, explain,
+    failover, generate, guard, invite, join, leave, lost, order, restart, status, succeed, switchover,
+    upgrade, user, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
 use crate::log::LogFormat;
@@ -87,11 +89,31 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Lost(args) => with_agents(&args.ask, |agents, format| {
             in_runtime(lost::run(&lost::LostOptions { agents, format, node: args.node }))
         }),
+        Command::Audit(args) => audited(args),
         Command::Aside(command) => set_aside(command),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
+        Command::User(command) => users(command),
         Command::Demo(args) => in_runtime(demo::run(&demo_options(args))),
     }
+}
+
+fn users(command: UserCommand) -> ExitCode {
+    match command {
+        UserCommand::Add(user::AddArgs { name, role, ask }) => {
+            with_agents(&ask, |agents, format| in_runtime(user::add(&agents, format, name, role.into())))
+        }
+        UserCommand::List { ask } => {
+            with_agents(&ask, |agents, format| in_runtime(user::list(&agents, format)))
+        }
+        UserCommand::Remove { name, ask } => {
+            with_agents(&ask, |agents, format| in_runtime(user::remove(&agents, format, name)))
+        }
+    }
+}
+
+fn audited(args: audit::AuditArgs) -> ExitCode {
+    with_agents(&args.ask, |agents, format| in_runtime(audit::run(&agents, format, args.node, args.last)))
 }
 
 fn switched_over(args: SwitchoverArgs) -> ExitCode {
@@ -242,7 +264,9 @@ fn demo_options(args: DemoArgs) -> DemoOptions {
 
 fn with_agents(ask: &AskArgs, then: impl FnOnce(Agents, Format) -> ExitCode) -> ExitCode {
     let format = if ask.json { Format::Json } else { Format::Table };
-    match agents::choose(&ask.agents, ask.config.as_deref(), ask.tls.as_deref()) {
+    let token = api_token::file_of(ask.api_token_file.as_deref());
+    let (config, tls) = (ask.config.as_deref(), ask.tls.as_deref());
+    match agents::choose(&ask.agents, config, tls, token.as_deref()) {
         Ok(agents) => then(agents, format),
         Err(said) => {
             eprintln!("pgkeel: {said}");

@@ -111,6 +111,12 @@ pub fn told(invited: &Invited, good_for: Duration) -> String {
 /// # Errors
 /// Why not.
 pub async fn make(agents: &Agents, wish: Wish) -> Result<Invited, String> {
+    if agents.caller.authorization().is_some() {
+        return Err(
+            "an invitation is made with a certificate, which names the authority, and not with a token"
+                .to_owned(),
+        );
+    }
     let credentials = agents.caller.credentials().ok_or(
         "the cluster has no [tls], and without certificates nobody can be let in by an invitation: see `pgkeel cert init`, \
          and \"Going over while the cluster runs\" in docs/security.md",

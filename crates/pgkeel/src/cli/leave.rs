@@ -7,17 +7,21 @@ use std::process::ExitCode;
 use cluster::NodeName;
 use cluster::decide::switchover::{Order, Ordered};
 use cluster::status::Status;
-use identity::Caller;
+use identity::{Caller, Role};
 
-use super::agents::{Agents, first_answer};
+use super::agents::{ANSWER_LIMIT, Agents, first_answer};
 use super::create::absolute;
 use super::membership_args::LeaveArgs;
 use super::order;
 use super::status::Format;
 use super::text::say;
+use crate::ask::{AskError, ask};
 use crate::config::{self, Config, Shower};
 use crate::setup::progress::Progress;
 use crate::setup::service::Service;
+
+/// HTTP: what an agent answers the agent of a node that was struck out.
+const GONE: u16 = 410;
 
 /// How a node is to go.
 #[derive(Clone, Copy, Debug)]
@@ -144,12 +148,34 @@ fn agreed(node: &NodeName, cluster: &str) -> bool {
     input.lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
+/// What can be seen of the cluster.
+enum Seen {
+    Status(Status),
+    /// This host asks with the certificate of the node that goes, and is told that it is gone.
+    StruckOut,
+    Nothing,
+}
+
+async fn look(agents: &Agents, node: &NodeName) -> Seen {
+    let own = agents.caller.credentials().map(|credentials| credentials.current().subject.clone());
+    let is_own = own.is_some_and(|it| it.role == Role::Agent && it.name == node.as_str());
+    for agent in &agents.addresses {
+        match ask::<Status>(&agents.caller, agent, "/v1/status", ANSWER_LIMIT).await {
+            Ok(status) => return Seen::Status(status),
+            Err(AskError::Refused(GONE, _)) if is_own => return Seen::StruckOut,
+            Err(_) => {}
+        }
+    }
+    Seen::Nothing
+}
+
 async fn until_gone(agents: &Agents, node: &NodeName) -> Result<(), String> {
     let mut progress = Progress::begin();
     let mut seen_leaving = false;
     loop {
-        let what = match first_answer::<Status>(agents, "/v1/status").await {
-            Ok(status) => match status.nodes.iter().find(|n| n.node == *node) {
+        let what = match look(agents, node).await {
+            Seen::StruckOut => return Ok(()),
+            Seen::Status(status) => match status.nodes.iter().find(|n| n.node == *node) {
                 None => return Ok(()),
                 Some(there) => {
                     let leaves = there.why.starts_with("leaving: ");
@@ -160,7 +186,7 @@ async fn until_gone(agents: &Agents, node: &NodeName) -> Result<(), String> {
                     waiting(&status, node)
                 }
             },
-            Err(_) => "no agent answers at the moment; asks again".to_owned(),
+            Seen::Nothing => "no agent answers at the moment; asks again".to_owned(),
         };
         progress.wait(&what).await;
     }

@@ -8,6 +8,7 @@ use cluster::NodeName;
 use cluster::command::Change;
 use cluster::decide::switchover::Order;
 use cluster::membership::{Seat, TokenRole};
+use cluster::users::UserRole;
 
 /// Which sequence of random numbers is this person's.
 const SEQUENCE: u64 = 1 << 47;
@@ -129,13 +130,13 @@ impl World {
         self.say(|w| format!("{}: set up anew", w.nodes[node].name));
     }
 
-    /// Somebody makes an invitation, takes one back, or shows one that is good or not.
+    /// Somebody makes an invitation, takes one back, or shows one that is good or not; or a user of the API comes or goes.
     fn knock(&mut self, own: &mut Random) {
         let roles = [TokenRole::Data, TokenRole::Witness, TokenRole::Proxy];
         let role = roles[own.index(2)];
         let known = self.invited.ids.get(own.index(self.invited.ids.len())).cloned();
         let id = known.filter(|_| own.chance(90)).unwrap_or_else(|| "never".to_owned());
-        match own.below(6) {
+        match own.below(8) {
             0..=1 => {
                 let id = format!("t{}", self.invited.deeds);
                 let until = self.now / 1000 + own.between(500, 12_000);
@@ -144,6 +145,14 @@ impl World {
                 self.ask_leader(&Order::Invite { hash: hash(&id), id, role, until, uses });
             }
             2 => drop(self.ask_leader(&Order::Uninvite { id })),
+            3 => {
+                let name = format!("u{}", self.invited.deeds % 4);
+                self.ask_leader(&Order::AddUser { hash: hash(&name), name, role: UserRole::Viewer });
+            }
+            4 => {
+                let name = format!("u{}", self.invited.deeds % 4);
+                self.ask_leader(&Order::RemoveUser { name });
+            }
             _ => {
                 let secret = if own.chance(20) { "wrong" } else { &id };
                 let node = self.nodes[own.index(self.nodes.len())].name.clone();

@@ -96,6 +96,8 @@ impl World {
                         Order::Invite { .. } => "invited",
                         Order::Uninvite { .. } => "invitation taken back",
                         Order::Redeem { .. } => "invitation used",
+                        Order::AddUser { .. } => "user added",
+                        Order::RemoveUser { .. } => "user removed",
                     };
                     (kind, Vec::new())
                 }

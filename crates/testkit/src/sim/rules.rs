@@ -122,7 +122,7 @@ names!(
     Coming,
     coming,
     COMINGS,
-    [Admitted, Leaves, Kept, Removed, Waits, Invited, Uninvited, Redeemed, Knocked]
+    [Admitted, Leaves, Kept, Removed, Waits, Invited, Uninvited, Redeemed, UserAdded, UserRemoved, Knocked]
 );
 
 /// A leader gave this reason.

@@ -6,6 +6,7 @@
 mod adoption;
 mod agent;
 mod at_the_server;
+mod audit;
 mod configuration;
 mod copies;
 mod degrade;
@@ -31,6 +32,7 @@ mod replication;
 mod restart;
 mod switchover;
 mod upgrade;
+mod users;
 mod whatif;
 mod why;
 mod wrong;

@@ -173,6 +173,7 @@ async fn grow_and_shrink(site: &Site) -> Result<()> {
 
     // A standby goes, struck out from elsewhere; then the host on which all began, by its own word.
     site.ask(0, &["remove", "n3", "--yes"]).await?;
+    struck_out(site, 2).await?;
     site.ask(0, &["switchover", "--to", "n2", "--yes"]).await?;
     until_it_follows(site, "n2", "n1").await?;
     let said = site.ask(0, &["leave", "--yes", "--insist"]).await?;
@@ -197,6 +198,27 @@ async fn grow_and_shrink(site: &Site) -> Result<()> {
     writer.wait_for(50, SHORT_LIMIT).await?;
     survey.lines(3).await?;
     judge(site, writer, survey).await
+}
+
+/// The certificate of a node that was struck out opens nothing any more, once the store has let go of it as well.
+async fn struck_out(site: &Site, number: usize) -> Result<()> {
+    let (name, first) = (format!("n{}", number + 1), format!("{}:7400", site.host(0)?.address));
+    let tls = site.path(number, "-tls");
+    let said =
+        format!("{name} was removed from the cluster, and the certificate of its agent is not accepted");
+    for words in [["status"].as_slice(), &["resume"]] {
+        let words: Vec<String> = words
+            .iter()
+            .chain(&["--agent", first.as_str(), "--tls", tls.as_str()])
+            .map(|word| (*word).to_owned())
+            .collect();
+        let (content, out, err) = site.run(number, &words).await?;
+        ensure!(!content && err.contains(&said), "{out}{err}");
+    }
+    let told = site.ask(0, &["audit"]).await?;
+    let line = told.lines().find(|line| line.contains(&format!("agent {name} ")) && line.contains("resume"));
+    ensure!(line.is_some_and(|line| line.contains(&said)), "not listed:\n{told}");
+    Ok(())
 }
 
 /// Waits until the agent of a node that was struck out has ended by itself, then removes all it had.
@@ -278,7 +300,12 @@ async fn invitations(site: &Site) -> Result<()> {
         }
         None => word.clone(),
     };
-    refused(site.invitation(0, &[]).await?.iter().map(elsewhere).collect(), "somebody").await
+    refused(site.invitation(0, &[]).await?.iter().map(elsewhere).collect(), "somebody").await?;
+    let told = site.ask(0, &["audit"]).await?;
+    for line in ["make invitation ", "join as n2, a node with data ", "no such invitation", "has expired"] {
+        ensure!(told.contains(line), "{line:?} is not listed:\n{told}");
+    }
+    Ok(())
 }
 
 /// What is wrong is said, and changes nothing.

@@ -90,6 +90,7 @@ impl Host {
             store: founded(&dir, caller.clone()).await,
             files: Files { me: name("n1"), place: None, hands: None },
             caller,
+            audit: crate::audit::Audit::open(&dir.join("audit"), name("n1")),
             follows: Follows { successor: Successor::none("a test"), used },
         };
         Host { dir, shared, used_up }
