@@ -18,6 +18,7 @@ mod ping;
 mod reload;
 mod size;
 mod status;
+mod store;
 mod upgrade;
 mod view;
 mod wal;
@@ -69,6 +70,10 @@ pub struct Follows {
     pub successor: Successor,
     /// What this process uses.
     pub used: Used,
+    /// Where it has the record, in words.
+    pub home: String,
+    /// What its configuration file should say of that instead.
+    pub file_differs: Option<String>,
 }
 
 /// All routes of the agent.
@@ -90,6 +95,7 @@ pub fn router(
         .merge(reload::routes())
         .merge(ping::routes())
         .merge(status::routes())
+        .merge(store::routes())
         .merge(why::routes())
         .merge(explain::routes())
         .merge(view::routes())

@@ -5,6 +5,7 @@ use crate::configuration::Content;
 use crate::handover::{Handover, Planned, Stage};
 use crate::leash::Unleased;
 use crate::membership::{self, Leaving, Seat, Token};
+use crate::moving::{self, Home};
 use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
@@ -224,6 +225,15 @@ pub enum Change {
         /// Its identity.
         id: String,
     },
+    /// The last command in this store: the record goes on in another one.
+    MoveStore {
+        /// The number of the move; must be the next one.
+        number: u64,
+        /// Where to.
+        to: Home,
+        /// Who asked for it.
+        by: String,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -250,6 +260,12 @@ pub enum Refusal {
         /// The version in force.
         present: u64,
     },
+    /// The record has moved: it goes on in another store.
+    #[error("the record has moved to another store (move {number}): nothing is recorded here any more")]
+    Moved {
+        /// The number of the move.
+        number: u64,
+    },
     /// The cluster is not in the phase that the command needs.
     #[error("the command does not fit: {0}")]
     OutOfPlace(String),
@@ -258,8 +274,12 @@ pub enum Refusal {
 /// Applies `command` to `state`; a refused command leaves the state as it was, but for the revision.
 ///
 /// # Errors
-/// [`Refusal`] when the command was decided for another epoch or does not fit the present phase.
+/// [`Refusal`] when the command was decided for another epoch or does not fit the present phase, or the record is sealed: then
+/// not even the revision changes, because everybody who works out how it goes on elsewhere must come to the same.
 pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
+    if let Some(moved) = &state.moved {
+        return Err(Refusal::Moved { number: moved.number });
+    }
     state.revision += 1;
     change(state, &command.change, command.at)?;
     let epoch = state.epoch;
@@ -338,6 +358,7 @@ fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal>
         | Change::Invite { .. }
         | Change::Redeem { .. }
         | Change::Uninvite { .. } => membership::change(state, change, at),
+        Change::MoveStore { number, to, by } => moving::change(state, (*number, to), by, at),
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
 }

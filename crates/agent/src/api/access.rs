@@ -11,7 +11,7 @@ use cluster::decide::switchover::Order;
 use identity::{Credentials, Right, Role, Standing, Subject, Who, certificate};
 
 /// What anybody of the cluster may look at.
-const TO_SEE: [&str; 15] = [
+const TO_SEE: [&str; 16] = [
     "/v1/aside",
     "/v1/config",
     "/v1/config/own",
@@ -20,6 +20,7 @@ const TO_SEE: [&str; 15] = [
     "/v1/process",
     "/v1/size",
     "/v1/status",
+    "/v1/store",
     "/v1/view",
     "/v1/view/watch",
     "/v1/wal",
@@ -117,6 +118,11 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
             &[Role::Agent],
             "let anybody into the cluster; only agents do that: run pgkeel join with an invitation on the host that is to come",
         ),
+        // It names files, which agents read, and where to what is in them goes.
+        Order::MoveStore { .. } => (
+            &[Role::Admin, Role::Agent],
+            "have the record kept elsewhere; ask somebody with the certificate of an admin, or do it on the host of an agent",
+        ),
         Order::Switchover { .. }
         | Order::Cancel { .. }
         | Order::Pause { .. }
@@ -136,12 +142,17 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
 /// over to TLS (`has_tls`) people without it may do what they could before, but the key of the authority is not for them.
 pub(super) fn check_order(guest: &Guest, order: &Order, has_tls: bool) -> Result<(), Response> {
     let invites = matches!(order, Order::Invite { .. } | Order::Uninvite { .. });
+    let moves = matches!(order, Order::MoveStore { .. });
     let refused = match &guest.who {
         Who::Known(holder) => order_lacks(holder, order),
         Who::Unasked if has_tls && invites => Some((
             StatusCode::FORBIDDEN,
             "invitations are made and taken back over TLS only; use --tls, or do it on the host of an agent"
                 .to_owned(),
+        )),
+        Who::Unasked if has_tls && moves => Some((
+            StatusCode::FORBIDDEN,
+            "the record is moved over TLS only; use --tls, or do it on the host of an agent".to_owned(),
         )),
         who @ (Who::Unasked | Who::Nameless) => refusal(who, Right::Operate),
     };
@@ -183,6 +194,8 @@ mod tests {
             "/v1/etcd/pulse",
             "/v1/raft/append",
             "/v1/raft/hello",
+            "/v1/store/opening",
+            "/v1/store/judge",
             "/v1/new",
             "/v1/order/",
             "",
@@ -233,6 +246,10 @@ mod tests {
             assert_eq!(asked_of(true, Who::Unasked, order), 403);
             assert_eq!((asked(Who::Unasked, order), asked(Who::Nameless, order)), (200, 401));
         }
+        let moves = Order::MoveStore { to: cluster::moving::Home::Embedded { voters: Default::default() } };
+        let may = Role::ALL.into_iter().filter(|role| allowed(*role, &moves).is_none());
+        assert_eq!(may.collect::<Vec<_>>(), [Role::Admin, Role::Agent]);
+        assert_eq!((asked_of(true, Who::Unasked, &moves), asked(Who::Nameless, &moves)), (403, 401));
         for order in [&admit, &redeem] {
             let may = Role::ALL.into_iter().filter(|role| allowed(*role, order).is_none());
             assert_eq!(may.collect::<Vec<_>>(), [Role::Agent], "{order:?}");

@@ -108,6 +108,13 @@ pub(super) struct Loaded {
     pub(super) entries: BTreeMap<u64, Entry>,
 }
 
+impl Loaded {
+    /// Whether anything was ever decided, or begun, in it.
+    pub(super) fn is_used(&self) -> bool {
+        self.vote.is_some() || !self.entries.is_empty() || self.snapshot.is_some() || self.purged.is_some()
+    }
+}
+
 /// The writing thread's door.
 #[derive(Clone)]
 pub(super) struct Disk {

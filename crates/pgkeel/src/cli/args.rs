@@ -2,6 +2,7 @@
 
 use super::cert_args::CertCommand;
 use super::membership_args::{AddProxyArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs};
+use super::store_args::StoreCommand;
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
@@ -72,6 +73,9 @@ pub enum Command {
     Restart(RestartArgs),
     /// Let servers read their configuration files again
     Reload(ReloadArgs),
+    /// Where the cluster's record is kept: show it, or move it to an etcd and back while the primary serves
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Make, show and renew the certificates by which the processes of a cluster, and people, know each other
     #[command(subcommand)]
     Cert(CertCommand),
@@ -179,7 +183,7 @@ pub struct ProxyArgs {
 }
 
 /// Whom to ask.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct AskArgs {
     /// Ask the agents of this configuration file [default: /etc/pgkeel.toml]
     #[arg(short, long = "config", value_name = "FILE")]

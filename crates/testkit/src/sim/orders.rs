@@ -96,6 +96,7 @@ impl World {
                         Order::Invite { .. } => "invited",
                         Order::Uninvite { .. } => "invitation taken back",
                         Order::Redeem { .. } => "invitation used",
+                        Order::MoveStore { .. } => "record moved",
                     };
                     (kind, Vec::new())
                 }

@@ -140,6 +140,7 @@ async fn founded(dir: &Path, caller: Caller) -> Store {
         members: BTreeMap::from([(name("n1"), "127.0.0.1:1".to_owned())]),
         detect: Duration::from_millis(300),
         founded: false,
+        opening: None,
         kind: Default::default(),
         caller,
     };
