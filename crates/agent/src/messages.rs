@@ -115,6 +115,9 @@ pub struct Keeping {
     pub leader: Option<NodeName>,
     /// What keeps it from the record.
     pub problem: Option<String>,
+    /// The silence after which a node is suspected, as recorded.
+    #[serde(default)]
+    pub detect_ms: Millis,
 }
 
 /// A server reads its files again.

@@ -29,6 +29,8 @@ use tokio::sync::{mpsc, watch};
 const EVENTS_MAX: usize = 1024;
 /// How long the port may still be held by what listened on it in this process.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a store that is over may take to close: nobody renews a lease meanwhile.
+const CLOSE_LIMIT: Duration = Duration::from_millis(300);
 const LISTEN_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why an agent could not start, or had to end.
@@ -175,7 +177,8 @@ async fn in_one_store(
         Ok(Over::Ended(Ended::ForSuccessor { by })) => {
             drop(tokio::time::timeout_at((*by).into(), store.close()).await);
         }
-        Ok(Over::Ended(Ended::Stopped | Ended::Removed) | Over::Moved(_)) | Err(_) => store.close().await,
+        Ok(Over::Moved(_)) => drop(tokio::time::timeout(CLOSE_LIMIT, store.close()).await),
+        Ok(Over::Ended(Ended::Stopped | Ended::Removed)) | Err(_) => store.close().await,
     }
     server.abort();
     // No failure: who keeps the process running would start it again, for the same end.

@@ -44,6 +44,7 @@ async fn keeping(
         moves_to: state.moved.as_ref().map(|moved| moved.to.to_string()),
         leader: standing.leader,
         problem: standing.problem,
+        detect_ms: state.settings.as_ref().map_or(0, |settings| settings.detect_ms),
     }))
 }
 

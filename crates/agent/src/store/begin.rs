@@ -59,3 +59,6 @@ fn first_snapshot(
         SnapshotMeta { last_log_id: Some(first), last_membership: Membership::new(Some(first), membership) };
     Ok((first, Kept { meta, state: opening.state.clone() }))
 }
+
+#[cfg(test)]
+mod tests;

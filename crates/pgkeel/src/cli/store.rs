@@ -21,6 +21,8 @@ use super::text::{columns, say};
 use crate::setup::progress::Progress;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// Below this an election in etcd can outlast a lease (as `config check` warns).
+const DETECT_MS_ETCD: u64 = 2500;
 /// For all nodes to use the new place.
 const MOVED_LIMIT: Duration = Duration::from_secs(60);
 
@@ -132,6 +134,13 @@ async fn migrate_to(agents: &Agents, format: Format, args: &MigrateArgs) -> Resu
     let tried = order::send(agents, &order, true).await?;
     if let Ordered::Refused { .. } = tried {
         return Ok(order::tell(&tried, format, ""));
+    }
+    if matches!(to, Home::Etcd { .. }) && before.detect_ms < DETECT_MS_ETCD {
+        eprintln!(
+            "warning: timing.detect is {} ms in this cluster. While etcd elects a leader of its own, which takes 1 to 2 s by default, no \
+             lease can be renewed: the primary may restart then. Lower etcd's time-outs, or begin clusters with etcd at {DETECT_MS_ETCD} ms",
+            before.detect_ms
+        );
     }
     if !sure && !agreed(&status.cluster, &before.home, &to) {
         return Err("nothing was done".to_owned());

@@ -61,6 +61,14 @@ fn refused(lab: &Lab, args: &[String], why: &str) -> Result<()> {
     Ok(())
 }
 
+/// In this etcd.
+fn elsewhere(etcd: &Etcd) -> Home {
+    let none = || None;
+    let (endpoints, prefix) = (etcd.urls(), "/elsewhere/".to_owned());
+    let (ca, cert, key, user) = (none(), none(), none(), none());
+    Home::Etcd { access: Access { endpoints, prefix, ca, cert, key, user, password_file: None } }
+}
+
 fn postmasters(lab: &Lab) -> Vec<Option<i32>> {
     lab.cluster.nodes.iter().map(|node| node.postmaster()).collect()
 }
@@ -222,11 +230,7 @@ fn one_that_was_away_finds_its_way() -> Result<()> {
         movable(lab, &to_etcd(etcd)).await?;
         let (away, leader) = third(lab).await?;
         processes::send(lab.node(away)?.agent().context("an agent")?, Signal::STOP);
-        let none = || None;
-        let (endpoints, prefix) = (etcd.urls(), "/elsewhere/".to_owned());
-        let (ca, cert, key, user) = (none(), none(), none(), none());
-        let access = Access { endpoints, prefix, ca, cert, key, user, password_file: None };
-        ordered(lab, leader, Home::Etcd { access }).await?;
+        ordered(lab, leader, elsewhere(etcd)).await?;
         lab.cluster.kill_agent(away)?;
         for node in lab.others(away) {
             keeps(lab, node, 1).await?;
@@ -264,6 +268,29 @@ fn one_that_was_away_finds_its_way() -> Result<()> {
         let record = writer.stop();
         ensure!(record.failures.is_empty(), "clients noticed: {:?}", record.failures);
         lab.nothing_lost(&record).await
+    })
+}
+
+/// Who has sealed the record may be gone before anybody else knows that it is sealed.
+#[test]
+fn the_leader_is_killed_as_it_seals() -> Result<()> {
+    beside_etcd(LabOptions::quorum(), async |lab: &mut Lab, etcd: &mut Etcd| {
+        lab.up().await?;
+        let writer = lab.writer().await?;
+        movable(lab, &to_etcd(etcd)).await?;
+        let (_, leader) = third(lab).await?;
+        let agent = lab.node(leader)?.agent().context("an agent")?;
+        ordered(lab, leader, elsewhere(etcd)).await?;
+        processes::send(agent, Signal::KILL);
+        for node in lab.others(leader) {
+            keeps(lab, node, 1).await?;
+        }
+        lab.cluster.kill_agent(leader)?;
+        lab.cluster.start_node(leader)?;
+        keeps(lab, leader, 1).await?;
+        lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        lab.nothing_lost(&writer.stop()).await
     })
 }
 

@@ -90,7 +90,12 @@ impl Host {
             store: founded(&dir, caller.clone()).await,
             files: Files { me: name("n1"), place: None, hands: None },
             caller,
-            follows: Follows { successor: Successor::none("a test"), used },
+            follows: Follows {
+                successor: Successor::none("a test"),
+                used,
+                home: String::new(),
+                file_differs: None,
+            },
         };
         Host { dir, shared, used_up }
     }
