@@ -1,5 +1,9 @@
 //! The only way the recorded state changes: [`apply`].
 
+mod refusal;
+
+pub use refusal::Refusal;
+
 use crate::basics::{Epoch, NodeName, WallMs};
 use crate::configuration::Content;
 use crate::handover::{Handover, Planned, Stage};
@@ -239,36 +243,6 @@ pub enum Change {
         /// The epoch it belongs to.
         epoch: Epoch,
     },
-}
-
-/// Why a command was not applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
-    /// It was decided for another epoch.
-    #[error("the command was decided for epoch {decided}, but the cluster is at epoch {present}")]
-    OtherEpoch {
-        /// The epoch of the command.
-        decided: Epoch,
-        /// The epoch of the state.
-        present: Epoch,
-    },
-    /// The configuration was made from another version.
-    #[error("the configuration was made from version {from}, but version {present} is in force")]
-    OtherVersion {
-        /// The version that it was made from.
-        from: u64,
-        /// The version in force.
-        present: u64,
-    },
-    /// The record has moved: it goes on in another store.
-    #[error("the record has moved to another store (move {number}): nothing is recorded here any more")]
-    Moved {
-        /// The number of the move.
-        number: u64,
-    },
-    /// The cluster is not in the phase that the command needs.
-    #[error("the command does not fit: {0}")]
-    OutOfPlace(String),
 }
 
 /// Applies `command` to `state`; a refused command leaves the state as it was, but for the revision.

@@ -224,10 +224,14 @@ pub(crate) async fn prepare(
     node: &NodeName,
 ) -> Result<u64, StoreError> {
     let (dir, cluster, node) = (dir(stores, number), cluster.to_owned(), node.clone());
+    let kept = dir.clone();
     let opened = tokio::task::spawn_blocking(move || super::disk::open(&dir, &cluster, &node)).await;
     let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
     let closed = disk.close().await;
     closed.map_err(|e| StoreError::Gone(e.to_string()))?;
+    // The name of its directory too: what is told now is relied on.
+    let kept = tokio::task::spawn_blocking(move || files::sync_parent(&kept)).await;
+    kept.map_err(|e| StoreError::Gone(e.to_string()))?.map_err(|e| StoreError::Home(e.to_string()))?;
     if loaded.is_used() {
         return Err(StoreError::Home(format!("{} has been used already", dir_text(stores, number))));
     }

@@ -7,7 +7,7 @@ use crate::decide::{Now, Proposed, Record, decide};
 use crate::handover::{Handover, Obstacle, Stage};
 use crate::lease;
 use crate::membership::Leaving;
-use crate::observe::{DataDir, Heard, Observation, Observations, Server, Standby};
+use crate::observe::{DataDir, Heard, Observation, Observations, Seen, Server, Standby};
 use crate::reason::Reason;
 use crate::state::{Appointment, Member, OldLease, PgAddress, Replication, Settings, SyncSet};
 
@@ -158,7 +158,14 @@ fn moves_are_counted_and_begin_only_when_nothing_is_half_done() {
 
 fn report(node: &str, server: Server) -> Observation {
     let data = DataDir::Present { system_identifier: 1 };
-    Observation { epoch: 4, revision: 70, data, server, ..Observation::blank(name(node)) }
+    Observation {
+        epoch: 4,
+        revision: 70,
+        seen: Seen::Published,
+        data,
+        server,
+        ..Observation::blank(name(node))
+    }
 }
 
 fn standby(streaming: bool) -> Server {
@@ -241,8 +248,6 @@ fn nothing_is_decided_and_no_lease_is_given_where_the_record_was() {
     assert_eq!((decision.command, decision.transfer), (None, None));
     assert!(matches!(decision.waits[..], [Reason::StoreMoved { number: 1, .. }]));
     let next = state.moved_on().unwrap();
-    assert!(matches!(
-        decided(&next).command,
-        Some(Command { change: Change::OpenEpoch { epoch: 5, .. }, .. })
-    ));
+    let decision = decided(&next);
+    assert!(matches!(decision.command, Some(Command { change: Change::OpenEpoch { epoch: 5, .. }, .. })));
 }

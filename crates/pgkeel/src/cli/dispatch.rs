@@ -3,7 +3,7 @@
 use super::agents::Agents;
 use super::args::{
     AgentArgs, AgentCommand, Arguments, AsideCommand, AskArgs, Command, ConfigCommand, DemoArgs,
-    MaintenanceCommand, PauseArgs, RestartArgs, SwitchoverArgs, WhyArgs, WhyCommand,
+    FailoverArgs, MaintenanceCommand, PauseArgs, RestartArgs, SwitchoverArgs, WhyArgs, WhyCommand,
 };
 use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
@@ -69,15 +69,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             in_runtime(explain::what_if(&agents, format, &args.event))
         }),
         Command::Switchover(args) => switched_over(args),
-        Command::Failover(args) => with_agents(&args.ask, |agents, format| {
-            let wish = failover::Wish {
-                to: args.to,
-                accept: args.accept_loss,
-                stopped: args.stopped,
-                confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
-            };
-            in_runtime(failover::run(&agents, format, &wish))
-        }),
+        Command::Failover(args) => failed_over(args),
         Command::Pause(args) => pause(&args),
         Command::Maintenance(command) => maintain(command),
         Command::Resume(args) => with_agents(&args.ask, |agents, format| {
@@ -110,6 +102,18 @@ fn switched_over(args: SwitchoverArgs) -> ExitCode {
         (false, None) => switchover::Wish::Change { to: args.to, at: args.at, sure: args.yes },
     };
     with_agents(&args.ask, |agents, format| in_runtime(switchover::run(&agents, format, wish)))
+}
+
+fn failed_over(args: FailoverArgs) -> ExitCode {
+    with_agents(&args.ask, |agents, format| {
+        let wish = failover::Wish {
+            to: args.to,
+            accept: args.accept_loss,
+            stopped: args.stopped,
+            confirm: if args.yes { aside::Confirm::Given } else { aside::Confirm::Ask },
+        };
+        in_runtime(failover::run(&agents, format, &wish))
+    })
 }
 
 fn invited(args: InviteArgs) -> ExitCode {

@@ -26,13 +26,11 @@ const DETECT_MS_ETCD: u64 = 2500;
 /// For all nodes to use the new place.
 const MOVED_LIMIT: Duration = Duration::from_secs(60);
 
-/// What one node says; what it could not be asked for.
+/// What one node says, or why it says nothing.
 #[derive(Debug, Serialize)]
 struct Node {
     node: NodeName,
-    #[serde(flatten)]
     keeping: Option<Keeping>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     silent: Option<String>,
 }
 
