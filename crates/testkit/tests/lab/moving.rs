@@ -1,5 +1,6 @@
 //! The cluster's record moves from the agents to an etcd and back, while clients write.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,12 @@ use anyhow::{Context, Result, ensure};
 use cluster::decide::switchover::{Order, Ordered};
 use cluster::membership::Seat;
 use cluster::moving::{Access, Home};
+use cluster::reason::Reason;
 use cluster::status::Status;
 use identity::Caller;
 use pgkeel::config::{self, Shower};
 use pgkeel::demo::processes;
+use pgkeel::demo::stamp::Stamp;
 use pgkeel::demo::writer::Writer;
 use rustix::process::Signal;
 use testkit::lab::etcd::{Etcd, is_installed};
@@ -199,6 +202,21 @@ async fn movable(lab: &Lab, to: &[String]) -> Result<()> {
     }
 }
 
+/// In the agents, which are asked under which numbers they vote after this move.
+async fn in_agents(lab: &Lab, number: u64) -> Result<Home> {
+    let mut voters = BTreeMap::new();
+    for node in 0..3 {
+        let place = &lab.node(node)?.place;
+        let to = Home::Embedded { voters: BTreeMap::new() };
+        let asked = HomeAsked { number, to, mark: None };
+        let path = "/v1/store/judge";
+        let judged: HomeJudged =
+            http::post_json(&caller(lab, node)?, &place.agent, path, &asked, SHORT_LIMIT).await?;
+        voters.insert(place.name.parse()?, Seat { address: place.agent.clone(), raft_id: judged.raft_id });
+    }
+    Ok(Home::Embedded { voters })
+}
+
 /// A node that is neither primary nor leads, its number, and the leader's.
 async fn third(lab: &mut Lab) -> Result<(usize, usize)> {
     let status = led_elsewhere(lab).await?;
@@ -242,19 +260,9 @@ fn one_that_was_away_finds_its_way() -> Result<()> {
 
         movable(lab, &["store", "migrate", "--to", "embedded"].map(str::to_owned)).await?;
         let (away, leader) = third(lab).await?;
-        let mut voters = std::collections::BTreeMap::new();
-        for node in 0..3 {
-            let place = &lab.node(node)?.place;
-            let to = Home::Embedded { voters: Default::default() };
-            let asked = HomeAsked { number: 2, to, mark: None };
-            let path = "/v1/store/judge";
-            let judged: HomeJudged =
-                http::post_json(&caller(lab, node)?, &place.agent, path, &asked, SHORT_LIMIT).await?;
-            let seat = Seat { address: place.agent.clone(), raft_id: judged.raft_id };
-            voters.insert(place.name.parse()?, seat);
-        }
+        let agents = in_agents(lab, 2).await?;
         processes::send(lab.node(away)?.agent().context("an agent")?, Signal::STOP);
-        ordered(lab, leader, Home::Embedded { voters }).await?;
+        ordered(lab, leader, agents).await?;
         lab.cluster.kill_agent(away)?;
         for node in lab.others(away) {
             keeps(lab, node, 2).await?;
@@ -292,6 +300,53 @@ fn the_leader_is_killed_as_it_seals() -> Result<()> {
         writer.wait_for(50, SHORT_LIMIT).await?;
         lab.nothing_lost(&writer.stop()).await
     })
+}
+
+/// Nobody renews the last lease, which the leader of the old store gave: the server ends with it, and nobody is appointed before.
+/// Without synchronous standbys the others wait for the node, as no leader of the new store has heard how far it was.
+#[test]
+fn the_primary_s_agent_dies_as_the_record_moves_async() -> Result<()> {
+    beside_etcd(LabOptions::asynchronous(), async |lab: &mut Lab, etcd: &mut Etcd| {
+        lab.up().await?;
+        let writer = lab.writer().await?;
+        movable(lab, &to_etcd(etcd)).await?;
+        dies_as_it_moves(lab, elsewhere(etcd)).await?;
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        movable(lab, &["store", "migrate", "--to", "embedded"].map(str::to_owned)).await?;
+        let agents = in_agents(lab, 2).await?;
+        dies_as_it_moves(lab, agents).await?;
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        ensure!(!writer.stop().acks.is_empty(), "nothing was written");
+        Ok(())
+    })
+}
+
+/// Kills the primary's agent as soon as the record is sealed.
+async fn dies_as_it_moves(lab: &mut Lab, to: Home) -> Result<()> {
+    let (_, leader) = third(lab).await?;
+    let status = lab.cluster.status().await?;
+    let primary = lab.primary(&status)?;
+    let postmaster = lab.node(primary)?.postmaster().context("the primary's server does not run")?;
+    ordered(lab, leader, to).await?;
+    let killed = lab.cluster.kill_agent(primary)?;
+    while processes::find(postmaster).is_some() {
+        ensure!(killed.instant.elapsed() < SHORT_LIMIT, "the server still runs, its agent is long dead");
+        sleep(Duration::from_millis(2)).await;
+    }
+    let gone = Stamp::now();
+    println!("the guard ended the server {} ms after the end of its agent", gone.wall_ms - killed.wall_ms);
+    let opened = |s: &Status| s.epoch > status.epoch;
+    lab.cluster.wait_until("its epoch is over", SETTLE_LIMIT, opened).await?;
+    lab.cluster.start_node(primary)?;
+    lab.cluster.wait_settled(status.epoch, SETTLE_LIMIT).await?;
+    let history = lab.cluster.why().await?;
+    let appointed = history.iter().find_map(|entry| match &entry.reason {
+        Reason::Appointed { .. } if entry.epoch > status.epoch => Some(entry.at),
+        _ => None,
+    });
+    let appointed = appointed.context("the history does not say who was appointed")?;
+    ensure!(gone.wall_ms <= appointed, "appointed at {appointed}, the old server ended at {}", gone.wall_ms);
+    Ok(())
 }
 
 #[test]
