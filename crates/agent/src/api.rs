@@ -20,6 +20,7 @@ mod ping;
 mod reload;
 mod size;
 mod status;
+mod store;
 mod upgrade;
 mod users;
 mod view;
@@ -74,6 +75,10 @@ pub struct Follows {
     pub successor: Successor,
     /// What this process uses.
     pub used: Used,
+    /// Where it has the record, in words.
+    pub home: String,
+    /// What its configuration file should say of that instead.
+    pub file_differs: Option<String>,
 }
 
 /// All routes of the agent.
@@ -97,6 +102,7 @@ pub fn router(
         .merge(reload::routes())
         .merge(ping::routes())
         .merge(status::routes())
+        .merge(store::routes())
         .merge(why::routes())
         .merge(explain::routes())
         .merge(view::routes())

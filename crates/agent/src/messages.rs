@@ -96,6 +96,30 @@ pub struct Judged {
     pub faults: Vec<Fault>,
 }
 
+/// Where one node has the cluster's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeping {
+    /// Who answers.
+    pub node: NodeName,
+    /// How often the record has moved, as far as it knows.
+    pub number: u64,
+    /// Where it has it, in words.
+    pub home: String,
+    /// Whether that is an etcd.
+    pub in_etcd: bool,
+    /// What its configuration file should say instead, if it says something else.
+    pub file: Option<String>,
+    /// Where the record goes at this moment: it is sealed here.
+    pub moves_to: Option<String>,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeName>,
+    /// What keeps it from the record.
+    pub problem: Option<String>,
+    /// The silence after which a node is suspected, as recorded.
+    #[serde(default)]
+    pub detect_ms: Millis,
+}
+
 /// A server reads its files again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {

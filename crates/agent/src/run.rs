@@ -11,12 +11,14 @@ mod drain;
 mod lead;
 mod leash;
 mod leave;
+mod moving;
 mod observe;
 mod server;
 mod tell_hooks;
 
 pub use asked::Known;
 pub use leave::Purpose;
+pub use moving::Over;
 
 use crate::guard::GuardEvent;
 use crate::hands::{Done, Hands};
@@ -27,6 +29,7 @@ use crate::postgres::probe::Probe;
 use crate::probing;
 use crate::reach;
 use crate::stall;
+use crate::store::moving::Opening;
 use crate::store::{Standing, Store};
 use crate::successor::{Ended, Process};
 use cluster::copy::CloneCause;
@@ -123,6 +126,8 @@ pub enum Event {
         /// The answer.
         reply: oneshot::Sender<Result<(), String>>,
     },
+    /// Another agent told that the record has moved while this one was away.
+    Told(Box<Opening>),
     /// Leave the room that was given, as soon as it may be left.
     MakeRoom,
     /// Somebody asks what this process is.
@@ -178,6 +183,7 @@ pub struct Run {
     /// Since when it is known that this node was removed.
     struck_out_since: Option<Moment>,
     leave: leave::Leave,
+    moving: Option<moving::Moving>,
     tasks: Tasks,
 }
 
@@ -198,7 +204,8 @@ fn now() -> Moment {
     Moment(crate::clock::boottime_ms())
 }
 
-/// Runs until `stop` turns true, then stops the server in order; or until another process is to take its place.
+/// Runs until `stop` turns true, then stops the server in order; or until another process is to take its place, or the record is
+/// kept in another store.
 ///
 /// # Errors
 /// When the store died: the process must end and be started again.
@@ -207,7 +214,7 @@ pub async fn run(
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     guard_events: mpsc::UnboundedReceiver<GuardEvent>,
     mut stop: watch::Receiver<bool>,
-) -> Result<Ended, String> {
+) -> Result<Over, String> {
     let (sender, mut inbox) = events;
     let mut guard_events = guard_events;
     let mut states = parts.store.watch();
@@ -237,8 +244,12 @@ pub async fn run(
             Some(event) = inbox.recv() => run.on(event),
             _ = ticks.tick() => {}
         }
+        if let Some(opening) = run.moves_on() {
+            run.telling.take().map(|telling| tokio::spawn(telling.finish()));
+            return Ok(Over::Moved(opening));
+        }
         if let Some(ended) = run.leaves() {
-            return Ok(ended);
+            return Ok(Over::Ended(ended));
         }
         if run.is_struck_out() {
             ended = Ended::Removed;
@@ -252,7 +263,7 @@ pub async fn run(
     if let Some(telling) = run.telling.take() {
         telling.finish().await;
     }
-    Ok(ended)
+    Ok(Over::Ended(ended))
 }
 
 impl Run {
@@ -300,6 +311,7 @@ impl Run {
             leash: leash::Leash::default(),
             struck_out_since: None,
             leave: leave::Leave::default(),
+            moving: None,
             telling: tell_hooks::Telling::start(&parts.hooks, &parts.store.state()),
             tasks: Tasks { probe, hurry, reach, leader, outgoing },
             parts,
@@ -309,6 +321,7 @@ impl Run {
         };
         run.parts.epoch_seen.fetch_max(run.state.epoch, Ordering::Relaxed);
         run.on_standing(run.standing.clone());
+        run.mind_seal();
         run.aim();
         run
     }
@@ -347,6 +360,7 @@ impl Run {
                 drop(reply.send(self.on_ask_room(checked, purpose)));
             }
             Event::MakeRoom => self.leave.call(),
+            Event::Told(opening) => self.on_told(*opening),
             Event::AskProcess(reply) => drop(reply.send(self.process())),
             Event::AskPing(reply) => drop(reply.send(self.pong())),
             Event::AskStatus(reply) => drop(reply.send(self.status())),
@@ -387,6 +401,7 @@ impl Run {
             );
         }
         self.lead.see_state(&self.state, now());
+        self.mind_seal();
         self.aim();
     }
 

@@ -8,9 +8,9 @@ use crate::hands::Hands;
 use crate::marker::Marker;
 use crate::os_user;
 use crate::postgres::{PgError, Place, adopt, files, process};
-use crate::run::{self, Parts};
+use crate::run::{self, Event, Over, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
-use crate::store::{Store, StoreKind, StoreOptions};
+use crate::store::{Store, StoreKind, StoreOptions, elsewhere, moving};
 use crate::successor::fit::Used;
 use crate::successor::{Ended, Successor};
 use crate::{api, http};
@@ -19,15 +19,20 @@ use cluster::decide::{Proposed, Record};
 use cluster::state::{self, Member, PgAddress};
 use identity::{Acceptor, Caller, Credentials};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 1024;
+/// How long the port may still be held by what listened on it in this process.
+const LISTEN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a store that is over may take to close: nobody renews a lease meanwhile.
+const CLOSE_LIMIT: Duration = Duration::from_millis(300);
+const LISTEN_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -93,21 +98,52 @@ pub async fn run(
     epoch_seen: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
 ) -> Result<Ended, AgentError> {
-    let began = Instant::now();
     let problems = check_host(&settings);
     if !problems.is_empty() {
         return Err(AgentError::Host { node: settings.node.clone(), problems });
     }
     let me: NodeName = settings.node.parse()?;
     make_own_dir(&settings.dir)?;
-    let listener = listen(&settings).await?;
+    let mut listener = listen(&settings).await?;
+    let mut process =
+        Process { me, credentials, successor, epoch_seen, stop, pid_file: None, started_in: None };
+    loop {
+        match in_one_store(&settings, &mut process, listener).await? {
+            Over::Ended(ended) => return Ok(ended),
+            Over::Moved(_) => listener = listen_again(&settings).await?,
+        }
+    }
+}
+
+/// What stays the same while the record moves from one store to another.
+struct Process {
+    me: NodeName,
+    credentials: Option<Credentials>,
+    successor: Successor,
+    epoch_seen: Arc<AtomicU64>,
+    stop: watch::Receiver<bool>,
+    pid_file: Option<PidFile>,
+    /// How long the first start took.
+    started_in: Option<Duration>,
+}
+
+/// Runs until the agent ends, or the record has moved. Then it is remembered where to, and everything here is closed.
+async fn in_one_store(
+    settings: &Settings,
+    process: &mut Process,
+    listener: TcpListener,
+) -> Result<Over, AgentError> {
+    let began = Instant::now();
+    let (me, credentials) = (process.me.clone(), process.credentials.clone());
     let caller = Caller::with(credentials.clone());
-    let store = open_store(&settings, &me, caller.clone()).await?;
-    let _pid_file = PidFile::write(&settings.dir)?;
+    let (store, home) = open_store(settings, &me, caller.clone()).await?;
+    if process.pid_file.is_none() {
+        process.pid_file = Some(PidFile::write(&settings.dir)?);
+    }
     let (guard_sender, guard_events) = mpsc::unbounded_channel();
-    let hands = match place(&settings)? {
+    let hands = match place(settings)? {
         Some(place) => {
-            let fence = fence_of(&settings, &place);
+            let fence = fence_of(settings, &place);
             Some(open_hands(place, &me, (&store, &caller), fence, guard_sender).await?)
         }
         None => None,
@@ -116,35 +152,41 @@ pub async fn run(
     let (served_until, served) = watch::channel(false);
     let place = hands.as_ref().map(|h| h.place.clone());
     let files = api::Files { me: me.clone(), place, hands: hands.clone() };
-    let follows = api::Follows { successor, used: Used::of(&settings) };
     let audit = Audit::open(&settings.dir.join("audit"), me.clone());
-    let given = (follows, audit.clone());
+    let given = (follows(settings, &process.successor, home, &store), audit.clone());
     let router = api::router(events.clone(), store.clone(), files, caller.clone(), given);
     let acceptor = Acceptor::with(credentials);
     let turned = turned_away(audit.clone());
     let server = tokio::spawn(http::serve_and_tell(listener, acceptor, router, turned, ended(served)));
+    let asking =
+        tokio::spawn(ask_others(store.clone(), caller.clone(), configured(settings)?, events.clone()));
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
-    let parts = parts(&settings, me, (store.clone(), caller), hands, (epoch_seen, began))?;
-    let running = run::run(parts, (events, inbox), guard_events, stop);
+    let started_in = *process.started_in.get_or_insert_with(|| began.elapsed());
+    let seen = (Arc::clone(&process.epoch_seen), started_in);
+    let parts = parts(settings, me, (store.clone(), caller), hands, seen)?;
+    let running = run::run(parts, (events, inbox), guard_events, process.stop.clone());
     let outcome = run_and_form(running, store.clone()).await;
+    asking.abort();
+    let outcome = outcome.and_then(|over| remember(settings, over));
     // The server has stopped. After a failure it may still run, and is ended by its guard.
-    if let (Ok(Ended::Stopped | Ended::Removed), Some(fence)) = (&outcome, fence)
+    if let (Ok(Over::Ended(Ended::Stopped | Ended::Removed)), Some(fence)) = (&outcome, fence)
         && let Err(e) = fence.remove().await
     {
         tracing::error!("{e}");
     }
     let _ = served_until.send(true);
-    match outcome {
+    let closing = async { tokio::join!(store.close(), audit.close()) };
+    match &outcome {
         // Nobody renews the lease meanwhile. What is not closed in time is found as after a crash.
-        Ok(Ended::ForSuccessor { by }) => {
-            let closing = async { tokio::join!(store.close(), audit.close()) };
-            drop(tokio::time::timeout_at(by.into(), closing).await);
+        Ok(Over::Ended(Ended::ForSuccessor { by })) => {
+            drop(tokio::time::timeout_at((*by).into(), closing).await);
         }
-        Ok(Ended::Stopped | Ended::Removed) | Err(_) => drop(tokio::join!(store.close(), audit.close())),
+        Ok(Over::Moved(_)) => drop(tokio::time::timeout(CLOSE_LIMIT, closing).await),
+        Ok(Over::Ended(Ended::Stopped | Ended::Removed)) | Err(_) => drop(closing.await),
     }
     server.abort();
     // No failure: who keeps the process running would start it again, for the same end.
-    if matches!(outcome, Ok(Ended::Removed)) {
+    if matches!(outcome, Ok(Over::Ended(Ended::Removed))) {
         tracing::error!(
             "node {} was removed from the cluster: its server has stopped and its agent ends; its data is untouched. A name is not \
              given again: to bring this host back, empty its directories and run pgkeel join with another --node",
@@ -154,11 +196,39 @@ pub async fn run(
     outcome
 }
 
+/// Before anything of the new store is used.
+fn remember(settings: &Settings, over: Over) -> Result<Over, AgentError> {
+    if let Over::Moved(opening) = &over {
+        moving::remember(&stores(settings), opening)?;
+    }
+    Ok(over)
+}
+
+/// One that is led by nobody may have been away while the record moved.
+async fn ask_others(
+    store: Store,
+    caller: Caller,
+    configured: BTreeMap<NodeName, String>,
+    events: mpsc::Sender<Event>,
+) {
+    while !events.is_closed() {
+        tokio::time::sleep(elsewhere::ASK_EVERY).await;
+        let standing = store.standing().borrow().clone();
+        let state = store.state();
+        if standing.leader.is_some() || standing.leading || state.moved.is_some() {
+            continue;
+        }
+        if let Some(opening) = store.later(&caller, &configured).await {
+            let _ = events.send(Event::Told(Box::new(opening))).await;
+        }
+    }
+}
+
 /// Runs, and sees meanwhile that the store comes into being.
 async fn run_and_form(
-    running: impl Future<Output = Result<Ended, String>>,
+    running: impl Future<Output = Result<Over, String>>,
     store: Store,
-) -> Result<Ended, AgentError> {
+) -> Result<Over, AgentError> {
     tokio::pin!(running);
     let mut forming = tokio::spawn(async move { store.form().await });
     let mut formed = false;
@@ -209,24 +279,65 @@ async fn listen(settings: &Settings) -> Result<TcpListener, AgentError> {
     })
 }
 
-async fn open_store(settings: &Settings, me: &NodeName, caller: Caller) -> Result<Store, AgentError> {
-    let members = settings
-        .members
-        .iter()
-        .map(|(name, agent)| Ok((name.parse()?, agent.clone())))
-        .collect::<Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName>>()?;
+/// The port is free as soon as who listened on it has ended.
+async fn listen_again(settings: &Settings) -> Result<TcpListener, AgentError> {
+    let began = Instant::now();
+    loop {
+        match listen(settings).await {
+            Err(AgentError::Listen { .. }) if began.elapsed() < LISTEN_LIMIT => {
+                tokio::time::sleep(LISTEN_AGAIN).await;
+            }
+            listening => return listening,
+        }
+    }
+}
+
+/// The directory of all stores of this node.
+fn stores(settings: &Settings) -> PathBuf {
+    settings.dir.join("store")
+}
+
+fn configured(settings: &Settings) -> Result<BTreeMap<NodeName, String>, cluster::basics::BadNodeName> {
+    settings.members.iter().map(|(name, agent)| Ok((name.parse()?, agent.clone()))).collect()
+}
+
+/// Opens the store in which the record is now, and says what kind that is.
+async fn open_store(
+    settings: &Settings,
+    me: &NodeName,
+    caller: Caller,
+) -> Result<(Store, StoreKind), AgentError> {
+    let stores = stores(settings);
+    let opening = moving::recall(&stores)?;
+    let kind = match &opening {
+        Some(opening) => opening.kind(&settings.store)?,
+        None => settings.store.clone(),
+    };
+    if let Some(differs) = opening.as_ref().and_then(|opening| opening.differs(&settings.store)) {
+        tracing::warn!("the configuration file is out of date: {differs}");
+    }
     let options = StoreOptions {
-        dir: settings.dir.join("store"),
+        dir: moving::dir(&stores, opening.as_ref().map_or(0, |opening| opening.number)),
         cluster: settings.cluster.clone(),
         node: me.clone(),
         address: settings.listen.clone(),
-        members,
+        members: configured(settings)?,
         detect: settings.detect,
         founded: settings.founded,
-        kind: settings.store.clone(),
+        kind: kind.clone(),
+        opening,
         caller,
     };
-    Ok(Store::open(options).await?)
+    Ok((Store::open(options).await?, kind))
+}
+
+fn follows(settings: &Settings, successor: &Successor, home: StoreKind, store: &Store) -> api::Follows {
+    api::Follows {
+        successor: successor.clone(),
+        used: Used::of(settings),
+        home: home.to_string(),
+        file_differs: store.opening().and_then(|opening| opening.differs(&settings.store)),
+    }
 }
 
 fn place(settings: &Settings) -> Result<Option<Place>, AgentError> {
@@ -292,7 +403,7 @@ fn parts(
     me: NodeName,
     (store, caller): (Store, Caller),
     hands: Option<Arc<Hands>>,
-    (epoch_seen, began): (Arc<AtomicU64>, Instant),
+    (epoch_seen, started_in): (Arc<AtomicU64>, Duration),
 ) -> Result<Parts, AgentError> {
     let names = settings.members.keys().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let postgres = settings.postgres.as_ref().map(|pg| PgAddress { host: pg.host.clone(), port: pg.port });
@@ -312,10 +423,7 @@ fn parts(
             drift_ppm: u64::from(settings.drift_ppm),
         },
         names,
-        record: match settings.store {
-            StoreKind::Embedded => Record::Nodes,
-            StoreKind::Etcd(_) => Record::Elsewhere,
-        },
+        record: if store.is_elsewhere() { Record::Elsewhere } else { Record::Nodes },
         adopt: match settings.postgres.as_ref().is_some_and(|pg| pg.adopt) && !settings.founded {
             true => Some(adopt::found(&settings.dir)?),
             false => None,
@@ -326,7 +434,6 @@ fn parts(
     // Later runs have greater names: the leader tells by them which of two reports is the later one.
     let run = uuid::Uuid::now_v7().to_string();
     let hooks = settings.hooks.clone();
-    let started_in = began.elapsed();
     Ok(Parts { me, run, member, proposed, caller, store, hands, epoch_seen, hooks, started_in })
 }
 

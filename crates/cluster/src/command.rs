@@ -1,10 +1,15 @@
 //! The only way the recorded state changes: [`apply`].
 
+mod refusal;
+
+pub use refusal::Refusal;
+
 use crate::basics::{Epoch, NodeName, WallMs};
 use crate::configuration::Content;
 use crate::handover::{Handover, Planned, Stage};
 use crate::leash::Unleased;
 use crate::membership::{self, Leaving, Seat, Token};
+use crate::moving::{self, Home};
 use crate::mutant::{self, Mutant};
 use crate::observe::Promoted;
 use crate::reason::Reason;
@@ -237,6 +242,15 @@ pub enum Change {
         /// His name.
         name: String,
     },
+    /// The last command in this store: the record goes on in another one.
+    MoveStore {
+        /// The number of the move; must be the next one.
+        number: u64,
+        /// Where to.
+        to: Home,
+        /// Who asked for it.
+        by: String,
+    },
     /// Change nothing but the history.
     Note {
         /// The epoch it belongs to.
@@ -244,35 +258,15 @@ pub enum Change {
     },
 }
 
-/// Why a command was not applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
-    /// It was decided for another epoch.
-    #[error("the command was decided for epoch {decided}, but the cluster is at epoch {present}")]
-    OtherEpoch {
-        /// The epoch of the command.
-        decided: Epoch,
-        /// The epoch of the state.
-        present: Epoch,
-    },
-    /// The configuration was made from another version.
-    #[error("the configuration was made from version {from}, but version {present} is in force")]
-    OtherVersion {
-        /// The version that it was made from.
-        from: u64,
-        /// The version in force.
-        present: u64,
-    },
-    /// The cluster is not in the phase that the command needs.
-    #[error("the command does not fit: {0}")]
-    OutOfPlace(String),
-}
-
 /// Applies `command` to `state`; a refused command leaves the state as it was, but for the revision.
 ///
 /// # Errors
-/// [`Refusal`] when the command was decided for another epoch or does not fit the present phase.
+/// [`Refusal`] when the command was decided for another epoch or does not fit the present phase, or the record is sealed: then
+/// not even the revision changes, because everybody who works out how it goes on elsewhere must come to the same.
 pub fn apply(state: &mut State, command: &Command) -> Result<(), Refusal> {
+    if let Some(moved) = &state.moved {
+        return Err(Refusal::Moved { number: moved.number });
+    }
     state.revision += 1;
     change(state, &command.change, command.at)?;
     let epoch = state.epoch;
@@ -352,6 +346,7 @@ fn change(state: &mut State, change: &Change, at: WallMs) -> Result<(), Refusal>
         | Change::Redeem { .. }
         | Change::Uninvite { .. } => membership::change(state, change, at),
         Change::AddUser { .. } | Change::RemoveUser { .. } => users::change(state, change),
+        Change::MoveStore { number, to, by } => moving::change(state, (*number, to), by, at),
         Change::Note { epoch } => same_epoch(state, *epoch),
     }
 }

@@ -10,6 +10,7 @@ mod force;
 mod leadership;
 mod maintenance;
 mod membership;
+mod moving;
 mod order;
 mod pause;
 mod rejoin;
@@ -93,6 +94,10 @@ enum Outcome {
 #[must_use]
 pub fn decide(state: &State, seen: &Observations, proposed: &Proposed, now: &Now) -> Decision {
     let mut decision = Decision::default();
+    if let Some(reason) = moving::is_over(state) {
+        decision.waits.push(reason);
+        return decision;
+    }
     for part in [bootstrap::record_settings, bootstrap::register_members] {
         if let Outcome::Do(draft) = part(state, seen, proposed) {
             return sign(draft, seen, now);

@@ -7,6 +7,7 @@
 use crate::basics::{Lsn, Millis, NodeName, WallMs};
 use crate::configuration::Fault;
 use crate::membership;
+use crate::moving;
 use crate::restart::Bar;
 use crate::word::Objection;
 use serde::{Deserialize, Serialize};
@@ -198,6 +199,11 @@ pub enum Obstacle {
         /// What.
         bar: membership::Bar,
     },
+    /// What speaks against a move of the record.
+    Store {
+        /// What.
+        bar: moving::Bar,
+    },
     /// What is wrong with a cluster-wide configuration.
     Configuration {
         /// What.
@@ -276,6 +282,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Objected { objection } => objection.fmt(f),
             Obstacle::Restart { bar } => bar.fmt(f),
             Obstacle::Membership { bar } => bar.fmt(f),
+            Obstacle::Store { bar } => bar.fmt(f),
             Obstacle::Configuration { fault } => fault.fmt(f),
             Obstacle::Hindered { node, by } => write!(f, "{node}: {by}"),
             Obstacle::NoCandidate { each } => {

@@ -13,6 +13,10 @@ use crate::state::{Phase, State};
 #[must_use]
 pub fn grant(state: &State, observation: &Observation, quorum_age: Option<Millis>) -> Option<Millis> {
     let settings = state.settings.as_ref()?;
+    // Whoever leads where the record has moved to gives the next one.
+    if state.moved.is_some() {
+        return None;
+    }
     if state.lease_holder() != Some(&observation.node) || observation.epoch != state.epoch {
         return None;
     }

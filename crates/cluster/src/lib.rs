@@ -15,6 +15,7 @@ pub mod command;
 pub mod configuration;
 pub mod copy;
 pub mod membership;
+pub mod moving;
 pub mod mutant;
 pub mod observe;
 pub mod reason;

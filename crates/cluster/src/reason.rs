@@ -235,6 +235,11 @@ pub enum Reason {
     Membership {
         tale: membership::Tale,
     },
+    StoreMoved {
+        number: u64,
+        to: String,
+        by: String,
+    },
     // Waits and refusals: shown while they last.
     SwitchoverWaits {
         from: NodeName,

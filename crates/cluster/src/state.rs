@@ -5,6 +5,7 @@ use crate::configuration::Configuration;
 use crate::handover::{Handover, Planned};
 use crate::leash::Unleased;
 use crate::membership::{Leaving, Seat, Token};
+use crate::moving::Moved;
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
 use crate::restart::Restart;
@@ -386,6 +387,12 @@ pub struct State {
     /// Users of the API who show a token, by their names.
     #[serde(default)]
     pub users: BTreeMap<String, User>,
+    /// How often the record has moved from one store to another.
+    #[serde(default)]
+    pub moves: u64,
+    /// It has moved from this store to another one: nothing more is recorded here.
+    #[serde(default)]
+    pub moved: Option<Moved>,
     /// Remembered decisions, oldest first.
     pub history: Vec<Entry>,
     /// Number of commands applied.

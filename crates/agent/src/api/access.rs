@@ -19,7 +19,7 @@ use identity::{Credentials, Right, Role, Standing, Subject, Who, certificate};
 use std::sync::Arc;
 
 /// What anybody of the cluster may look at.
-const TO_SEE: [&str; 15] = [
+const TO_SEE: [&str; 16] = [
     "/v1/aside",
     "/v1/config",
     "/v1/config/own",
@@ -28,6 +28,7 @@ const TO_SEE: [&str; 15] = [
     "/v1/process",
     "/v1/size",
     "/v1/status",
+    "/v1/store",
     "/v1/view",
     "/v1/view/watch",
     "/v1/wal",
@@ -209,6 +210,11 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
             &[Role::Agent],
             "let anybody into the cluster; only agents do that: run pgkeel join with an invitation on the host that is to come",
         ),
+        // It names files, which agents read, and where to what is in them goes.
+        Order::MoveStore { .. } => (
+            &[Role::Admin, Role::Agent],
+            "have the record kept elsewhere; ask somebody with the certificate of an admin, or do it on the host of an agent",
+        ),
         Order::Switchover { .. }
         | Order::Cancel { .. }
         | Order::Pause { .. }
@@ -229,6 +235,7 @@ fn order_lacks(subject: &Subject, order: &Order) -> Option<(StatusCode, String)>
 pub(super) fn check_order(guest: &Guest, order: &Order, has_tls: bool) -> Result<(), Response> {
     let invites = matches!(order, Order::Invite { .. } | Order::Uninvite { .. });
     let of_users = matches!(order, Order::AddUser { .. } | Order::RemoveUser { .. });
+    let moves = matches!(order, Order::MoveStore { .. });
     let refused = match &guest.who {
         Who::Known(holder) => order_lacks(holder, order),
         Who::User(user) => refusal(&guest.who, Right::Operate).or_else(|| order_lacks(user, order)),
@@ -241,6 +248,10 @@ pub(super) fn check_order(guest: &Guest, order: &Order, has_tls: bool) -> Result
             StatusCode::FORBIDDEN,
             "invitations are made and taken back over TLS only; use --tls, or do it on the host of an agent"
                 .to_owned(),
+        )),
+        Who::Unasked if has_tls && moves => Some((
+            StatusCode::FORBIDDEN,
+            "the record is moved over TLS only; use --tls, or do it on the host of an agent".to_owned(),
         )),
         who @ (Who::Unasked | Who::Nameless) => refusal(who, Right::Operate),
     };

@@ -1,5 +1,6 @@
 //! `POST /v1/order`: a person's order to the cluster (switchover, cancel, pause, resume, ...). Any agent takes it and passes
-//! it on to the leader, which checks it and records it. A configuration is judged by the servers before that.
+//! it on to the leader, which checks it and records it. A configuration is judged by the servers before that, and a new place for
+//! the record by the agents.
 
 use super::Shared;
 use super::access::check_order;
@@ -38,6 +39,15 @@ async fn order(
             shared.judged(content).await.into_iter().map(|fault| Obstacle::Configuration { fault }).collect();
         if !because.is_empty() {
             return Ok(Json(Ordered::Refused { because }));
+        }
+    }
+    if let (Order::MoveStore { to }, false) = (&asked.order, judged) {
+        match shared.fit_home(to.clone()).await {
+            Ok(to) => asked.order = Order::MoveStore { to },
+            Err(bars) => {
+                let because = bars.into_iter().map(|bar| Obstacle::Store { bar }).collect();
+                return Ok(Json(Ordered::Refused { because }));
+            }
         }
     }
     let there = |agent: String| {

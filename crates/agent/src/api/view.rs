@@ -29,7 +29,10 @@ async fn view(State(shared): State<Shared>) -> Json<View> {
 
 async fn watch(State(shared): State<Shared>, ConnectInfo(guest): ConnectInfo<Guest>) -> Response {
     let credentials = shared.caller.credentials().cloned();
-    let holds = move || access::standing(&guest.who, credentials.as_ref()).refusal().is_none();
+    let events = shared.events.clone();
+    // Nor when the loop is over: who watches asks whoever follows.
+    let holds =
+        move || !events.is_closed() && access::standing(&guest.who, credentials.as_ref()).refusal().is_none();
     Response::new(Body::from_stream(lines(shared.store.watch(), holds)))
 }
 

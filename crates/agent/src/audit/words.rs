@@ -6,6 +6,7 @@ use crate::messages::{CloneAnswer, CloneAsked, JoinAsked, OrderAsked, Prune};
 use crate::successor::{UpgradeAnswer, UpgradeAsked};
 use cluster::NodeName;
 use cluster::decide::switchover::{Order, Ordered};
+use cluster::moving::Home;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 
@@ -181,6 +182,10 @@ fn order(order: &Order) -> String {
             format!("make {} for {role}, good for {uses}", shown_invitation(id))
         }
         Order::Uninvite { id } => format!("take back {}", shown_invitation(id)),
+        Order::MoveStore { to: Home::Embedded { .. } } => "move the record to the agents".to_owned(),
+        Order::MoveStore { to: Home::Etcd { access } } => {
+            format!("move the record to the etcd at {}", access.endpoints.join(", "))
+        }
         Order::AddUser { name, role, .. } => format!("add user {name}, {role}"),
         Order::RemoveUser { name } => format!("remove user {name}"),
         Order::Redeem { id, role, node, .. } => {

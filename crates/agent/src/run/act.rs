@@ -196,6 +196,10 @@ impl Run {
             self.keep_slots(hands);
             return;
         }
+        // It begins where the record is now. A server that must end, ends.
+        if self.is_moving() && !matches!(wanted, Step::Fence { .. }) {
+            return;
+        }
         if self.leave.is_going() {
             // Whoever comes begins it. A server that must end is no reason to go.
             if let Step::Fence { .. } = &wanted {

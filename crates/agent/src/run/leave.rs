@@ -77,6 +77,9 @@ impl Run {
     /// Whether another process may take the place of this one; `checked` is how long the program took to say that it can. From
     /// now on no step begins, if this one is to go.
     pub(super) fn on_ask_room(&mut self, checked: Duration, purpose: Purpose) -> Result<(), String> {
+        if self.is_moving() {
+            return Err(format!("{} goes over to another store: try again in a moment", self.me()));
+        }
         if self.leave.is_going() {
             return Err(format!("{} makes room for another process already", self.me()));
         }

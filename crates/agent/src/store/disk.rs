@@ -108,6 +108,13 @@ pub(super) struct Loaded {
     pub(super) entries: BTreeMap<u64, Entry>,
 }
 
+impl Loaded {
+    /// Whether anything was ever decided, or begun, in it.
+    pub(super) fn is_used(&self) -> bool {
+        self.vote.is_some() || !self.entries.is_empty() || self.snapshot.is_some() || self.purged.is_some()
+    }
+}
+
 /// The writing thread's door.
 #[derive(Clone)]
 pub(super) struct Disk {
@@ -189,7 +196,7 @@ pub(super) fn open(dir: &Path, cluster: &str, node: &NodeName) -> Result<(Disk, 
     let (jobs, waiting) = channel();
     std::thread::Builder::new()
         .name("store".into())
-        .spawn(move || run(db, &waiting))
+        .spawn(move || run(db, waiting))
         .map_err(|e| failed("served by a thread", e.to_string()))?;
     Ok((Disk { jobs }, loaded))
 }
@@ -278,8 +285,8 @@ pub(super) fn read_state(bytes: &[u8]) -> Result<State, StoreError> {
 }
 
 /// The writing thread. Ends when told to close, or when nobody is left who could ask.
-fn run(db: Database, waiting: &Receiver<Job>) {
-    while let Some(batch) = next_batch(waiting) {
+fn run(db: Database, waiting: Receiver<Job>) {
+    while let Some(batch) = next_batch(&waiting) {
         let mut changes = Vec::new();
         let mut told = Vec::new();
         for job in batch {
@@ -300,6 +307,8 @@ fn run(db: Database, waiting: &Receiver<Job>) {
         }
         if let Some((caller, result)) = closing {
             drop(db);
+            // Before anybody is told: what is sent afterwards must fail, not be lost without an answer.
+            drop(waiting);
             drop(caller.send(result));
             return;
         }

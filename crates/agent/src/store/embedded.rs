@@ -1,6 +1,7 @@
 //! The store inside the agents: Raft by a library, its log on this node's disk, its messages over the agents' HTTP.
 
 use super::ballots::{self, Ballots};
+use super::begin;
 use super::contacts::{Contacts, SuspendClock};
 use super::disk::{self, Disk, Owner};
 use super::error::StoreError;
@@ -50,6 +51,8 @@ pub(super) struct Embedded {
     clock: SuspendClock,
     /// Whether the file already belonged to a founded store when it was opened.
     was_founded: bool,
+    /// The number of this store.
+    number: u64,
     /// What founding waits for.
     founding: Mutex<Option<String>>,
     /// The member that said that this node was struck out.
@@ -61,11 +64,24 @@ impl Embedded {
     /// Opens the file and starts Raft on it.
     pub(super) async fn open(options: StoreOptions, limits: Limits) -> Result<Arc<Embedded>, StoreError> {
         let StoreOptions {
-            dir, cluster, node, address, members: configured, detect, founded, caller, ..
+            dir,
+            cluster,
+            node,
+            address,
+            members: configured,
+            detect,
+            founded,
+            caller,
+            opening,
+            ..
         } = options;
         let config = config(&cluster, detect, limits)?;
         let opened = tokio::task::spawn_blocking(move || disk::open(&dir, &cluster, &node)).await;
-        let (disk, loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
+        let (disk, mut loaded) = opened.map_err(|e| StoreError::Gone(e.to_string()))??;
+        let number = opening.as_ref().map_or(0, |opening| opening.number);
+        if let Some(opening) = opening {
+            begin::begin(&disk, &mut loaded, opening).await?;
+        }
         let contacts = Arc::new(Contacts::new());
         let ballots = Arc::new(Ballots::new(&caller));
         let network = Network {
@@ -101,6 +117,7 @@ impl Embedded {
             standing: watch::Sender::default(),
             clock,
             was_founded,
+            number,
             founding: Mutex::default(),
             struck_out_by: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -157,6 +174,12 @@ impl Embedded {
     pub(super) fn founded(&self) -> bool {
         let now = self.metrics();
         self.was_founded || now.last_log_index.is_some() || now.current_term > 0
+    }
+
+    /// The number of the store that this node has a part of, if it has one.
+    pub(super) fn number(&self) -> Option<u64> {
+        // A node that was let in later has not moved here.
+        self.founded().then(|| self.number.max(self.state.borrow().moves))
     }
 
     /// Notes what founding waits for.
@@ -380,6 +403,7 @@ mod tests {
             detect: Duration::from_millis(300),
             founded: false,
             kind: Default::default(),
+            opening: None,
             caller: Caller::plain(),
         };
         let store = Embedded::open(options, Limits::default()).await.unwrap();

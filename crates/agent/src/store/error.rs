@@ -92,8 +92,9 @@ pub enum StoreError {
     },
     /// The directory belongs to a node whose store is of the other kind.
     #[error(
-        "{dir:?} holds {had}, but this agent is configured for {wanted}: the record of a cluster cannot be carried over yet. \
-         Set [store] as it was, or begin a new cluster with a new node.dir"
+        "{dir:?} holds {had}, but this agent is configured for {wanted}: that does not carry the record over. \
+         Set [store] as it was, and move the record of the running cluster with pgkeel store migrate; or begin a new cluster with a \
+         new node.dir"
     )]
     OtherKind {
         /// The store's directory.
@@ -103,6 +104,9 @@ pub enum StoreError {
         /// What is configured.
         wanted: &'static str,
     },
+    /// The record does not move there.
+    #[error("{0} cannot be used")]
+    Home(String),
     /// Another directory has this node's name in etcd.
     #[error(
         "node {name} is taken: etcd's key {key} says that it has id {id:x} at {address}, this agent has id {my_id:x} at \

@@ -35,6 +35,7 @@
 //! What is not covered: an etcd that loses what it confirmed (restored from a backup under running agents). An agent that
 //! knows a later state than etcd has takes nothing over and does not lead.
 
+mod begin;
 mod client;
 mod follow;
 mod lead;
@@ -45,9 +46,11 @@ mod sight;
 mod succession;
 mod wire;
 
+pub(super) use begin::{leave_mark, look, take_mark};
 pub(super) use memory::FILE;
 
 use super::error::StoreError;
+use super::moving::Opening;
 use super::options::{EtcdKeys, EtcdOptions, StoreOptions};
 use super::standing::Standing;
 use crate::clock::boottime_ms;
@@ -59,6 +62,7 @@ use peers::Peers;
 use serde_json::json;
 use sight::{Sight, Taken};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -67,6 +71,12 @@ use wire::{Claim, TxnAnswer, When, Write};
 
 /// This node's part of the store.
 pub(super) struct Etcd {
+    /// What the record begins with here, if it comes from another store.
+    opening: Option<Opening>,
+    /// The directory of that of all stores.
+    stores: PathBuf,
+    /// Whether it surely has begun.
+    begun: AtomicBool,
     cluster: String,
     /// What this agent writes into the leader's key.
     me: Claim,
@@ -101,8 +111,18 @@ pub(super) struct Etcd {
 impl Etcd {
     /// Opens the node's own file and begins to look.
     pub(super) async fn open(options: StoreOptions, etcd: EtcdOptions) -> Result<Arc<Etcd>, StoreError> {
-        let StoreOptions { dir, cluster, node, address, members: configured, detect, caller: agents, .. } =
-            options;
+        let StoreOptions {
+            dir,
+            cluster,
+            node,
+            address,
+            members: configured,
+            detect,
+            caller: agents,
+            opening,
+            ..
+        } = options;
+        let stores = dir.parent().map(Path::to_owned).unwrap_or_default();
         let (of, name) = (cluster.clone(), node.clone());
         let opened = tokio::task::spawn_blocking(move || Memory::open(&dir, &of, &name)).await;
         let memory = Arc::new(opened.map_err(|e| StoreError::Gone(e.to_string()))??);
@@ -111,7 +131,12 @@ impl Etcd {
         let servers = Members::new(etcd);
         // One member that hangs must not use up a leader's lease, nor the patience of the others.
         let limit = (detect / 8).clamp(Duration::from_millis(150), Duration::from_secs(2));
+        let begun = opening.as_ref().is_none_or(|opening| opening.begun);
+        let known = newest(memory.kept().state, opening.as_ref());
         let store = Arc::new(Etcd {
+            opening,
+            stores,
+            begun: AtomicBool::new(begun),
             cluster,
             sight: Mutex::new(Sight::new(me.clone())),
             me,
@@ -120,7 +145,7 @@ impl Etcd {
             detect,
             agents,
             keys,
-            state: watch::Sender::new(Arc::new(memory.kept().state)),
+            state: watch::Sender::new(Arc::new(known)),
             memory,
             since: boottime_ms(),
             standing: watch::Sender::default(),
@@ -238,9 +263,13 @@ impl Etcd {
         outcome
     }
 
-    fn take(&self, found: wire::Snapshot, sent: u64) {
+    fn take(&self, mut found: wire::Snapshot, sent: u64) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut sight = self.sight();
+        // Nobody has lost what has not begun. Until it has, this agent does not lead.
+        if !self.begun.load(Ordering::Relaxed) && found.state == wire::Found::Absent {
+            found.state = wire::Found::Unchanged;
+        }
         let known = self.state.borrow().clone();
         match sight.see(&self.cluster, &known, found, (sent, boottime_ms())) {
             Taken::Nothing => {}
@@ -256,6 +285,12 @@ impl Etcd {
             }
             Taken::LookAgain => self.bells.look.notify_one(),
         }
+    }
+
+    /// The record has begun: from now on an etcd without it has lost it.
+    fn has_begun(&self) {
+        let _sight = self.sight();
+        self.begun.store(true, Ordering::Relaxed);
     }
 
     /// All members with their addresses: the configured ones and those that were let in, without those that were struck out.
@@ -333,5 +368,13 @@ impl Etcd {
         if let Ok(Err(e)) = written.await {
             tracing::warn!("{e}");
         }
+    }
+}
+
+/// The state to begin with: the one that this node knew last, or what the record began with.
+fn newest(kept: State, opening: Option<&Opening>) -> State {
+    match opening {
+        Some(opening) if opening.state.revision > kept.revision => opening.state.clone(),
+        Some(_) | None => kept,
     }
 }

@@ -32,6 +32,16 @@ pub(super) struct Identity {
     pub(super) formed: bool,
     /// The members as it is configured.
     pub(super) members: BTreeMap<NodeName, String>,
+    /// The number of the store that it has a part of (see [`super::moving`]).
+    #[serde(default)]
+    pub(super) store: Option<u64>,
+}
+
+impl Identity {
+    /// Whether both have a part of a store, and not of the same.
+    fn is_of_another_store(&self, other: &Identity) -> bool {
+        self.store.zip(other.store).is_some_and(|(mine, theirs)| mine != theirs)
+    }
 }
 
 /// The answer to an agent that introduced itself.
@@ -71,6 +81,10 @@ fn judge(
     // First, because the library's list still has it for a while, and because a name is never given again.
     if removed.contains(&visitor.name) {
         return Verdict::Removed;
+    }
+    // One of the two has missed a move. The numbers under which nodes vote mean nothing then.
+    if me.is_of_another_store(visitor) {
+        return Verdict::Welcome;
     }
     if visitor.name == me.name {
         let is_me = (visitor.id, &visitor.address) == (me.id, &me.address);
@@ -183,6 +197,7 @@ impl Embedded {
             address: self.address.clone(),
             formed: self.founded(),
             members: self.configured.clone(),
+            store: self.number(),
         }
     }
 
@@ -236,12 +251,7 @@ impl Embedded {
 
     /// Whoever else belongs to the cluster, by the configuration or by the record as far as it is known here.
     fn all_others(&self) -> BTreeMap<NodeName, String> {
-        let state = self.present();
-        let mut all = self.configured.clone();
-        all.extend(state.admitted.iter().map(|(name, seat)| (name.clone(), seat.address.clone())));
-        all.extend(state.members.iter().map(|(name, member)| (name.clone(), member.agent.clone())));
-        all.retain(|name, _| *name != self.owner.node && !state.removed.contains(name));
-        all
+        super::elsewhere::others(&self.present(), &self.configured, &self.owner.node)
     }
 
     /// Who says that this node was struck out. Nothing else that is answered counts, not even as a sign of life: a leader that
@@ -297,6 +307,12 @@ fn check(
             ours: me.cluster.clone(),
         });
     }
+    if greeting.verdict != Verdict::Removed && them.is_of_another_store(me) {
+        return Ok(Err(format!(
+            "{} keeps the record in another store, after another number of moves",
+            them.name
+        )));
+    }
     if let Verdict::NameTaken { id, address } = &greeting.verdict {
         return Err(StoreError::NameTaken {
             name: me.name.clone(),
@@ -327,6 +343,7 @@ mod tests {
             address: format!("{name}:1"),
             formed: false,
             members: members.into(),
+            store: None,
         }
     }
 
@@ -357,6 +374,28 @@ mod tests {
         for id in [8, 9] {
             assert_eq!(judge(&me, (&not_yet, &gone), &nobody, &node("z", id), now), Verdict::Removed);
         }
+    }
+
+    /// It would be told otherwise that its name is taken, and end.
+    #[test]
+    fn who_has_missed_a_move_is_not_judged_by_its_number() {
+        let now = Instant::now();
+        let of = |name, id, store| Identity { store, ..node(name, id) };
+        let members = BTreeMap::from([(1, peer("a")), (2, peer("b"))]);
+        let (me, gone) = (of("a", 1, Some(2)), BTreeSet::from(["z".parse().unwrap()]));
+        let judged = |visitor: Identity| judge(&me, (&members, &gone), &Seen::new(), &visitor, now);
+        assert_eq!(judged(of("b", 7, Some(0))), Verdict::Welcome);
+        assert!(matches!(judged(of("b", 7, Some(2))), Verdict::NameTaken { .. }));
+        assert!(matches!(judged(of("b", 7, None)), Verdict::NameTaken { .. }), "it has lost its directory");
+        assert_eq!(judged(of("z", 7, Some(0))), Verdict::Removed);
+        let taken = Verdict::NameTaken { id: 9, address: "x:1".into() };
+        let told = Greeting { identity: of("b", 2, Some(2)), verdict: taken };
+        let visitor = of("a", 1, Some(0));
+        assert!(
+            check(&visitor, &"b".parse().unwrap(), "b:1", told)
+                .unwrap()
+                .is_err_and(|e| e.contains("another store"))
+        );
     }
 
     #[test]

@@ -9,16 +9,24 @@
 //! - `disk` is the file, `routes` what other members may ask, `form` how the members find each other.
 //!
 //! Or in an etcd beside them: `etcd`.
+//!
+//! The record of a running cluster moves from one to the other: `moving` says why that is safe, `begin` and `etcd/begin` begin
+//! the new store, `elsewhere` is what the agents tell each other about it, `judge` is what is asked of each before.
 
 mod ballots;
+mod begin;
 mod contacts;
 mod disk;
+pub(crate) mod elsewhere;
 mod embedded;
 mod error;
 mod etcd;
 mod form;
+mod grants;
+mod judge;
 mod log;
 mod machine;
+pub mod moving;
 mod options;
 mod routes;
 mod standing;
@@ -26,15 +34,19 @@ mod transport;
 mod types;
 mod voters;
 
+pub use elsewhere::Whereabouts;
 pub use error::StoreError;
+pub use judge::{Asked as HomeAsked, Judged as HomeJudged};
 pub use options::{Endpoint, EtcdOptions, EtcdUser, StoreKind, StoreOptions};
 pub use standing::Standing;
 
 use cluster::NodeName;
-use cluster::command::Command;
+use cluster::command::{Change, Command};
 use cluster::state::State;
+use identity::Caller;
+use moving::Opening;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -62,6 +74,14 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Store {
     inner: Inner,
+    /// Of this node, and of its cluster.
+    me: NodeName,
+    cluster: String,
+    /// The directory of all stores of this node.
+    stores: PathBuf,
+    /// How this one began, if the record has moved to it.
+    opening: Option<Arc<Opening>>,
+    grants: Arc<grants::Grants>,
 }
 
 #[derive(Clone)]
@@ -99,6 +119,40 @@ impl Store {
         }
     }
 
+    /// The number of this store: how often the record has moved.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.opening.as_ref().map_or(0, |opening| opening.number).max(self.state().moves)
+    }
+
+    /// Whether the record comes from another store, and how it began here.
+    #[must_use]
+    pub fn opening(&self) -> Option<&Opening> {
+        self.opening.as_deref()
+    }
+
+    /// The store that the record has moved to while this node was away, if another one knows of it.
+    pub(crate) async fn later(
+        &self,
+        caller: &Caller,
+        configured: &BTreeMap<NodeName, String>,
+    ) -> Option<Opening> {
+        let others = elsewhere::others(&self.state(), configured, &self.me);
+        let answers = elsewhere::ask(caller, &others).await;
+        elsewhere::latest((&self.cluster, &self.me), self.number(), answers)
+    }
+
+    /// What this agent tells another one of where the record is.
+    pub(crate) fn whereabouts(&self) -> Whereabouts {
+        let sealed = Opening::of(&self.state());
+        Whereabouts {
+            node: self.me.clone(),
+            cluster: self.cluster.clone(),
+            number: self.number(),
+            opening: sealed.or_else(|| self.opening.as_deref().cloned()),
+        }
+    }
+
     /// The recorded state as it is written into the file.
     ///
     /// # Errors
@@ -121,12 +175,20 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn open_with(options: StoreOptions, limits: Limits) -> Result<Store, StoreError> {
-        refuse_other_kind(&options.dir, &options.kind)?;
+        let opening = options.opening.clone().map(Arc::new);
+        let stores = match &opening {
+            Some(_) => options.dir.parent().map(Path::to_owned).unwrap_or_default(),
+            None => options.dir.clone(),
+        };
+        if opening.is_none() {
+            refuse_other_kind(&options.dir, &options.kind)?;
+        }
+        let (me, cluster) = (options.node.clone(), options.cluster.clone());
         let inner = match options.kind.clone() {
             StoreKind::Embedded => Inner::Embedded(embedded::Embedded::open(options, limits).await?),
             StoreKind::Etcd(etcd) => Inner::Etcd(etcd::Etcd::open(options, etcd).await?),
         };
-        Ok(Store { inner })
+        Ok(Store { inner, me, cluster, stores, opening, grants: Arc::default() })
     }
 
     /// What the other members ask of this one, for the agent's HTTP server: routes under `/v1/raft/` or `/v1/etcd/`. The
@@ -158,6 +220,13 @@ impl Store {
     /// [`StoreError::Gone`]; [`StoreError::Etcd`]. After [`StoreError::Timeout`] and [`StoreError::Unsure`] it may yet be
     /// recorded.
     pub async fn propose(&self, command: Command) -> Result<Arc<State>, StoreError> {
+        match &command.change {
+            Change::MoveStore { .. } => self.seal(command).await,
+            _ => self.propose_plain(command).await,
+        }
+    }
+
+    async fn propose_plain(&self, command: Command) -> Result<Arc<State>, StoreError> {
         match &self.inner {
             Inner::Embedded(store) => store.propose(command).await,
             Inner::Etcd(store) => store.propose(command).await,
@@ -187,8 +256,11 @@ impl Store {
 
     /// Leader only: the time since the last round of messages that a majority (of the members, or of etcd's) confirmed was
     /// SENT. Time that this host slept through counts; it is rather too long than too short. Zero for a single voter of the
-    /// embedded store, `None` when this node does not lead or no round of its term is confirmed yet.
+    /// embedded store, `None` when this node does not lead or no round of its term is confirmed yet, or it seals the record.
     pub fn quorum_age(&self) -> Option<Duration> {
+        if self.grants.are_withheld(self.standing().borrow().term) {
+            return None;
+        }
         match &self.inner {
             Inner::Embedded(store) => store.quorum_age(),
             Inner::Etcd(store) => store.quorum_age(),

@@ -1,9 +1,11 @@
 //! What the store of a node must be told before it can be opened.
 
+use super::moving::Opening;
 use crate::http::tls::TlsFiles;
 use cluster::NodeName;
 use identity::Caller;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub struct StoreOptions {
     pub founded: bool,
     /// Where the record is kept.
     pub kind: StoreKind,
+    /// What it began with there, if it has moved; `dir` is then the directory of that store, beside the others.
+    pub opening: Option<Opening>,
     /// How the other members are called.
     pub caller: Caller,
 }
@@ -96,5 +100,15 @@ impl EtcdKeys {
 
     pub(super) fn member(&self, node: &NodeName) -> String {
         format!("{}{node}", self.members)
+    }
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StoreKind::Etcd(etcd) = self else { return f.write_str("in the agents") };
+        let url = |e: &Endpoint| format!("{}://{}", if e.secure { "https" } else { "http" }, e.address);
+        let endpoints: Vec<String> = etcd.endpoints.iter().map(url).collect();
+        write!(f, "in etcd at {}, below {}", endpoints.join(", "), etcd.prefix)?;
+        etcd.user.iter().try_for_each(|user| write!(f, ", as user {}", user.name))
     }
 }

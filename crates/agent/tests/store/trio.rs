@@ -173,6 +173,7 @@ impl Trio {
             detect: DETECT,
             founded: false,
             caller: Caller::plain(),
+            opening: None,
             kind: match &self.on {
                 On::Embedded => StoreKind::Embedded,
                 On::Etcd(servers) => StoreKind::Etcd(servers.options()),

@@ -1,12 +1,13 @@
 //! What a person may ask the leader for, and who checks it.
 
 use super::switchover::planned;
-use super::{Now, Proposed, configure, force, maintenance, membership, pause, restart, users};
+use super::{Now, Proposed, configure, force, maintenance, membership, moving, pause, restart, users};
 use crate::basics::{NodeName, WallMs};
 use crate::command::{Change, Command};
 use crate::configuration::Content;
 use crate::handover::Obstacle;
 use crate::membership::{Seat, TokenRole};
+use crate::moving::Home;
 use crate::observe::Observations;
 use crate::reason::Reason;
 use crate::restart::Turn;
@@ -136,6 +137,11 @@ pub enum Order {
         /// By whom.
         node: NodeName,
     },
+    /// Keep the record elsewhere from now on. Whether the agents can use that place was asked before.
+    MoveStore {
+        /// Where.
+        to: Home,
+    },
     /// Restart servers, one after the other.
     Restart {
         /// Only this node's; `None`: all.
@@ -226,6 +232,7 @@ pub fn order(
             let (recorded, turns) = restart::begin(state, seen, &wanted, (id.as_str(), by), now)?;
             (recorded, Ordered::Restarts { id: id.clone(), turns })
         }
+        Order::MoveStore { to } => (moving::begin(state, seen, proposed, to, by, now)?, recorded(None)),
         Order::Cancel { id } if state.restart.as_ref().is_some_and(|r| r.id == *id) => {
             (restart::cancel(id, by), recorded(None))
         }

@@ -138,6 +138,9 @@ impl fmt::Display for Reason {
             | R::WaitPromotion { .. }
             | R::Steady => self.said_wait(f),
             R::Membership { tale } => tale.fmt(f),
+            R::StoreMoved { number, to, by } => {
+                write!(f, "move {number}: the record is kept {to} from now on, asked by {by}")
+            }
             R::Word { word } => word.fmt(f),
             R::Restart { tale } => tale.fmt(f),
         }

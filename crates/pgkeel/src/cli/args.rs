@@ -5,6 +5,7 @@ use super::cert_args::CertCommand;
 use super::membership_args::{
     AddProxyArgs, AdoptArgs, CreateArgs, InviteArgs, JoinArgs, LeaveArgs, RemoveArgs,
 };
+use super::store_args::StoreCommand;
 use super::user::UserCommand;
 use crate::demo::{NODES_DEFAULT, NODES_MAX, NODES_MIN};
 use crate::log::LogFormat;
@@ -80,6 +81,9 @@ pub enum Command {
     Restart(RestartArgs),
     /// Let servers read their configuration files again
     Reload(ReloadArgs),
+    /// Where the cluster's record is kept: show it, or move it to an etcd and back while the primary serves
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Make, show and renew the certificates by which the processes of a cluster, and people, know each other
     #[command(subcommand)]
     Cert(CertCommand),
@@ -190,7 +194,7 @@ pub struct ProxyArgs {
 }
 
 /// Whom to ask.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct AskArgs {
     /// Ask the agents of this configuration file [default: /etc/pgkeel.toml]
     #[arg(short, long = "config", value_name = "FILE")]

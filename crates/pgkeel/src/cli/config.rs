@@ -50,7 +50,21 @@ pub fn judge(path: &Path) -> Verdict {
         let err = problems.iter().map(|problem| format!("{}: {problem}\n", path.display())).collect();
         return Verdict { out: String::new(), err, exit_code: 1 };
     }
-    Verdict { out: format!("{}: ok\n{}", path.display(), summary(&config)), err: String::new(), exit_code: 0 }
+    let out = format!("{}: ok\n{}{}", path.display(), summary(&config), moved(&config));
+    Verdict { out, err: String::new(), exit_code: 0 }
+}
+
+/// What the node remembers of where the record is, where the file says something else.
+fn moved(config: &Config) -> String {
+    let Some(agent) = &config.agent else { return String::new() };
+    match agent::store::moving::recall(&agent.dir.join("store")) {
+        Ok(opening) => {
+            let differs = opening.and_then(|opening| opening.differs(&agent.store));
+            differs.map_or_else(String::new, |differs| format!("  warning: {differs}\n"))
+        }
+        // It may not be for whoever checks to read.
+        Err(_) => String::new(),
+    }
 }
 
 /// A certificate of the wrong time is one too, though a process would start with it.

@@ -8,12 +8,13 @@ use super::args::{
 use super::membership_args::{InviteArgs, InviteCommand, RemoveArgs};
 use super::run::{self, End, Source, What};
 use super::status::{Format, StatusOptions};
+use super::store_args::StoreCommand;
 use super::succeed::Myself;
 use super::user::UserCommand;
 use super::why::WhyOptions;
 use super::{
     add_proxy, adopt, agents, api_token, aside, audit, cert, clone, config, configure, create, explain,
-    failover, generate, guard, invite, join, leave, lost, order, restart, status, succeed, switchover,
+    failover, generate, guard, invite, join, leave, lost, order, restart, status, store, succeed, switchover,
     upgrade, user, why,
 };
 use crate::demo::{self, Afterwards, Colour, DemoOptions};
@@ -49,6 +50,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             with_agents(&args.ask, |agents, format| in_runtime(restart::reload(&agents, format, args.node)))
         }
         Command::SucceedCheck { words } => in_runtime(succeed::answer(words)),
+        Command::Store(command) => stored(command),
         Command::Cert(command) => cert::run(&command),
         Command::Run(args) => stay_up(Source::File(args.config), args.log_format, What::All),
         Command::Agent(args) => agent(args),
@@ -174,6 +176,17 @@ fn configured(command: ConfigCommand) -> ExitCode {
         ConfigCommand::Rollback { version, ask } => (configure::Wish::Rollback { to: version }, ask),
     };
     with_agents(&ask, |agents, format| in_runtime(configure::run(&agents, format, wish)))
+}
+
+fn stored(command: StoreCommand) -> ExitCode {
+    match command {
+        StoreCommand::Show { ask } => {
+            with_agents(&ask, |agents, format| in_runtime(store::show(&agents, format)))
+        }
+        StoreCommand::Migrate(args) => {
+            with_agents(&args.ask, |agents, format| in_runtime(store::migrate(&agents, format, &args)))
+        }
+    }
 }
 
 fn restarted(args: RestartArgs) -> ExitCode {

@@ -31,6 +31,8 @@ pub mod restart;
 pub mod run;
 pub mod sign;
 pub mod status;
+pub mod store;
+pub mod store_args;
 pub mod succeed;
 pub mod switchover;
 pub mod text;

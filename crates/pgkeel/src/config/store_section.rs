@@ -141,7 +141,8 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     Ok(Endpoint { address: address.text(), secure })
 }
 
-fn prefix(text: &str) -> Result<String, String> {
+/// What every key begins with.
+pub(crate) fn prefix(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
     let framed = text.len() > 1 && text.starts_with('/') && text.ends_with('/');
     if plain && framed && text.len() <= PREFIX_BYTES_MAX {
@@ -154,15 +155,21 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
+/// The address of a member of etcd, as it is written.
+pub(crate) fn endpoint_url(text: &str) -> Result<String, String> {
+    endpoint(text).map(|found| format!("{}://{}", if found.secure { "https" } else { "http" }, found.address))
+}
+
+/// A file that means the same on every host.
+pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
+    absolute_path(text)
+}
+
 fn file(text: &str) -> Result<Option<PathBuf>, String> {
     absolute_path(text).map(Some)
 }
 
 /// What the summary says of it.
 pub(crate) fn line(store: &StoreKind) -> Option<String> {
-    let StoreKind::Etcd(etcd) = store else { return None };
-    let url = |e: &Endpoint| format!("{}://{}", if e.secure { "https" } else { "http" }, e.address);
-    let endpoints: Vec<String> = etcd.endpoints.iter().map(url).collect();
-    let user = etcd.user.as_ref().map(|user| format!(", as user {}", user.name)).unwrap_or_default();
-    Some(format!("the record is in etcd at {}, below {}{user}", endpoints.join(", "), etcd.prefix))
+    matches!(store, StoreKind::Etcd(_)).then(|| format!("the record is {store}"))
 }

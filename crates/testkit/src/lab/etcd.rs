@@ -50,6 +50,26 @@ impl Etcd {
     /// # Errors
     /// As [`Etcd::start_for`].
     pub fn start_at(address: &str, cluster: &LocalCluster, count: usize) -> Result<Etcd> {
+        let etcd = Etcd::start_beside(address, cluster, count)?;
+        let urls: Vec<String> = etcd.urls().iter().map(|url| format!("{url:?}")).collect();
+        for node in &cluster.nodes {
+            let text = fs::read_to_string(&node.place.config)?;
+            fs::write(&node.place.config, format!("{text}\n[store]\netcd = [{}]\n", urls.join(", ")))?;
+        }
+        Ok(etcd)
+    }
+
+    /// The client addresses of all members.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.url.clone()).collect()
+    }
+
+    /// Starts members that no configuration file knows of.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn start_beside(address: &str, cluster: &LocalCluster, count: usize) -> Result<Etcd> {
         let claims = ports::claim(2 * count)?;
         let url = |i: usize| claims.get(i).map(|c| format!("http://{address}:{}", c.port)).context("a port");
         let all = (0..count).map(|i| Ok(format!("m{i}={}", url(count + i)?))).collect::<Result<Vec<_>>>()?;
@@ -73,11 +93,6 @@ impl Etcd {
         }
         let mut etcd = Etcd { members, _claims: claims };
         (0..count).try_for_each(|i| etcd.revive(i))?;
-        let urls: Vec<String> = etcd.members.iter().map(|m| format!("{:?}", m.url)).collect();
-        for node in &cluster.nodes {
-            let text = fs::read_to_string(&node.place.config)?;
-            fs::write(&node.place.config, format!("{text}\n[store]\netcd = [{}]\n", urls.join(", ")))?;
-        }
         Ok(etcd)
     }
 

@@ -98,6 +98,7 @@ impl World {
                         Order::Redeem { .. } => "invitation used",
                         Order::AddUser { .. } => "user added",
                         Order::RemoveUser { .. } => "user removed",
+                        Order::MoveStore { .. } => "record moved",
                     };
                     (kind, Vec::new())
                 }

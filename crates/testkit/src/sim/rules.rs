@@ -67,6 +67,7 @@ names!(
         Configured,
         Restart,
         Membership,
+        StoreMoved,
     ]
 );
 names!(

@@ -31,7 +31,7 @@ fn with_etcd(
 }
 
 /// Waits until the leader is not on the primary's node, where the cluster moves it by itself.
-async fn led_elsewhere(lab: &mut Lab) -> Result<Status> {
+pub(super) async fn led_elsewhere(lab: &mut Lab) -> Result<Status> {
     let elsewhere = |s: &Status| s.leader.is_some() && s.leader != s.primary;
     lab.cluster.wait_until("the leader is not on the primary's node", SHORT_LIMIT, elsewhere).await
 }

@@ -22,6 +22,7 @@ mod identity;
 mod load;
 mod lost;
 mod membership;
+mod moving;
 mod nodes;
 mod old_data;
 mod oldest_first;

@@ -32,6 +32,8 @@ fn looking_ordering_and_taking_part_are_three_things() {
         "/v1/etcd/pulse",
         "/v1/raft/append",
         "/v1/raft/hello",
+        "/v1/store/opening",
+        "/v1/store/judge",
         "/v1/new",
         "/v1/order/",
         "",
@@ -82,6 +84,10 @@ fn invitations_are_made_by_admins_and_nodes_let_in_by_agents() {
         assert_eq!(asked_of(true, Who::Unasked, order), 403);
         assert_eq!((asked(Who::Unasked, order), asked(Who::Nameless, order)), (200, 401));
     }
+    let moves = Order::MoveStore { to: cluster::moving::Home::Embedded { voters: Default::default() } };
+    let may = Role::ALL.into_iter().filter(|role| allowed(*role, &moves).is_none());
+    assert_eq!(may.collect::<Vec<_>>(), [Role::Admin, Role::Agent]);
+    assert_eq!((asked_of(true, Who::Unasked, &moves), asked(Who::Nameless, &moves)), (403, 401));
     for order in [&admit, &redeem] {
         let may = Role::ALL.into_iter().filter(|role| allowed(*role, order).is_none());
         assert_eq!(may.collect::<Vec<_>>(), [Role::Agent], "{order:?}");

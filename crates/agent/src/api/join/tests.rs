@@ -91,7 +91,12 @@ impl Host {
             files: Files { me: name("n1"), place: None, hands: None },
             caller,
             audit: crate::audit::Audit::open(&dir.join("audit"), name("n1")),
-            follows: Follows { successor: Successor::none("a test"), used },
+            follows: Follows {
+                successor: Successor::none("a test"),
+                used,
+                home: String::new(),
+                file_differs: None,
+            },
         };
         Host { dir, shared, used_up }
     }
@@ -142,6 +147,7 @@ async fn founded(dir: &Path, caller: Caller) -> Store {
         members: BTreeMap::from([(name("n1"), "127.0.0.1:1".to_owned())]),
         detect: Duration::from_millis(300),
         founded: false,
+        opening: None,
         kind: Default::default(),
         caller,
     };

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Pause between two tries.
 const AGAIN: Duration = Duration::from_millis(200);
+/// The same while the record comes from another store: a primary waits for a leader.
+const BEGIN_AGAIN: Duration = Duration::from_millis(50);
 /// Deadline of a call.
 const LIMIT: Duration = Duration::from_secs(1);
 
@@ -69,7 +71,13 @@ impl Etcd {
     pub(in super::super) async fn form(&self) -> Result<(), StoreError> {
         let mut caller = Caller::new(&self.servers, LIMIT);
         loop {
-            match self.claim_name(&mut caller).await? {
+            let begun = self.begin(&mut caller).await?;
+            let pause = if begun.is_ok() { AGAIN } else { BEGIN_AGAIN };
+            let claimed = match begun {
+                Ok(()) => self.claim_name(&mut caller).await?,
+                Err(why) => Err(why),
+            };
+            match claimed {
                 Ok(()) => {
                     self.say(None);
                     self.formed.store(true, Ordering::Relaxed);
@@ -79,7 +87,7 @@ impl Etcd {
                 }
                 Err(why) => self.say(Some(format!("{} is not registered in etcd yet: {why}", self.me.node))),
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause).await;
         }
     }
 

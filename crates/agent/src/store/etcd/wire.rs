@@ -33,7 +33,7 @@ pub(super) enum Write<'a> {
 /// A condition: the key was last changed by this revision; 0: it does not exist.
 pub(super) type When<'a> = (&'a str, u64);
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 

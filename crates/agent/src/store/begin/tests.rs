@@ -1,0 +1,194 @@
+#![allow(clippy::unwrap_used)]
+use super::super::{Inner, Limits, Store, StoreKind, StoreOptions, moving};
+use crate::http::serve;
+use cluster::NodeName;
+use cluster::command::{Change, Command};
+use cluster::membership::Seat;
+use cluster::moving::Home;
+use cluster::moving::Moved;
+use cluster::state::{Appointment, Member, Phase, State};
+use identity::{Acceptor, Caller};
+use moving::Opening;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn options(stores: &Path, node: &str, address: &str, opening: Option<Opening>) -> StoreOptions {
+    StoreOptions {
+        dir: moving::dir(stores, opening.as_ref().map_or(0, |opening| opening.number)),
+        cluster: "c".into(),
+        node: name(node),
+        address: address.into(),
+        members: BTreeMap::from([(name(node), address.into())]),
+        detect: Duration::from_millis(1500),
+        founded: true,
+        kind: StoreKind::Embedded,
+        opening,
+        caller: Caller::plain(),
+    }
+}
+
+async fn start(listener: TcpListener, options: StoreOptions) -> Store {
+    let store = Store::open_with(options, Limits::default()).await.unwrap();
+    tokio::spawn(serve(listener, Acceptor::with(None), store.router(), std::future::pending()));
+    let forms = store.clone();
+    tokio::spawn(async move { forms.form().await.unwrap() });
+    store
+}
+
+async fn until(what: &str, mut found: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !found() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited in vain: {what}");
+}
+
+fn sealed(voters: BTreeMap<NodeName, Seat>) -> State {
+    let member = |seat: &Seat| Member {
+        agent: seat.address.clone(),
+        postgres: None,
+        tags: Default::default(),
+        data_dir: None,
+    };
+    let appointment = Appointment {
+        node: name("n1"),
+        promotion_id: "p".into(),
+        sealed_timeline: 1,
+        sealed_lsn: cluster::Lsn(0),
+        parent: None,
+    };
+    State {
+        cluster: "c".into(),
+        members: voters.iter().map(|(node, seat)| (node.clone(), member(seat))).collect(),
+        phase: Phase::Serving { appointment },
+        epoch: 7,
+        revision: 40,
+        moves: 1,
+        moved: Some(Moved { number: 2, to: Home::Embedded { voters }, by: "alice".into(), at: 3 }),
+        ..State::default()
+    }
+}
+
+fn by(change: Change) -> Command {
+    Command { by: name("n1"), at: 4, change, reasons: Vec::new() }
+}
+
+struct Three {
+    root: PathBuf,
+    stores: Vec<Store>,
+    opening: Opening,
+}
+
+impl Three {
+    async fn begin(test: &str) -> Three {
+        let root = std::env::temp_dir().join(format!("pgkeel-begin-{test}-{}", std::process::id()));
+        drop(std::fs::remove_dir_all(&root));
+        let (mut listeners, mut voters) = (Vec::new(), BTreeMap::new());
+        for node in ["n1", "n2", "n3"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let raft_id = moving::prepare(&root.join(node), 2, "c", &name(node)).await.unwrap();
+            let again = moving::prepare(&root.join(node), 2, "c", &name(node)).await.unwrap();
+            assert_eq!(raft_id, again, "asked twice, it says the same");
+            voters.insert(name(node), Seat { address: address.clone(), raft_id });
+            listeners.push((node, listener, address));
+        }
+        let opening = Opening::of(&sealed(voters)).unwrap();
+        let mut stores = Vec::new();
+        for (node, listener, address) in listeners {
+            let options = options(&root.join(node), node, &address, Some(opening.clone()));
+            stores.push(start(listener, options).await);
+        }
+        Three { root, stores, opening }
+    }
+
+    async fn leader(&self) -> Store {
+        until("a leader", || self.stores.iter().any(|s| s.standing().borrow().leading)).await;
+        self.stores.iter().find(|s| s.standing().borrow().leading).unwrap().clone()
+    }
+}
+
+impl Drop for Three {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.root));
+    }
+}
+
+/// Everybody begins with the record that was sealed, and so does who is let in later and has none of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_begin_with_the_sealed_record() {
+    let three = Three::begin("all").await;
+    for store in &three.stores {
+        assert_eq!(*store.state(), three.opening.state, "before anybody leads");
+        assert_eq!(store.number(), 2);
+    }
+    let leader = three.leader().await;
+    leader.propose(by(Change::Note { epoch: 7 })).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let late = start(listener, options(&three.root.join("n4"), "n4", &address, None)).await;
+    let Inner::Embedded(here) = &late.inner else { unreachable!() };
+    let seat = Seat { address, raft_id: here.owner.id };
+    leader.propose(by(Change::Admit { node: name("n4"), seat })).await.unwrap();
+    let known = leader.state();
+    assert_eq!((known.epoch, known.moves, known.revision), (7, 2, 43));
+    until("n4 has the record", || *late.state() == *known).await;
+    until("n4 votes", || leader.standing().borrow().voters.len() == 4).await;
+    assert_eq!(late.number(), 2);
+}
+
+/// A leader gives no lease from before it seals the record, and never again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_seals_the_record_gives_no_lease() {
+    let three = Three::begin("seals").await;
+    let leader = three.leader().await;
+    until("a round is confirmed", || leader.quorum_age().is_some()).await;
+    let seal = |number| {
+        let to = Home::Embedded {
+            voters: three
+                .opening
+                .state
+                .members
+                .keys()
+                .zip(1..)
+                .map(|(node, raft_id)| {
+                    let address = three.opening.state.members[node].agent.clone();
+                    (node.clone(), Seat { address, raft_id })
+                })
+                .collect(),
+        };
+        by(Change::MoveStore { number, to, by: "alice".into() })
+    };
+    assert!(leader.propose(seal(9)).await.is_err());
+    assert!(leader.quorum_age().is_some(), "that was refused");
+    leader.propose(seal(3)).await.unwrap();
+    assert_eq!(leader.quorum_age(), None);
+    assert!(leader.propose(by(Change::Note { epoch: 7 })).await.is_err());
+    assert_eq!(leader.quorum_age(), None);
+    let told = leader.whereabouts();
+    assert_eq!((told.number, told.opening.map(|opening| opening.number)), (2, Some(3)));
+}
+
+/// Who has lost the prepared file must not vote under another number.
+#[tokio::test]
+async fn another_file_is_not_begun() {
+    let root = std::env::temp_dir().join(format!("pgkeel-begin-lost-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&root));
+    let raft_id = moving::prepare(&root, 2, "c", &name("n1")).await.unwrap();
+    let voters = BTreeMap::from([(name("n1"), Seat { address: "127.0.0.1:1".into(), raft_id })]);
+    let opening = Opening::of(&sealed(voters)).unwrap();
+    std::fs::remove_dir_all(&root).unwrap();
+    let options = options(&root, "n1", "127.0.0.1:1", Some(opening));
+    let refused = Store::open_with(options, Limits::default()).await.err().unwrap();
+    assert!(refused.to_string().contains("has lost the file"), "{refused}");
+    drop(std::fs::remove_dir_all(&root));
+}
