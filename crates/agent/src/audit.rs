@@ -29,6 +29,8 @@ use tokio::sync::oneshot;
 pub const TOLD_MAX: usize = 1000;
 /// Notes that may wait for the disk.
 const QUEUE: usize = 1024;
+/// How long somebody waits to be told.
+const TELL_LIMIT: Duration = Duration::from_secs(5);
 /// How long the thread may take to write what is still counted, when the process goes.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -95,6 +97,8 @@ pub struct Wish {
     pub from: IpAddr,
     /// See [`Entry::what`].
     pub what: String,
+    /// It changes nothing that somebody would look for, and may come often: it is counted also when it is done.
+    pub routine: bool,
 }
 
 /// The list of one agent. Cloning is cheap.
@@ -162,7 +166,8 @@ impl Audit {
         let (reply, answer) = oneshot::channel();
         let busy = "the audit list is not read now: its disk does not keep up";
         self.notes.try_send(Note::Tell { last: last.min(TOLD_MAX), reply }).map_err(|_| busy.to_owned())?;
-        let told = answer.await.map_err(|_| busy.to_owned())?;
+        let told = tokio::time::timeout(TELL_LIMIT, answer).await.map_err(|_| busy.to_owned())?;
+        let told = told.map_err(|_| busy.to_owned())?;
         told.map_err(|e| format!("the audit list cannot be read: {e}"))
     }
 
@@ -214,6 +219,8 @@ struct Counted {
 struct Clerk {
     node: NodeName,
     orders: Shelf,
+    /// What is done as a matter of routine, and what went wrong: whoever may give no order could fill it.
+    others: Counted,
     refused: Counted,
     strangers: Counted,
 }
@@ -227,6 +234,7 @@ impl Clerk {
         Clerk {
             node,
             orders: Shelf::at(dir, "orders", Lines::Each),
+            others: counted("others", Known::Yes),
             refused: counted("refused", Known::Yes),
             strangers: counted("strangers", Known::No),
         }
@@ -240,9 +248,11 @@ impl Clerk {
                     let (wish, result, why) = *ended;
                     self.note(wish, result, &why, wall_ms());
                 }
+                // Who went away meanwhile does not keep others waiting.
+                Note::Tell { reply, .. } if reply.is_closed() => {}
                 Note::Tell { last, reply } => drop(reply.send(self.tell(last))),
                 Note::Close(reply) => {
-                    for counted in [&mut self.refused, &mut self.strangers] {
+                    for counted in [&mut self.others, &mut self.refused, &mut self.strangers] {
                         let rest = counted.folding.close();
                         rest.iter().for_each(|entry| write(&mut counted.shelf, entry));
                     }
@@ -265,18 +275,20 @@ impl Clerk {
             times: 1,
             last: now,
         };
+        if result == Verdict::Done && !wish.routine {
+            tracing::info!("audit: {}", words::line(&entry));
+            return write(&mut self.orders, &entry);
+        }
         let counted = match (result, wish.known) {
-            (Verdict::Done, _) | (Verdict::Failed | Verdict::Unknown, Known::Yes) => {
-                tracing::info!("audit: {}", words::line(&entry));
-                return write(&mut self.orders, &entry);
-            }
+            (Verdict::Done, _) | (Verdict::Failed | Verdict::Unknown, Known::Yes) => &mut self.others,
             (Verdict::Refused, Known::Yes) => &mut self.refused,
             (Verdict::Refused | Verdict::Failed | Verdict::Unknown, Known::No) => &mut self.strangers,
         };
-        // Who has no name is measured by the network that he comes from: it is one host's.
+        // One host has a whole network of addresses; who has no name is measured by that alone.
+        let network = crate::http::network(wish.from);
         let whose = match wish.known {
-            Known::Yes => format!("{} {}", entry.who, entry.from),
-            Known::No => crate::http::network(wish.from).to_string(),
+            Known::Yes => format!("{} {network}", entry.who),
+            Known::No => network.to_string(),
         };
         let lines = counted.folding.note(entry, whose, now);
         lines.iter().for_each(|line| write(&mut counted.shelf, line));
@@ -284,6 +296,7 @@ impl Clerk {
 
     fn tell(&self, last: usize) -> io::Result<Vec<Entry>> {
         let mut all = self.orders.read(&[])?;
+        all.extend(self.others.shelf.read(&self.others.folding.open())?);
         all.extend(self.refused.shelf.read(&self.refused.folding.open())?);
         all.extend(self.strangers.shelf.read(&self.strangers.folding.open())?);
         all.sort_by_key(|entry| entry.last);

@@ -8,7 +8,7 @@ mod introductions;
 mod listen;
 pub mod tls;
 
-pub(crate) use introductions::network;
+pub(crate) use introductions::{Release, network};
 pub use listen::{Guest, NAMELESS, Turned, serve, serve_and_tell};
 
 use bytes::Bytes;

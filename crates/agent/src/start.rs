@@ -251,7 +251,7 @@ async fn run_and_form(
 fn turned_away(audit: Audit) -> http::Turned {
     Arc::new(move |from, why| {
         let (who, what) = ("not known".to_owned(), "connect".to_owned());
-        let wish = Wish { who, known: Known::No, says: None, from: from.ip(), what };
+        let wish = Wish { who, known: Known::No, says: None, from: from.ip(), what, routine: false };
         audit.ended(wish, Verdict::Refused, &why.to_string());
     })
 }

@@ -11,7 +11,7 @@ use crate::exposure::Exposure;
 use crate::handover::{Hindrance, Progress, Stage};
 use crate::mutant::{self, Mutant};
 use crate::reason::Reason;
-use crate::state::{Fork, Member, Phase, State, SyncSet};
+use crate::state::{FORM, Fork, Member, Phase, State, SyncSet};
 use crate::word::Word;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -218,6 +218,9 @@ pub struct Observation {
     /// The revision of that state.
     #[serde(default)]
     pub revision: u64,
+    /// The form of the record that its program reads (see [`crate::state::FORM`]).
+    #[serde(default)]
+    pub reads: u32,
     /// How much of that epoch it has seen.
     #[serde(default)]
     pub seen: Seen,
@@ -296,6 +299,7 @@ impl Observation {
             serial: (String::new(), 0),
             epoch: 0,
             revision: 0,
+            reads: FORM,
             seen: Seen::Open,
             member: None,
             data: DataDir::Unknown,

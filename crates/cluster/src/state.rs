@@ -13,6 +13,9 @@ use crate::users::User;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The form of the record and its commands that this program reads. It grows with each kind of command that an older one does not know:
+/// such a command is not recorded before all agents read it, because an older one could not go on. 1: users of the API.
+pub const FORM: u32 = 1;
 /// Entries of `history` kept; the oldest go first.
 pub const HISTORY_MAX: usize = 200;
 /// Planned switchovers at most.

@@ -4,7 +4,7 @@
 //! Of a token the record holds the SHA-256 and nothing else. It is 256 random bits: nobody can try out all of them, so a hash that is
 //! quick to make is enough; one that is slow on purpose, as for passwords, would only let strangers keep agents busy.
 
-use crate::basics::WallMs;
+use crate::basics::{NodeName, WallMs};
 use crate::command::{Change, Refusal};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ use std::fmt;
 
 /// Users at one time.
 pub const USERS_MAX: usize = 64;
+/// How a token begins, and no name does.
+pub const TOKEN_BEGINS: &str = "pgkeeluser1-";
 /// Longest name, in bytes: that of the holder of a certificate.
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -60,6 +62,11 @@ pub enum Bar {
     },
     /// There are too many.
     TooMany,
+    /// The agent of a node does not know of users, or was not heard so far.
+    OldAgent {
+        /// The node.
+        node: NodeName,
+    },
 }
 
 impl fmt::Display for UserRole {
@@ -86,6 +93,11 @@ impl fmt::Display for Bar {
                 )
             }
             Bar::Unknown { name } => write!(f, "there is no user {name}; see pgkeel user list"),
+            Bar::OldAgent { node } => write!(
+                f,
+                "the agent of {node} does not know of users, or was not heard so far: it could not read the record any more; upgrade \
+                 all agents first, or remove {node} if it does not come back"
+            ),
             Bar::TooMany => write!(f, "there are {USERS_MAX} users already; remove one that is not needed"),
         }
     }
@@ -94,6 +106,10 @@ impl fmt::Display for Bar {
 /// Whether it can be a user's name.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
+    // A token in its place would be shown to all.
+    if text.starts_with(TOKEN_BEGINS) {
+        return false;
+    }
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '@');
     (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(fits)
 }

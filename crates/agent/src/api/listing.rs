@@ -15,6 +15,8 @@ use std::time::Duration;
 /// What changes something for whoever asks.
 const TO_LIST: [&str; 7] =
     ["/v1/aside/prune", "/v1/certificate", "/v1/clone", "/v1/join", "/v1/order", "/v1/reload", "/v1/upgrade"];
+/// What of that may be asked for often, and changes nothing that anybody would look for.
+const ROUTINE: [&str; 2] = ["/v1/certificate", "/v1/reload"];
 /// Largest request that is listed, in bytes; as much as any of these takes.
 const REQUEST_MAX: usize = 2 * 1024 * 1024;
 /// The same of somebody who is not known, who can only want to join.
@@ -79,7 +81,8 @@ impl Asked {
             (Known::No, Some(invitation)) => invitation,
             (Known::No, None) | (Known::Yes, _) => shown,
         };
-        let wish = Wish { who, known, says: deed.says, from: guest.from.ip(), what: deed.what };
+        let routine = ROUTINE.contains(&self.path.as_str());
+        let wish = Wish { who, known, says: deed.says, from: guest.from.ip(), what: deed.what, routine };
         (wish, deed.only_try)
     }
 }

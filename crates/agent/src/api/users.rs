@@ -4,7 +4,7 @@
 //! so a user who was removed is out as soon as this agent has heard of it.
 
 use super::Shared;
-use crate::http::Guest;
+use crate::http::{Guest, Release};
 use crate::messages::UserTold;
 use crate::store::Store;
 use axum::extract::{ConnectInfo, Request, State};
@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub(super) type Users = Arc<dyn Fn(&Token) -> Option<Subject> + Send + Sync>;
 
 const BEARER: &str = "Bearer ";
+/// How the header with a token begins.
+const OURS: &str = "Bearer pgkeeluser1-";
 const OVER_TLS: &str = "a token is taken over TLS only; it has gone over the network for everybody to read: remove the user and add it \
     again, and use --tls";
 const NOT_BOTH: &str = "show a certificate or a token, not both";
@@ -63,13 +65,19 @@ pub(super) fn recognised(
     users: &Users,
 ) -> Result<(), &'static str> {
     let Some(shown) = request.headers().get(AUTHORIZATION) else { return Ok(()) };
+    // What is meant for somebody in between is nothing to us.
+    let is_ours = shown.as_bytes().starts_with(OURS.as_bytes());
     match guest.who {
         Who::Nameless => {}
+        Who::Unasked | Who::Known(_) if !is_ours => return Ok(()),
         Who::Unasked => return Err(OVER_TLS),
         Who::Known(_) | Who::User(_) => return Err(NOT_BOTH),
     }
     guest.who = Who::User(of_header(shown).and_then(|token| users(&token)).ok_or(UNKNOWN)?);
     request.extensions_mut().insert(ConnectInfo(guest.clone()));
+    if let Some(release) = request.extensions().get::<Release>() {
+        release.now();
+    }
     Ok(())
 }
 

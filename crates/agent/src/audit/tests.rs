@@ -24,7 +24,14 @@ impl Drop for Dir {
 
 fn wish(who: &str, known: Known, what: &str) -> Wish {
     let from = "192.0.2.7".parse().unwrap();
-    Wish { who: who.to_owned(), known, says: Some("root@db1".to_owned()), from, what: what.to_owned() }
+    Wish {
+        who: who.to_owned(),
+        known,
+        says: Some("root@db1".to_owned()),
+        from,
+        what: what.to_owned(),
+        routine: false,
+    }
 }
 
 fn told(entries: &[Entry]) -> Vec<String> {

@@ -148,6 +148,14 @@ fn shown_invitation(id: &str) -> String {
     }
 }
 
+/// Somebody may have put the token in the place of the name.
+fn shown_user(name: &str) -> String {
+    match cluster::users::is_name(name) {
+        true => format!("user {name}"),
+        false => "a user".to_owned(),
+    }
+}
+
 fn order(order: &Order) -> String {
     match order {
         Order::Switchover { to, at } => {
@@ -186,8 +194,8 @@ fn order(order: &Order) -> String {
         Order::MoveStore { to: Home::Etcd { access } } => {
             format!("move the record to the etcd at {}", access.endpoints.join(", "))
         }
-        Order::AddUser { name, role, .. } => format!("add user {name}, {role}"),
-        Order::RemoveUser { name } => format!("remove user {name}"),
+        Order::AddUser { name, role, .. } => format!("add {}, {role}", shown_user(name)),
+        Order::RemoveUser { name } => format!("remove {}", shown_user(name)),
         Order::Redeem { id, role, node, .. } => {
             format!("use {} for {node}, {role}", shown_invitation(id))
         }

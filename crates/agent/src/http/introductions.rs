@@ -27,8 +27,8 @@ struct Queue {
 struct Introduction {
     number: u64,
     of: IpAddr,
-    /// Dropped with this, and so tells that the place is gone.
-    _keeps: oneshot::Sender<()>,
+    /// Dropped with this, and so tells that the place is gone; used, that none is needed any more.
+    keeps: oneshot::Sender<()>,
 }
 
 /// A place, until it is dropped.
@@ -36,6 +36,24 @@ pub(super) struct Place {
     all: Introductions,
     number: u64,
     kept: oneshot::Receiver<()>,
+}
+
+/// Gives a place back before its holder has gone: he has shown who he is.
+#[derive(Clone)]
+pub(crate) struct Release {
+    all: Introductions,
+    number: u64,
+}
+
+impl Release {
+    /// Does so.
+    pub(crate) fn now(&self) {
+        let mut queue = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = queue.waiting.iter().position(|it| it.number == self.number);
+        if let Some(introduction) = at.and_then(|at| queue.waiting.remove(at)) {
+            let _ = introduction.keeps.send(());
+        }
+    }
 }
 
 /// One host has a whole network of IPv6 addresses.
@@ -61,17 +79,26 @@ impl Introductions {
         let number = queue.next;
         queue.next += 1;
         let (keeps, kept) = oneshot::channel();
-        queue.waiting.push_back(Introduction { number, of, _keeps: keeps });
+        queue.waiting.push_back(Introduction { number, of, keeps });
         (Place { all: self.clone(), number, kept }, gone.map(|it| it.of))
     }
 }
 
 impl Place {
+    /// Gives it back later.
+    pub(super) fn release(&self) -> Release {
+        Release { all: self.all.clone(), number: self.number }
+    }
+
     /// What comes of the introduction, unless somebody else takes the place meanwhile.
     pub(super) async fn hold<T>(mut self, introduction: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(introduction);
         tokio::select! {
-            introduced = introduction => Some(introduced),
-            _ = &mut self.kept => None,
+            introduced = &mut introduction => Some(introduced),
+            kept = &mut self.kept => match kept {
+                Ok(()) => Some(introduction.await),
+                Err(_) => None,
+            },
         }
     }
 }
@@ -103,6 +130,20 @@ mod tests {
         assert_eq!(all.enter(other).1, None);
         held.clear();
         assert_eq!(waiting(&all), 1);
+    }
+
+    #[tokio::test]
+    async fn who_was_recognised_is_not_sent_away_for_a_newcomer() {
+        let all = Introductions::default();
+        let from = IpAddr::from([10, 0, 0, 1]);
+        let ((known, _), (unknown, _)) = (all.enter(from), all.enter(from));
+        known.release().now();
+        let held: Vec<Place> = (0..PLACES_OF_ONE).map(|_| all.enter(from).0).collect();
+        let slow = || async { tokio::time::sleep(std::time::Duration::from_millis(20)).await };
+        assert_eq!(known.hold(slow()).await, Some(()));
+        assert_eq!(unknown.hold(slow()).await, None);
+        drop(held);
+        assert_eq!(waiting(&all), 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How an agent serves: who has connected is asked who it is, by itself and with a limit, so that nobody keeps others waiting.
 
-use super::introductions::Introductions;
+use super::introductions::{Introductions, Release};
 use axum::Extension;
 use axum::extract::ConnectInfo;
 use axum::extract::connect_info::Connected;
@@ -157,7 +157,8 @@ async fn accept(
         let (acceptor, router, ready) = (acceptor.clone(), router.clone(), ready.clone());
         let turned = turned.clone();
         tokio::spawn(async move {
-            match place.hold(introduce(&acceptor, &router, stream, from)).await {
+            let release = place.release();
+            match place.hold(introduce(&acceptor, (&router, release), stream, from)).await {
                 // Its place went to somebody else, or it was served.
                 None | Some(Ok(None)) => {}
                 Some(Ok(Some(introduced))) => drop(ready.send(introduced).await),
@@ -180,7 +181,7 @@ async fn accept(
 /// Asks who it is; `None`: somebody without a certificate, who has had his answer.
 async fn introduce(
     acceptor: &Acceptor,
-    router: &axum::Router,
+    (router, release): (&axum::Router, Release),
     stream: TcpStream,
     from: SocketAddr,
 ) -> io::Result<Option<(Stream, Guest)>> {
@@ -193,8 +194,14 @@ async fn introduce(
     if guest.who != Who::Nameless {
         return Ok(Some((stream, guest)));
     }
-    // He keeps his place among those who are about to show who they are: nobody waits for him.
-    timeout(NAMELESS_LIMIT, answer_nameless(router, stream, guest)).await.map_err(late)?.map(|()| None)
+    // He keeps his place among those who are about to show who they are, unless he shows a token: nobody waits for him.
+    let router = router.clone().layer(Extension(release));
+    let answering = answer_nameless(&router, stream, guest);
+    // He was let in: what becomes of his connection is no refusal.
+    if let Err(e) = timeout(NAMELESS_LIMIT, answering).await.map_err(late).flatten() {
+        tracing::debug!("the connection from {from} ended: {e}");
+    }
+    Ok(None)
 }
 
 /// One request, of which the routes see that it comes from nobody known, and no second one.

@@ -273,7 +273,7 @@ fn belonging(
         }
         Order::Uninvite { id } => (membership::uninvite(state, id, by)?, of(id)),
         Order::AddUser { name, role, hash } => {
-            (users::add(state, (name.as_str(), *role, hash.as_str()), by, now)?, of(""))
+            (users::add((state, seen), (name.as_str(), *role, hash.as_str()), by, now)?, of(""))
         }
         Order::RemoveUser { name } => (users::remove(state, name, by)?, of("")),
         Order::Redeem { id, hash, role, node } => {

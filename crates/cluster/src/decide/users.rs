@@ -2,13 +2,17 @@
 
 use super::Now;
 use super::order::Recorded;
+use crate::basics::NodeName;
 use crate::command::Change;
 use crate::handover::Obstacle;
 use crate::membership::{self, Tale};
+use crate::observe::Observations;
 use crate::reason::Reason;
 use crate::state::State;
 use crate::users::{Bar, USERS_MAX, User, UserRole, is_name};
 
+/// The form of the record that has users.
+const USERS_FORM: u32 = 1;
 /// Characters of a SHA-256 in hexadecimal.
 const HASH_LEN: usize = 64;
 
@@ -21,11 +25,16 @@ fn told(tale: Tale) -> Vec<Reason> {
 }
 
 pub(super) fn add(
-    state: &State,
+    (state, seen): (&State, &Observations),
     (name, role, hash): (&str, UserRole, &str),
     by: String,
     now: &Now,
 ) -> Result<Recorded, Vec<Obstacle>> {
+    let reads =
+        |node: &NodeName| seen.nodes.get(node).is_some_and(|heard| heard.observation.reads >= USERS_FORM);
+    if let Some(node) = state.members.keys().find(|node| !reads(node)) {
+        return bar(Bar::OldAgent { node: node.clone() });
+    }
     if !is_name(name) {
         return bar(Bar::BadName);
     }
@@ -44,6 +53,9 @@ pub(super) fn add(
 }
 
 pub(super) fn remove(state: &State, name: &str, by: String) -> Result<Recorded, Vec<Obstacle>> {
+    if !is_name(name) {
+        return bar(Bar::BadName);
+    }
     if !state.users.contains_key(name) {
         return bar(Bar::Unknown { name: name.chars().take(HASH_LEN).collect() });
     }
@@ -72,7 +84,12 @@ mod tests {
     fn users_come_and_go_and_each_name_is_held_once() {
         let hash = "A".repeat(HASH_LEN);
         let add = |state: &State, name: &str| {
-            super::add(state, (name, UserRole::Viewer, &hash), "alice".to_owned(), &now())
+            super::add(
+                (state, &Observations::new("n1".parse().unwrap(), Moment(0))),
+                (name, UserRole::Viewer, &hash),
+                "alice".to_owned(),
+                &now(),
+            )
         };
         let refused = |outcome: Result<Recorded, Vec<Obstacle>>, said: &str| {
             let said_instead = outcome.unwrap_err().iter().map(ToString::to_string).collect::<String>();
@@ -88,7 +105,15 @@ mod tests {
             refused(add(&none, name), "a user's name is");
         }
         for hash in ["", "abc", &"g".repeat(HASH_LEN), &"a".repeat(HASH_LEN + 1)] {
-            refused(super::add(&none, ("bob", UserRole::Admin, hash), String::new(), &now()), "SHA-256");
+            refused(
+                super::add(
+                    (&none, &Observations::new("n1".parse().unwrap(), Moment(0))),
+                    ("bob", UserRole::Admin, hash),
+                    String::new(),
+                    &now(),
+                ),
+                "SHA-256",
+            );
         }
         refused(remove(&one, "bob", String::new()), "no user bob");
         let gone = recorded(&one, remove(&one, "grafana", "alice".to_owned()).unwrap());
@@ -96,5 +121,36 @@ mod tests {
         let full =
             (0..USERS_MAX).fold(none, |state, n| recorded(&state, add(&state, &format!("u{n}")).unwrap()));
         refused(add(&full, "more"), "there are 64 users already");
+    }
+
+    #[test]
+    fn nobody_is_added_before_all_agents_can_read_it() {
+        let (n1, n2): (NodeName, NodeName) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+        let member = crate::state::Member {
+            agent: "h:1".to_owned(),
+            postgres: None,
+            tags: Default::default(),
+            data_dir: None,
+        };
+        let mut state = State::default();
+        state.members.extend([(n1.clone(), member.clone()), (n2.clone(), member)]);
+        let mut seen = Observations::new(n1.clone(), Moment(0));
+        let hear = |seen: &mut Observations, node: &NodeName, reads: u32, number: u64| {
+            let serial = ("run".to_owned(), number);
+            let blank = crate::observe::Observation::blank(node.clone());
+            let observation = crate::observe::Observation { reads, serial, ..blank };
+            seen.hear(&state, observation, Moment(0));
+        };
+        let hash = "a".repeat(HASH_LEN);
+        let add = |seen: &Observations| {
+            let asked = ("bob", UserRole::Viewer, hash.as_str());
+            super::add((&state, seen), asked, String::new(), &now()).map_err(|because| because[0].to_string())
+        };
+        hear(&mut seen, &n1, USERS_FORM, 1);
+        assert!(add(&seen).unwrap_err().contains("n2"), "not heard");
+        hear(&mut seen, &n2, 0, 1);
+        assert!(add(&seen).unwrap_err().contains("upgrade all agents"));
+        hear(&mut seen, &n2, USERS_FORM, 2);
+        assert!(add(&seen).is_ok());
     }
 }
