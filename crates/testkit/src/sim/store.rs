@@ -223,6 +223,11 @@ impl World {
             leading.rounds.pop_first();
         }
         let term = leading.term;
+        let alone = are_majority(&BTreeSet::from([node]), &leading.voters);
+        if alone {
+            // Nobody else may ever answer.
+            self.send(node, node, Message::RoundHeard { term, number });
+        }
         let told = |to: &NodeId| *to != node && self.is_told(node, *to);
         let told: Vec<NodeId> = (0..self.nodes.len()).filter(told).collect();
         for to in told {
