@@ -192,3 +192,48 @@ async fn another_file_is_not_begun() {
     assert!(refused.to_string().contains("has lost the file"), "{refused}");
     drop(std::fs::remove_dir_all(&root));
 }
+
+/// Whoever asks later is told that the record has begun, by the agent that has seen it begin.
+#[tokio::test]
+async fn a_store_that_has_begun_says_so() {
+    let root = std::env::temp_dir().join(format!("pgkeel-begin-says-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&root));
+    let state = State { moves: 3, moved: None, ..sealed(BTreeMap::new()) };
+    let opening = Opening::for_test(state.clone());
+    let StoreKind::Etcd(etcd) = opening.kind(&StoreKind::Embedded).unwrap() else { unreachable!() };
+    let mut stores = Vec::new();
+    for node in ["n1", "n2"] {
+        let kind = StoreKind::Etcd(etcd.clone());
+        let here = options(&root.join(node), node, "127.0.0.1:1", Some(opening.clone()));
+        stores.push(Store::open(StoreOptions { kind, ..here }).await.unwrap());
+    }
+    let nodes = [name("n1"), name("n2")].into();
+    let judged = |answers: &[super::super::Whereabouts]| {
+        super::super::elsewhere::none_later(("c", &name("n1")), (3, state.revision), &nodes, answers)
+    };
+    assert_eq!(judged(&[stores[1].whereabouts()]), Ok(()));
+    let Inner::Etcd(there) = &stores[1].inner else { unreachable!() };
+    there.has_begun();
+    let told = stores[1].whereabouts();
+    assert!(judged(&[told]).unwrap_err().starts_with("n2 says that it has begun there"));
+    for store in stores {
+        store.close().await;
+    }
+    drop(std::fs::remove_dir_all(root));
+}
+
+/// A leader whose followers have gone on to another store goes on to believe that it leads; it has to ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_followers_is_not_led() {
+    let three = Three::begin("alone").await;
+    let leader = three.leader().await;
+    let detect = Duration::from_millis(1500);
+    until("all are led", || three.stores.iter().all(|store| store.is_led(detect))).await;
+    for store in &three.stores {
+        if !store.standing().borrow().leading {
+            store.close().await;
+        }
+    }
+    until("it has to ask", || !leader.is_led(detect)).await;
+    assert!(leader.standing().borrow().leading, "it believes to lead");
+}
