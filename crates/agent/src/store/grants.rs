@@ -45,7 +45,7 @@ impl Grants {
         withheld_in == ALWAYS || withheld_in == term
     }
 
-    fn withhold_in(&self, term: u64) {
+    pub(super) fn withhold_in(&self, term: u64) {
         self.withheld_in.store(term, Ordering::SeqCst);
     }
 }
@@ -95,7 +95,7 @@ impl Store {
         let proposed = self.propose_plain(command).await;
         let mut outcome = of_seal(&proposed);
         if outcome == Outcome::Unknown {
-            let asked = tokio::time::timeout(ASK_LIMIT, self.what_came_of_it(&by, None)).await;
+            let asked = tokio::time::timeout(ASK_LIMIT, self.what_came_of_it(&by)).await;
             outcome = asked.unwrap_or(Outcome::Unknown);
         }
         match outcome {
@@ -121,23 +121,19 @@ impl Store {
         Command { by: by.clone(), at: 0, change, reasons: Vec::new() }
     }
 
-    /// Asks until it is known. In a term that was given up, an agent that does not lead now may do so again.
-    async fn what_came_of_it(&self, by: &NodeName, given_up: Option<u64>) -> Outcome {
+    /// Asks until it is known. That this agent does not lead says nothing: it may lead on in the same term.
+    async fn what_came_of_it(&self, by: &NodeName) -> Outcome {
         loop {
             tokio::time::sleep(AGAIN).await;
-            let noted = self.propose_plain(self.note(by)).await;
-            match (of_note(&noted), noted) {
-                (Outcome::Unknown, Err(StoreError::NotLeader { .. })) if given_up.is_none() => {
-                    return Outcome::Not;
-                }
-                (Outcome::Unknown, _) => {}
-                (known, _) => return known,
+            match of_note(&self.propose_plain(self.note(by)).await) {
+                Outcome::Unknown => {}
+                known => return known,
             }
         }
     }
 
     /// Leads no more until it is known, or this term is over: in another one, whoever leads has read what was recorded.
-    async fn gives_up(self, term: u64, by: NodeName) {
+    pub(super) async fn gives_up(self, term: u64, by: NodeName) {
         self.grants.has_given_up.store(true, Ordering::SeqCst);
         self.tell_may_lead();
         let mut standing = self.standing();
@@ -147,7 +143,7 @@ impl Store {
         });
         tokio::select! {
             _ = is_over => {}
-            outcome = self.what_came_of_it(&by, Some(term)) => {
+            outcome = self.what_came_of_it(&by) => {
                 if outcome == Outcome::Not {
                     self.grants.withhold_in(NEVER);
                 }

@@ -14,12 +14,14 @@
 //! 3. *In an etcd*: whoever comes first writes it, on condition that there is none (`etcd/begin.rs`). Between two stores in
 //!    an etcd there is one in the agents, which decides nothing unless a majority of them has gone on to it. So before an agent writes
 //!    the beginning, a majority of the nodes has to say that they know of no later store: one that was away for two moves, and finds an
-//!    etcd that was emptied after the second, does not begin it anew. Nor does one while another agent says that it has begun.
+//!    etcd that was emptied after the second, does not begin it anew. Nor does one while another agent says that it has begun, or knows
+//!    a later revision. All use the etcd that was judged, whatever their configuration files say, and take for the record there only what
+//!    goes on from that beginning.
 //!
 //! # Why no lease outlives what a later leader waits for
 //!
 //! A leader that is to seal the record grants nothing from before it proposes that ([`super::Store::propose`], until the outcome
-//! is known). So every lease of the old store counts from a round that was sent before the record was sealed; that is
+//! is known; while it is not, another one is to lead). So every lease of the old store counts from a round that was sent before the record was sealed; that is
 //! before the new store began, and before anybody led it. Whoever leads the old store after that one has read the seal before
 //! it leads, and a sealed record grants nothing (`cluster::lease`). The leader of the new store waits, like every new leader, for
 //! `lease × (1 + 2 × drift)` from when it leads. That is all it needs, and the primary need not be told: it serves on under the lease
@@ -28,7 +30,7 @@
 //! # Who was away
 //!
 //! Raft's leader stays for a moment after the seal ([`LINGER_SHARE`]), so that the others hear of it. Who was away finds the seal in
-//! etcd, or is led by nobody: then it asks the others ([`crate::store::elsewhere`]) and is told by one that has gone on.
+//! etcd, or is led by nobody, or leads nobody: then it asks the others ([`crate::store::elsewhere`]) and is told by one that has gone on.
 
 use super::error::StoreError;
 use super::options::{Endpoint, EtcdOptions, EtcdUser, StoreKind};

@@ -111,6 +111,16 @@ impl Three {
         Three { root, stores, opening }
     }
 
+    /// The command that moves the record to the same agents, as move `number`.
+    fn seal(&self, number: u64) -> Command {
+        let members = self.opening.state.members.iter();
+        let seat = |(member, raft_id): ((&NodeName, &Member), u64)| {
+            (member.0.clone(), Seat { address: member.1.agent.clone(), raft_id })
+        };
+        let to = Home::Embedded { voters: members.zip(1..).map(seat).collect() };
+        by(Change::MoveStore { number, to, by: "alice".into() })
+    }
+
     async fn leader(&self) -> Store {
         until("a leader", || self.stores.iter().any(|s| s.standing().borrow().leading)).await;
         self.stores.iter().find(|s| s.standing().borrow().leading).unwrap().clone()
@@ -152,22 +162,7 @@ async fn who_seals_the_record_gives_no_lease() {
     let three = Three::begin("seals").await;
     let leader = three.leader().await;
     until("a round is confirmed", || leader.quorum_age().is_some()).await;
-    let seal = |number| {
-        let to = Home::Embedded {
-            voters: three
-                .opening
-                .state
-                .members
-                .keys()
-                .zip(1..)
-                .map(|(node, raft_id)| {
-                    let address = three.opening.state.members[node].agent.clone();
-                    (node.clone(), Seat { address, raft_id })
-                })
-                .collect(),
-        };
-        by(Change::MoveStore { number, to, by: "alice".into() })
-    };
+    let seal = |number| three.seal(number);
     assert!(leader.propose(seal(9)).await.is_err());
     assert!(leader.quorum_age().is_some(), "that was refused");
     leader.propose(seal(3)).await.unwrap();
@@ -236,4 +231,33 @@ async fn a_leader_without_followers_is_not_led() {
     }
     until("it has to ask", || !leader.is_led(detect)).await;
     assert!(leader.standing().borrow().leading, "it believes to lead");
+}
+
+/// A store that records nothing is not sealed either, and nobody goes without leases for the attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_recorded_withholds_nothing() {
+    let three = Three::begin("not-recorded").await;
+    let leader = three.leader().await;
+    until("a round is confirmed", || leader.quorum_age().is_some()).await;
+    for store in &three.stores {
+        if !store.standing().borrow().leading {
+            store.close().await;
+        }
+    }
+    assert!(leader.propose(three.seal(3)).await.is_err());
+    assert!(leader.quorum_age().is_some(), "its rounds only get older");
+}
+
+/// Who does not know whether the record is sealed finds out, or has another one lead; leases go on in either case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_know_what_came_of_it_goes_on_asking() {
+    let three = Three::begin("unknown").await;
+    let leader = three.leader().await;
+    until("a round is confirmed", || leader.quorum_age().is_some()).await;
+    let term = leader.standing().borrow().term;
+    leader.grants.withhold_in(term);
+    assert_eq!(leader.quorum_age(), None);
+    let asked = tokio::time::timeout(PATIENCE, leader.clone().gives_up(term, name("n1"))).await;
+    assert!(asked.is_ok());
+    until("somebody gives leases", || three.stores.iter().any(|store| store.quorum_age().is_some())).await;
 }
