@@ -11,7 +11,8 @@
 //! Or in an etcd beside them: `etcd`.
 //!
 //! The record of a running cluster moves from one to the other: `moving` says why that is safe, `begin` and `etcd/begin` begin
-//! the new store, `elsewhere` is what the agents tell each other about it, `judge` is what is asked of each before.
+//! the new store, `elsewhere` is what the agents tell each other about it, `judge` is what is asked of each before, `grants` withholds leases
+//! meanwhile, `written` keeps programs from before moves from reading what has moved.
 
 mod ballots;
 mod begin;
