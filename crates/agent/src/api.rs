@@ -31,7 +31,7 @@ use crate::audit::Audit;
 use crate::hands::Hands;
 use crate::postgres::Place;
 use crate::run::Event;
-use crate::store::Store;
+use crate::store::{Store, StoreKind};
 use crate::successor::Successor;
 use crate::successor::fit::Used;
 use axum::Router;
@@ -77,6 +77,8 @@ pub struct Follows {
     pub used: Used,
     /// Where it has the record, in words.
     pub home: String,
+    /// Where its configuration file says that it is.
+    pub configured: StoreKind,
     /// What its configuration file should say of that instead.
     pub file_differs: Option<String>,
 }

@@ -10,7 +10,7 @@ use crate::os_user;
 use crate::postgres::{PgError, Place, adopt, files, process};
 use crate::run::{self, Event, Over, Parts};
 use crate::settings::{Replication, SecondLine, Settings, check_host};
-use crate::store::{Store, StoreKind, StoreOptions, elsewhere, moving};
+use crate::store::{Store, StoreError, StoreKind, StoreOptions, elsewhere, moving};
 use crate::successor::fit::Used;
 use crate::successor::{Ended, Successor};
 use crate::{api, http};
@@ -33,6 +33,9 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a store that is over may take to close: nobody renews a lease meanwhile.
 const CLOSE_LIMIT: Duration = Duration::from_millis(300);
 const LISTEN_AGAIN: Duration = Duration::from_millis(5);
+/// How long a store that the record has moved to may be held by this process.
+const LOCKED_LIMIT: Duration = Duration::from_secs(2);
+const LOCKED_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,7 @@ pub enum AgentError {
     Pg(#[from] PgError),
     /// The store.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] cluster::basics::BadNodeName),
@@ -158,8 +161,8 @@ async fn in_one_store(
     let acceptor = Acceptor::with(credentials);
     let turned = turned_away(audit.clone());
     let server = tokio::spawn(http::serve_and_tell(listener, acceptor, router, turned, ended(served)));
-    let asking =
-        tokio::spawn(ask_others(store.clone(), caller.clone(), configured(settings)?, events.clone()));
+    let others = (caller.clone(), configured(settings)?);
+    let asking = tokio::spawn(ask_others(store.clone(), settings.detect, others, events.clone()));
     let fence = hands.as_ref().and_then(|h| h.fence.clone());
     let started_in = *process.started_in.get_or_insert_with(|| began.elapsed());
     let seen = (Arc::clone(&process.epoch_seen), started_in);
@@ -204,18 +207,16 @@ fn remember(settings: &Settings, over: Over) -> Result<Over, AgentError> {
     Ok(over)
 }
 
-/// One that is led by nobody may have been away while the record moved.
+/// One that is led by nobody, or leads nobody, may have been away while the record moved.
 async fn ask_others(
     store: Store,
-    caller: Caller,
-    configured: BTreeMap<NodeName, String>,
+    detect: Duration,
+    (caller, configured): (Caller, BTreeMap<NodeName, String>),
     events: mpsc::Sender<Event>,
 ) {
     while !events.is_closed() {
         tokio::time::sleep(elsewhere::ASK_EVERY).await;
-        let standing = store.standing().borrow().clone();
-        let state = store.state();
-        if standing.leader.is_some() || standing.leading || state.moved.is_some() {
+        if store.is_led(detect) || store.state().moved.is_some() {
             continue;
         }
         if let Some(opening) = store.later(&caller, &configured).await {
@@ -328,7 +329,16 @@ async fn open_store(
         opening,
         caller,
     };
-    Ok((Store::open(options).await?, kind))
+    let began = Instant::now();
+    loop {
+        match Store::open(options.clone()).await {
+            // Another agent may be asking just now whether this node could use that store.
+            Err(StoreError::Locked { .. }) if options.opening.is_some() && began.elapsed() < LOCKED_LIMIT => {
+                tokio::time::sleep(LOCKED_AGAIN).await;
+            }
+            opened => return Ok((opened?, kind)),
+        }
+    }
 }
 
 fn follows(settings: &Settings, successor: &Successor, home: StoreKind, store: &Store) -> api::Follows {
@@ -336,6 +346,7 @@ fn follows(settings: &Settings, successor: &Successor, home: StoreKind, store: &
         successor: successor.clone(),
         used: Used::of(settings),
         home: home.to_string(),
+        configured: settings.store.clone(),
         file_differs: store.opening().and_then(|opening| opening.differs(&settings.store)),
     }
 }

@@ -54,6 +54,15 @@ const TO_LEARN: &str = "/v1/raft/hello";
 /// What members of the store say to each other.
 const OF_THE_STORE: &str = "/v1/raft/";
 
+/// What only agents ask that have shown who they are, wherever agents can: it tells the whole record, and has files read and what is in
+/// them sent elsewhere.
+const OVER_TLS_ONLY: [&str; 2] = ["/v1/store/judge", "/v1/store/opening"];
+
+fn is_too_open(who: &Who, path: &str, has_tls: bool) -> Option<(StatusCode, String)> {
+    let refused = has_tls && *who == Who::Unasked && OVER_TLS_ONLY.contains(&path);
+    refused.then(|| (StatusCode::FORBIDDEN, "agents ask this of each other over TLS only".to_owned()))
+}
+
 fn needed(method: &Method, path: &str) -> Right {
     match *method {
         // It looks for itself at who asks.
@@ -140,12 +149,12 @@ pub(super) async fn check(
         Some(said) => {
             Some((StatusCode::UNAUTHORIZED, format!("{said}; connect again with one that is good")))
         }
-        None => struck_out(&guest.who, request.uri().path(), &door.roll).or_else(|| {
-            match is_for_all(request.method(), request.uri().path()) {
+        None => struck_out(&guest.who, request.uri().path(), &door.roll)
+            .or_else(|| is_too_open(&guest.who, request.uri().path(), door.credentials.is_some()))
+            .or_else(|| match is_for_all(request.method(), request.uri().path()) {
                 true => None,
                 false => refusal(&guest.who, right),
-            }
-        }),
+            }),
     };
     let mut response = match refused {
         None if listing::is_listed(&request, &guest, door.credentials.is_some()) => {

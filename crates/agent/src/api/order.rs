@@ -14,6 +14,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use cluster::decide::switchover::{Order, Ordered};
 use cluster::handover::Obstacle;
+use cluster::moving::Bar;
 use std::time::Duration;
 
 /// How long the leader may take.
@@ -40,6 +41,12 @@ async fn order(
         if !because.is_empty() {
             return Ok(Json(Ordered::Refused { because }));
         }
+    }
+    if let Order::MoveStore { to } = &asked.order
+        && let Some(why) = shared.reads_nothing_for(to)
+    {
+        let because = vec![Obstacle::Store { bar: Bar::BadHome { why } }];
+        return Ok(Json(Ordered::Refused { because }));
     }
     if let (Order::MoveStore { to }, false) = (&asked.order, judged) {
         match shared.fit_home(to.clone()).await {

@@ -6,14 +6,15 @@ use super::elsewhere::Whom;
 use super::{Shared, Unanswered};
 use crate::http;
 use crate::messages::Keeping;
-use crate::store::{HomeAsked, HomeJudged, Whereabouts};
+use crate::store::{HomeAsked, HomeJudged, StoreKind, Whereabouts};
 use axum::extract::{Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use cluster::NodeName;
 use cluster::membership::Seat;
-use cluster::moving::{Bar, Home, unfit};
+use cluster::moving::{Access, Bar, Home, unfit};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a node may take to judge: it asks each member of an etcd.
@@ -53,10 +54,46 @@ async fn opening(State(shared): State<Shared>) -> Json<Whereabouts> {
 }
 
 async fn judge(State(shared): State<Shared>, Json(asked): Json<HomeAsked>) -> Json<HomeJudged> {
+    if let Some(why) = shared.reads_nothing_for(&asked.to) {
+        return Json(HomeJudged { fault: Some(why), ..HomeJudged::default() });
+    }
     Json(shared.store.judge(&asked).await)
 }
 
+/// A file that this agent would read to use the etcd, and that its configuration file does not name under `[store]`.
+fn unnamed<'a>(access: &'a Access, configured: &StoreKind) -> Option<&'a String> {
+    let (own, password) = match configured {
+        StoreKind::Etcd(etcd) => {
+            let own = etcd.tls.as_ref().and_then(|tls| tls.own.as_ref());
+            (own, etcd.user.as_ref().map(|user| &user.password_file))
+        }
+        StoreKind::Embedded => (None, None),
+    };
+    let asked = [
+        (&access.cert, own.map(|own| &own.0)),
+        (&access.key, own.map(|own| &own.1)),
+        (&access.password_file, password),
+    ];
+    let is_named =
+        |path: &String, named: Option<&PathBuf>| named.is_some_and(|named| named == Path::new(path));
+    asked.into_iter().find_map(|(path, named)| path.as_ref().filter(|path| !is_named(path, named)))
+}
+
 impl Shared {
+    /// Why this agent does not use files to reach that place. Without TLS nobody has shown who asks for it.
+    pub(super) fn reads_nothing_for(&self, to: &Home) -> Option<String> {
+        let Home::Etcd { access } = to else { return None };
+        if self.caller.credentials().is_some() {
+            return None;
+        }
+        unnamed(access, &self.follows.configured).map(|path| {
+            format!(
+                "without [tls] anybody can ask an agent, so it reads {path} for nobody unless [store] in its own configuration file \
+                 names that: set up [tls] first"
+            )
+        })
+    }
+
     /// The place to which the record may move, with all that is to be known of it, or what any node has against it.
     pub(super) async fn fit_home(&self, to: Home) -> Result<Home, Vec<Bar>> {
         let state = self.store.state();
@@ -113,5 +150,40 @@ impl Shared {
             }
         });
         futures::future::join_all(judging).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::http::tls::TlsFiles;
+    use crate::store::{EtcdOptions, EtcdUser};
+
+    #[test]
+    fn only_files_that_are_configured_are_read_for_anybody() {
+        let path = |text: &str| Some(text.to_owned());
+        let access = Access {
+            endpoints: vec!["http://h:1".into()],
+            prefix: "/p/".into(),
+            ca: path("/ca"),
+            cert: path("/cert"),
+            key: path("/key"),
+            user: path("u"),
+            password_file: path("/password"),
+        };
+        let none = Access { cert: None, key: None, password_file: None, ..access.clone() };
+        let own =
+            |cert: &str| Some(TlsFiles { ca: "/other".into(), own: Some((cert.into(), "/key".into())) });
+        let user = |file: &str| Some(EtcdUser { name: "v".into(), password_file: file.into() });
+        let named = |cert: &str, file: &str| {
+            let (tls, user) = (own(cert), user(file));
+            StoreKind::Etcd(EtcdOptions { endpoints: Vec::new(), prefix: "/q/".into(), tls, user })
+        };
+        assert_eq!(unnamed(&none, &StoreKind::Embedded), None);
+        assert_eq!(unnamed(&access, &StoreKind::Embedded).unwrap(), "/cert");
+        assert_eq!(unnamed(&access, &named("/cert", "/password")), None);
+        assert_eq!(unnamed(&access, &named("/else", "/password")).unwrap(), "/cert");
+        assert_eq!(unnamed(&access, &named("/cert", "/etc/shadow")).unwrap(), "/password");
     }
 }

@@ -39,14 +39,18 @@ impl Run {
         if self.moving.is_some() {
             return;
         }
-        if let Some(opening) = Opening::of(&self.state) {
-            tracing::info!(
-                "the record moves (move {}): it is kept {} from now on",
-                opening.number,
-                opening.to
+        let Some(opening) = Opening::of(&self.state) else { return };
+        let (number, home) = (opening.number, &opening.to);
+        if !opening.fits(&self.parts.proposed.cluster, &self.parts.me) {
+            tracing::error!(
+                "the record has moved (move {number}): it is kept {home}, and this node has no part in it there: it does not belong to the \
+                 cluster as that move was recorded. Nothing more is recorded here; bring this host back with pgkeel join and another \
+                 --node"
             );
-            self.moving = Some(Moving { opening, since: now() });
+            return;
         }
+        tracing::info!("the record moves (move {number}): it is kept {home} from now on");
+        self.moving = Some(Moving { opening, since: now() });
     }
 
     /// Whether no step begins here any more.

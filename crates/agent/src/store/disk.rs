@@ -5,6 +5,7 @@
 
 use super::error::StoreError;
 use super::types::{Entry, LogId, SnapshotMeta, Types, Vote};
+use super::written;
 use cluster::NodeName;
 use cluster::state::State;
 use openraft::storage::IOFlushed;
@@ -69,6 +70,17 @@ enum Done {
     Nobody,
     /// Tell after the file is closed; the thread ends.
     Closed(oneshot::Sender<io::Result<()>>),
+}
+
+impl Done {
+    /// The file is closed.
+    fn refuse(self) {
+        match self {
+            Done::Raft(flushed) => flushed.io_completed(Err(stopped())),
+            Done::Caller(caller) | Done::Closed(caller) => drop(caller.send(Err(stopped()))),
+            Done::Nobody => {}
+        }
+    }
 }
 
 struct Job {
@@ -279,9 +291,18 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str, path: &Path) -> Result<
     serde_json::from_slice::<Versioned<T>>(bytes).map(|versioned| versioned.value).map_err(damaged)
 }
 
-/// Whether this program reads a state that another one has written by [`encode`].
+/// Whether this program reads a state that another one has written by [`sample`].
 pub(super) fn read_state(bytes: &[u8]) -> Result<State, StoreError> {
-    decode(bytes, "the recorded state", Path::new(FILE))
+    let (what, path) = ("the recorded state", Path::new(FILE));
+    let value: serde_json::Value = decode(bytes, what, path)?;
+    let damaged = |e| StoreError::Damaged { path: path.to_owned(), what: format!("{what}: {e}") };
+    written::decode(value.to_string().as_bytes()).map_err(damaged)
+}
+
+/// The recorded state for another program, which is to say whether it could read it.
+pub(super) fn sample(state: &State) -> io::Result<Vec<u8>> {
+    let value: serde_json::Value = serde_json::from_slice(&written::encode(state)?)?;
+    encode(&value)
 }
 
 /// The writing thread. Ends when told to close, or when nobody is left who could ask.
@@ -307,7 +328,8 @@ fn run(db: Database, waiting: Receiver<Job>) {
         }
         if let Some((caller, result)) = closing {
             drop(db);
-            // Before anybody is told: what is sent afterwards must fail, not be lost without an answer.
+            // Before anybody is told: what is sent afterwards must fail, and what was sent meanwhile must not be lost without an answer.
+            waiting.try_iter().for_each(|job| job.done.refuse());
             drop(waiting);
             drop(caller.send(result));
             return;

@@ -28,6 +28,9 @@ pub struct Whereabouts {
     pub number: u64,
     /// The store that it uses, or is to use, if it knows how that began.
     pub opening: Option<Opening>,
+    /// The revision of the record as it knows it.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// Whoever else belongs to the cluster, by the record and by the configuration file.
@@ -64,20 +67,23 @@ pub(crate) fn latest(
         .max_by_key(|opening| opening.number)
 }
 
-/// Whether a majority of these nodes, `me` included, knows of no store after this number, and none that this one has begun;
-/// otherwise what is missing.
+/// Whether a majority of these nodes, `me` included, knows of no store after this number, and none that this one, which begins with
+/// this revision, has begun; otherwise what is missing.
 pub(crate) fn none_later(
     (cluster, me): (&str, &NodeName),
-    number: u64,
+    (number, revision): (u64, u64),
     nodes: &BTreeSet<NodeName>,
     answers: &[Whereabouts],
 ) -> Result<(), String> {
     let of_us = |answer: &&Whereabouts| answer.cluster == cluster && nodes.contains(&answer.node);
-    if let Some(later) = answers.iter().filter(of_us).find(|answer| answer.number > number) {
-        return Err(format!("{} knows of a later move ({})", later.node, later.number));
+    let knows_of =
+        |answer: &Whereabouts| answer.opening.as_ref().map_or(0, |opening| opening.number).max(answer.number);
+    if let Some(later) = answers.iter().filter(of_us).find(|answer| knows_of(answer) > number) {
+        return Err(format!("{} knows of a later move ({})", later.node, knows_of(later)));
     }
     let begun = |answer: &&Whereabouts| {
-        answer.opening.as_ref().is_some_and(|opening| opening.number == number && opening.begun)
+        let said = answer.opening.as_ref().is_some_and(|opening| opening.number == number && opening.begun);
+        said || answer.revision > revision
     };
     if let Some(there) = answers.iter().filter(of_us).find(begun) {
         return Err(format!(
@@ -103,14 +109,14 @@ mod tests {
     use super::*;
 
     fn at(node: &str, number: u64) -> Whereabouts {
-        Whereabouts { node: node.parse().unwrap(), cluster: "c".into(), number, opening: None }
+        Whereabouts { node: node.parse().unwrap(), cluster: "c".into(), number, opening: None, revision: 9 }
     }
 
     #[test]
     fn a_store_begins_only_while_a_majority_knows_of_no_later_one() {
         let me: NodeName = "n1".parse().unwrap();
         let nodes: BTreeSet<NodeName> = ["n1", "n2", "n3"].map(|n| n.parse().unwrap()).into();
-        let judged = |answers: &[Whereabouts]| none_later(("c", &me), 1, &nodes, answers);
+        let judged = |answers: &[Whereabouts]| none_later(("c", &me), (1, 9), &nodes, answers);
         assert!(judged(&[]).unwrap_err().starts_with("1 of 3"));
         assert_eq!(judged(&[at("n2", 0)]), Ok(()));
         assert_eq!(judged(&[at("n2", 1)]), Ok(()));
@@ -119,7 +125,14 @@ mod tests {
         assert!(judged(&[at("n9", 1)]).is_err(), "who does not belong does not count");
         let foreign = Whereabouts { cluster: "d".into(), ..at("n2", 1) };
         assert!(judged(&[foreign]).is_err());
+        let begun = |text: Result<(), String>| text.unwrap_err().contains("says that it has begun there");
+        assert!(begun(judged(&[Whereabouts { revision: 10, ..at("n2", 1) }])), "it knows more than that");
+        let opening = |number, begun| Opening { number, begun, ..Opening::for_test(State::default()) };
+        let told = |number, is_begun| Whereabouts { opening: Some(opening(number, is_begun)), ..at("n2", 1) };
+        assert_eq!(judged(&[told(1, false)]), Ok(()));
+        assert!(begun(judged(&[told(1, true)])));
+        assert!(judged(&[told(2, true)]).unwrap_err().contains("later move (2)"), "it goes there");
         let alone: BTreeSet<NodeName> = [me.clone()].into();
-        assert_eq!(none_later(("c", &me), 1, &alone, &[]), Ok(()));
+        assert_eq!(none_later(("c", &me), (1, 9), &alone, &[]), Ok(()));
     }
 }

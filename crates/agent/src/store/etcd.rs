@@ -243,7 +243,8 @@ impl Etcd {
         let body = wire::txn(&self.keys, when, writes, known);
         let answer = caller.call::<TxnAnswer>(wire::TXN, &body).await.and_then(|answer| {
             let succeeded = answer.succeeded;
-            answer.snapshot().map(|found| (succeeded, found)).map_err(EtcdError::Refused)
+            // It may have been carried out all the same.
+            answer.snapshot().map(|found| (succeeded, found)).map_err(EtcdError::Unanswered)
         });
         let outcome = match answer {
             Ok((succeeded, found)) => {
@@ -288,7 +289,7 @@ impl Etcd {
     }
 
     /// The record has begun: from now on an etcd without it has lost it.
-    fn has_begun(&self) {
+    pub(super) fn has_begun(&self) {
         let _sight = self.sight();
         self.begun.store(true, Ordering::Relaxed);
     }

@@ -44,6 +44,9 @@ impl Store {
                 }
             }
             Home::Etcd { access } => {
+                if let Some(bar) = cluster::moving::unfit(&self.state(), &asked.to) {
+                    return fault(bar.to_string());
+                }
                 let options = match moving::options(access) {
                     Ok(options) => options,
                     Err(e) => return fault(e.to_string()),

@@ -11,7 +11,8 @@
 //! Or in an etcd beside them: `etcd`.
 //!
 //! The record of a running cluster moves from one to the other: `moving` says why that is safe, `begin` and `etcd/begin` begin
-//! the new store, `elsewhere` is what the agents tell each other about it, `judge` is what is asked of each before.
+//! the new store, `elsewhere` is what the agents tell each other about it, `judge` is what is asked of each before, `grants` withholds leases
+//! meanwhile, `written` keeps programs from before moves from reading what has moved.
 
 mod ballots;
 mod begin;
@@ -33,6 +34,7 @@ mod standing;
 mod transport;
 mod types;
 mod voters;
+mod written;
 
 pub use elsewhere::Whereabouts;
 pub use error::StoreError;
@@ -142,14 +144,30 @@ impl Store {
         elsewhere::latest((&self.cluster, &self.me), self.number(), answers)
     }
 
+    /// Whether this store decides, as far as this node can tell: a leader is heard, or it leads and a majority has answered it lately.
+    pub(crate) fn is_led(&self, detect: Duration) -> bool {
+        let standing = self.standing().borrow().clone();
+        match standing.leading {
+            true => self.quorum_age().is_some_and(|age| age < detect),
+            false => standing.leader.is_some_and(|leader| leader != self.me),
+        }
+    }
+
     /// What this agent tells another one of where the record is.
     pub(crate) fn whereabouts(&self) -> Whereabouts {
-        let sealed = Opening::of(&self.state());
+        let state = self.state();
+        let begun = match &self.inner {
+            Inner::Embedded(_) => true,
+            // It may have begun since this agent opened it.
+            Inner::Etcd(store) => store.is_begun(),
+        };
+        let mine = || self.opening.as_deref().map(|opening| Opening { begun, ..opening.clone() });
         Whereabouts {
             node: self.me.clone(),
             cluster: self.cluster.clone(),
             number: self.number(),
-            opening: sealed.or_else(|| self.opening.as_deref().cloned()),
+            opening: Opening::of(&state).or_else(mine),
+            revision: state.revision,
         }
     }
 
@@ -158,7 +176,7 @@ impl Store {
     /// # Errors
     /// When it cannot be put into that form.
     pub fn sample(&self) -> Result<String, String> {
-        let bytes = disk::encode(&*self.state()).map_err(|e| e.to_string())?;
+        let bytes = disk::sample(&self.state()).map_err(|e| e.to_string())?;
         String::from_utf8(bytes).map_err(|e| e.to_string())
     }
 
@@ -276,14 +294,6 @@ impl Store {
         }
     }
 
-    /// Whether this node goes on as the leader, if it is one: otherwise another one follows it.
-    pub fn may_lead(&self, may: bool) {
-        match &self.inner {
-            Inner::Embedded(store) => store.may_lead(may),
-            Inner::Etcd(store) => store.may_lead(may),
-        }
-    }
-
     /// Hands the leadership to `to` and returns when it is seen to lead.
     ///
     /// # Errors
@@ -334,12 +344,14 @@ mod tests {
     #[test]
     fn what_another_version_has_written_is_read_or_named() {
         let state = State { cluster: "c".to_owned(), ..State::default() };
-        let bytes = disk::encode(&state).expect("a state");
+        let bytes = disk::sample(&state).expect("a state");
         let sample = String::from_utf8(bytes).expect("JSON");
         assert_eq!(can_read(&sample), Ok(()));
         let newer = sample.replacen("\"v\":1", "\"v\":2", 1);
         assert!(can_read(&newer).is_err_and(|why| why.contains("format 2")));
         let other = sample.replacen("\"phase\":", "\"face\":", 1);
         assert!(can_read(&other).is_err_and(|why| why.contains("phase") && why.contains("the store")));
+        let moved = disk::sample(&State { moves: 1, ..state }).expect("a state");
+        assert_eq!(can_read(&String::from_utf8(moved).expect("JSON")), Ok(()));
     }
 }

@@ -14,12 +14,14 @@
 //! 3. *In an etcd*: whoever comes first writes it, on condition that there is none (`etcd/begin.rs`). Between two stores in
 //!    an etcd there is one in the agents, which decides nothing unless a majority of them has gone on to it. So before an agent writes
 //!    the beginning, a majority of the nodes has to say that they know of no later store: one that was away for two moves, and finds an
-//!    etcd that was emptied after the second, does not begin it anew. Nor does one while another agent says that it has begun.
+//!    etcd that was emptied after the second, does not begin it anew. Nor does one while another agent says that it has begun, or knows
+//!    a later revision. All use the etcd that was judged, whatever their configuration files say, and take for the record there only what
+//!    goes on from that beginning.
 //!
 //! # Why no lease outlives what a later leader waits for
 //!
 //! A leader that is to seal the record grants nothing from before it proposes that ([`super::Store::propose`], until the outcome
-//! is known). So every lease of the old store counts from a round that was sent before the record was sealed; that is
+//! is known; while it is not, another one is to lead). So every lease of the old store counts from a round that was sent before the record was sealed; that is
 //! before the new store began, and before anybody led it. Whoever leads the old store after that one has read the seal before
 //! it leads, and a sealed record grants nothing (`cluster::lease`). The leader of the new store waits, like every new leader, for
 //! `lease × (1 + 2 × drift)` from when it leads. That is all it needs, and the primary need not be told: it serves on under the lease
@@ -28,7 +30,7 @@
 //! # Who was away
 //!
 //! Raft's leader stays for a moment after the seal ([`LINGER_SHARE`]), so that the others hear of it. Who was away finds the seal in
-//! etcd, or is led by nobody: then it asks the others ([`crate::store::elsewhere`]) and is told by one that has gone on.
+//! etcd, or is led by nobody, or leads nobody: then it asks the others ([`crate::store::elsewhere`]) and is told by one that has gone on.
 
 use super::error::StoreError;
 use super::options::{Endpoint, EtcdOptions, EtcdUser, StoreKind};
@@ -38,6 +40,7 @@ use cluster::NodeName;
 use cluster::moving::{Access, Home};
 use cluster::state::State;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +74,16 @@ impl Opening {
         Some(Opening { v: FORMAT, number: moved.number, to: moved.to.clone(), state, begun })
     }
 
+    /// In some etcd.
+    #[cfg(test)]
+    pub(crate) fn for_test(state: State) -> Opening {
+        let none = || None;
+        let (endpoints, prefix) = (vec!["http://127.0.0.1:1".to_owned()], "/p/".to_owned());
+        let (ca, cert, key, user) = (none(), none(), none(), none());
+        let access = Access { endpoints, prefix, ca, cert, key, user, password_file: None };
+        Opening { v: FORMAT, number: state.moves, to: Home::Etcd { access }, state, begun: false }
+    }
+
     /// Whether this node may believe it of another one: it must fit together, and be about this node's cluster.
     pub(crate) fn fits(&self, cluster: &str, me: &NodeName) -> bool {
         let whole = self.v == FORMAT && self.state.moves == self.number && self.state.moved.is_none();
@@ -82,12 +95,14 @@ impl Opening {
         whole && good && mine && self.state.cluster == cluster && self.number > 0
     }
 
-    /// How it is reached. While the configuration file names the same keys in an etcd, that says how.
+    /// How it is reached: as was judged before the move. Only which files that needs may come from the configuration file, while that
+    /// names the same etcd: no agent may go on in another one than the rest.
     pub(crate) fn kind(&self, configured: &StoreKind) -> Result<StoreKind, StoreError> {
         let Home::Etcd { access } = &self.to else { return Ok(StoreKind::Embedded) };
+        let judged = options(access)?;
         match configured {
-            StoreKind::Etcd(options) if options.prefix == access.prefix => Ok(configured.clone()),
-            StoreKind::Etcd(_) | StoreKind::Embedded => options(access).map(StoreKind::Etcd),
+            StoreKind::Etcd(mine) if is_same(mine, &judged) => Ok(configured.clone()),
+            StoreKind::Etcd(_) | StoreKind::Embedded => Ok(StoreKind::Etcd(judged)),
         }
     }
 
@@ -97,7 +112,9 @@ impl Opening {
         let (number, home) = (self.number, &self.to);
         let what = match (home, configured) {
             (Home::Embedded { .. }, StoreKind::Embedded) => return None,
-            (Home::Etcd { access }, StoreKind::Etcd(options)) if options.prefix == access.prefix => {
+            (Home::Etcd { access }, StoreKind::Etcd(mine))
+                if options(access).is_ok_and(|judged| is_same(mine, &judged)) =>
+            {
                 return None;
             }
             (Home::Embedded { .. }, StoreKind::Etcd(_)) => "remove the section [store]".to_owned(),
@@ -107,6 +124,15 @@ impl Opening {
             "the record of the cluster is kept {home} since move {number}, whatever this file says; {what}"
         ))
     }
+}
+
+/// Whether both mean the same keys in the same etcd, for the same user. They may name other files.
+fn is_same(mine: &EtcdOptions, judged: &EtcdOptions) -> bool {
+    let endpoints = |options: &EtcdOptions| -> BTreeSet<(bool, String)> {
+        options.endpoints.iter().map(|endpoint| (endpoint.secure, endpoint.address.clone())).collect()
+    };
+    let user = |options: &EtcdOptions| options.user.as_ref().map(|user| user.name.clone());
+    mine.prefix == judged.prefix && user(mine) == user(judged) && endpoints(mine) == endpoints(judged)
 }
 
 /// The section of a configuration file, in one line.
@@ -315,16 +341,25 @@ mod tests {
     }
 
     #[test]
-    fn the_file_counts_while_it_means_the_same_keys() {
+    fn the_file_says_which_files_and_never_which_etcd() {
         let same = EtcdOptions { prefix: "/p/".into(), ..options(&access()).unwrap() };
-        let mine = StoreKind::Etcd(EtcdOptions {
-            endpoints: vec![Endpoint { address: "other:1".into(), secure: false }],
-            ..same.clone()
-        });
+        let tls = Some(TlsFiles { ca: "/ca".into(), own: None });
+        let mine = StoreKind::Etcd(EtcdOptions { tls, ..same.clone() });
         assert_eq!(opening(1).kind(&mine).unwrap(), mine);
         assert_eq!(opening(1).differs(&mine), None);
-        let other = StoreKind::Etcd(EtcdOptions { prefix: "/q/".into(), ..same.clone() });
-        assert_eq!(opening(1).kind(&other).unwrap(), StoreKind::Etcd(same));
+        let elsewhere = vec![Endpoint { address: "other:1".into(), secure: false }];
+        let more = [same.endpoints.clone(), elsewhere.clone()].concat();
+        let user = Some(EtcdUser { name: "u".into(), password_file: "/f".into() });
+        for other in [
+            EtcdOptions { endpoints: elsewhere, ..same.clone() },
+            EtcdOptions { endpoints: more, ..same.clone() },
+            EtcdOptions { prefix: "/q/".into(), ..same.clone() },
+            EtcdOptions { user, ..same.clone() },
+        ] {
+            let other = StoreKind::Etcd(other);
+            assert_eq!(opening(1).kind(&other).unwrap(), StoreKind::Etcd(same.clone()), "not {other}");
+            assert!(opening(1).differs(&other).is_some(), "{other}");
+        }
         let said = opening(1).differs(&StoreKind::Embedded).unwrap();
         assert!(said.contains("[store] etcd = [\"http://h:2379\"], prefix = \"/p/\""), "{said}");
         let wrong = Access { endpoints: vec!["h:2379".into()], ..access() };

@@ -302,6 +302,40 @@ fn the_leader_is_killed_as_it_seals() -> Result<()> {
     })
 }
 
+/// Who has sealed the record may stand still before it goes on itself, until the old store is long over.
+#[test]
+fn the_leader_stands_still_as_the_record_moves() -> Result<()> {
+    beside_etcd(LabOptions::quorum(), async |lab: &mut Lab, etcd: &mut Etcd| {
+        lab.up().await?;
+        let writer = lab.writer().await?;
+        movable(lab, &to_etcd(etcd)).await?;
+        let (_, leader) = third(lab).await?;
+        stands_still(lab, leader, elsewhere(etcd), 1).await?;
+        movable(lab, &["store", "migrate", "--to", "embedded"].map(str::to_owned)).await?;
+        let (_, leader) = third(lab).await?;
+        let agents = in_agents(lab, 2).await?;
+        stands_still(lab, leader, agents, 2).await?;
+        writer.wait_for(50, SHORT_LIMIT).await?;
+        let record = writer.stop();
+        ensure!(record.failures.is_empty(), "clients noticed: {:?}", record.failures);
+        lab.nothing_lost(&record).await
+    })
+}
+
+/// The leader's agent is stopped as soon as the record is sealed, and goes on when the others have moved.
+async fn stands_still(lab: &mut Lab, leader: usize, to: Home, number: u64) -> Result<()> {
+    let agent = lab.node(leader)?.agent().context("an agent")?;
+    ordered(lab, leader, to).await?;
+    processes::send(agent, Signal::STOP);
+    for node in lab.others(leader) {
+        keeps(lab, node, number).await?;
+    }
+    sleep(LONGER_THAN_A_LEASE).await;
+    processes::send(agent, Signal::CONT);
+    keeps(lab, leader, number).await?;
+    lab.cluster.wait_settled(0, SETTLE_LIMIT).await.map(|_| ())
+}
+
 /// Nobody renews the last lease, which the leader of the old store gave: the server ends with it, and nobody is appointed before.
 /// Without synchronous standbys the others wait for the node, as no leader of the new store has heard how far it was.
 #[test]

@@ -54,6 +54,12 @@ fn who_is_not_known_is_told_what_to_show_and_who_is_what_he_lacks() {
     assert_eq!(lack(Role::Admin, Right::TakePart), Some(403));
     assert_eq!(lack(Role::Agent, Right::TakePart), None);
     assert_eq!(status(&Who::Unasked, Right::TakePart), None);
+    for path in OVER_TLS_ONLY {
+        let asked = [(true, &Who::Unasked), (false, &Who::Unasked), (true, &Who::Nameless)];
+        let refused = asked.map(|(has_tls, who)| is_too_open(who, path, has_tls).is_some());
+        assert_eq!(refused, [true, false, false], "{path}");
+    }
+    assert_eq!(is_too_open(&Who::Unasked, "/v1/heartbeat", true), None);
     let (_, said) = lacks(&known(Role::Operator), Right::TakePart).unwrap();
     assert_eq!(said, "alice is known as an operator, who may not take part as an agent");
 }

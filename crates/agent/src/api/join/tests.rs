@@ -94,6 +94,7 @@ impl Host {
             follows: Follows {
                 successor: Successor::none("a test"),
                 used,
+                configured: Default::default(),
                 home: String::new(),
                 file_differs: None,
             },

@@ -111,6 +111,16 @@ impl Three {
         Three { root, stores, opening }
     }
 
+    /// The command that moves the record to the same agents, as move `number`.
+    fn seal(&self, number: u64) -> Command {
+        let members = self.opening.state.members.iter();
+        let seat = |(member, raft_id): ((&NodeName, &Member), u64)| {
+            (member.0.clone(), Seat { address: member.1.agent.clone(), raft_id })
+        };
+        let to = Home::Embedded { voters: members.zip(1..).map(seat).collect() };
+        by(Change::MoveStore { number, to, by: "alice".into() })
+    }
+
     async fn leader(&self) -> Store {
         until("a leader", || self.stores.iter().any(|s| s.standing().borrow().leading)).await;
         self.stores.iter().find(|s| s.standing().borrow().leading).unwrap().clone()
@@ -152,22 +162,7 @@ async fn who_seals_the_record_gives_no_lease() {
     let three = Three::begin("seals").await;
     let leader = three.leader().await;
     until("a round is confirmed", || leader.quorum_age().is_some()).await;
-    let seal = |number| {
-        let to = Home::Embedded {
-            voters: three
-                .opening
-                .state
-                .members
-                .keys()
-                .zip(1..)
-                .map(|(node, raft_id)| {
-                    let address = three.opening.state.members[node].agent.clone();
-                    (node.clone(), Seat { address, raft_id })
-                })
-                .collect(),
-        };
-        by(Change::MoveStore { number, to, by: "alice".into() })
-    };
+    let seal = |number| three.seal(number);
     assert!(leader.propose(seal(9)).await.is_err());
     assert!(leader.quorum_age().is_some(), "that was refused");
     leader.propose(seal(3)).await.unwrap();
@@ -191,4 +186,78 @@ async fn another_file_is_not_begun() {
     let refused = Store::open_with(options, Limits::default()).await.err().unwrap();
     assert!(refused.to_string().contains("has lost the file"), "{refused}");
     drop(std::fs::remove_dir_all(&root));
+}
+
+/// Whoever asks later is told that the record has begun, by the agent that has seen it begin.
+#[tokio::test]
+async fn a_store_that_has_begun_says_so() {
+    let root = std::env::temp_dir().join(format!("pgkeel-begin-says-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&root));
+    let state = State { moves: 3, moved: None, ..sealed(BTreeMap::new()) };
+    let opening = Opening::for_test(state.clone());
+    let StoreKind::Etcd(etcd) = opening.kind(&StoreKind::Embedded).unwrap() else { unreachable!() };
+    let mut stores = Vec::new();
+    for node in ["n1", "n2"] {
+        let kind = StoreKind::Etcd(etcd.clone());
+        let here = options(&root.join(node), node, "127.0.0.1:1", Some(opening.clone()));
+        stores.push(Store::open(StoreOptions { kind, ..here }).await.unwrap());
+    }
+    let nodes = [name("n1"), name("n2")].into();
+    let judged = |answers: &[super::super::Whereabouts]| {
+        super::super::elsewhere::none_later(("c", &name("n1")), (3, state.revision), &nodes, answers)
+    };
+    assert_eq!(judged(&[stores[1].whereabouts()]), Ok(()));
+    let Inner::Etcd(there) = &stores[1].inner else { unreachable!() };
+    there.has_begun();
+    let told = stores[1].whereabouts();
+    assert!(judged(&[told]).unwrap_err().starts_with("n2 says that it has begun there"));
+    for store in stores {
+        store.close().await;
+    }
+    drop(std::fs::remove_dir_all(root));
+}
+
+/// A leader whose followers have gone on to another store goes on to believe that it leads; it has to ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_followers_is_not_led() {
+    let three = Three::begin("alone").await;
+    let leader = three.leader().await;
+    let detect = Duration::from_millis(1500);
+    until("all are led", || three.stores.iter().all(|store| store.is_led(detect))).await;
+    for store in &three.stores {
+        if !store.standing().borrow().leading {
+            store.close().await;
+        }
+    }
+    until("it has to ask", || !leader.is_led(detect)).await;
+    assert!(leader.standing().borrow().leading, "it believes to lead");
+}
+
+/// A store that records nothing is not sealed either, and nobody goes without leases for the attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_recorded_withholds_nothing() {
+    let three = Three::begin("not-recorded").await;
+    let leader = three.leader().await;
+    until("a round is confirmed", || leader.quorum_age().is_some()).await;
+    for store in &three.stores {
+        if !store.standing().borrow().leading {
+            store.close().await;
+        }
+    }
+    assert!(leader.propose(three.seal(3)).await.is_err());
+    assert!(leader.quorum_age().is_some(), "its rounds only get older");
+}
+
+/// Who does not know whether the record is sealed finds out, or has another one lead; leases go on in either case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_know_what_came_of_it_goes_on_asking() {
+    let three = Three::begin("unknown").await;
+    let leader = three.leader().await;
+    until("a round is confirmed", || leader.quorum_age().is_some()).await;
+    let term = leader.standing().borrow().term;
+    leader.grants.withhold_in(term);
+    assert_eq!(leader.quorum_age(), None);
+    let asked = tokio::time::timeout(PATIENCE, leader.clone().gives_up(term, name("n1"))).await;
+    assert!(asked.is_ok());
+    until("somebody gives leases", || three.stores.iter().any(|store| store.quorum_age().is_some())).await;
 }

@@ -4,11 +4,13 @@ use super::super::elsewhere;
 use super::super::error::StoreError;
 use super::super::moving::Opening;
 use super::super::options::EtcdOptions;
-use super::Etcd;
+use super::super::written;
 use super::client::{Caller, EtcdError, Members};
 use super::wire::{self, RangeAnswer, TxnAnswer};
+use super::{Etcd, sight};
 use cluster::NodeName;
 use serde_json::json;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Deadline of a call.
@@ -17,19 +19,30 @@ const LIMIT: Duration = Duration::from_secs(1);
 const SHOWN_MAX: i64 = 20;
 
 impl Etcd {
-    /// Writes the beginning of the record, unless there is one; `Err`: what is waited for. Then it is remembered that it has begun.
+    /// Writes the beginning of the record, unless there is one; `Err`: what is waited for. Then it is remembered that it has begun. What
+    /// is found there counts only if it goes on from that beginning.
     pub(super) async fn begin(&self, caller: &mut Caller) -> Result<Result<(), String>, StoreError> {
         let Some(opening) = self.opening.clone().filter(|opening| !opening.begun) else { return Ok(Ok(())) };
-        if !self.is_there(caller).await? {
+        let asked = json!({"key": wire::text(self.keys.state.as_bytes())});
+        let found = match caller.call::<RangeAnswer>(wire::RANGE, &asked).await {
+            Ok(found) => found.kvs.into_iter().next(),
+            Err(e) => return Ok(Err(e.to_string())),
+        };
+        if let Some(kv) = found {
+            if let Err(why) = goes_on(&self.cluster, &opening, &kv.value) {
+                return Ok(Err(why));
+            }
+        } else {
             if let Err(why) = self.none_is_later(&opening).await {
                 return Ok(Err(why));
             }
-            let value = serde_json::to_vec(&opening.state).map_err(|e| StoreError::Etcd(e.to_string()))?;
+            let value = written::encode(&opening.state).map_err(|e| StoreError::Etcd(e.to_string()))?;
             let written: Result<TxnAnswer, EtcdError> =
                 caller.call(wire::TXN, &wire::put_if((&self.keys.state, 0), &value)).await;
             match written {
                 Ok(answer) if answer.succeeded => tracing::info!("the record begins in etcd"),
-                Ok(_) => {}
+                // What that is has to be seen.
+                Ok(_) => return Ok(Err("somebody else has just written it".to_owned())),
                 Err(e) => return Ok(Err(format!("the record cannot begin there: {e}"))),
             }
         }
@@ -39,17 +52,22 @@ impl Etcd {
 
     async fn none_is_later(&self, opening: &Opening) -> Result<(), String> {
         let state = &opening.state;
+        let known = self.state.borrow().revision;
+        if known > state.revision {
+            return Err(format!(
+                "this node knows a record of revision {known} there, and it is not found: was that etcd emptied?"
+            ));
+        }
         let nodes = state.seated().cloned().collect();
         let others = elsewhere::others(state, &self.configured, &self.me.node);
         let answers = elsewhere::ask(&self.agents, &others).await;
-        elsewhere::none_later((&self.cluster, &self.me.node), opening.number, &nodes, &answers)
+        let begins = (opening.number, state.revision);
+        elsewhere::none_later((&self.cluster, &self.me.node), begins, &nodes, &answers)
     }
 
-    /// Whether a record is there.
-    async fn is_there(&self, caller: &mut Caller) -> Result<bool, StoreError> {
-        // Asked once more by the transaction; an answer that does not come is said there.
-        let asked = json!({"key": wire::text(self.keys.state.as_bytes())});
-        Ok(caller.call::<RangeAnswer>(wire::RANGE, &asked).await.is_ok_and(|found| found.count > 0))
+    /// Whether the record has begun here, as far as is known.
+    pub(in super::super) fn is_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
     }
 
     async fn remember_begun(&self, opening: Opening) -> Result<(), StoreError> {
@@ -59,6 +77,21 @@ impl Etcd {
         self.has_begun();
         Ok(())
     }
+}
+
+/// Whether what was found is this record, after it began there; otherwise what is wrong with it.
+fn goes_on(cluster: &str, opening: &Opening, value: &[u8]) -> Result<(), String> {
+    let found = sight::judge(cluster, &opening.state, value)?;
+    if let Some(moved) = &found.moved {
+        return Err(format!("the record that is there has moved on (move {})", moved.number));
+    }
+    if found.cluster != cluster || found.moves < opening.number {
+        return Err(
+            "what is there is not the record that has moved there: empty that prefix, or have a person look"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 /// What an agent found that looked whether the record could be kept in an etcd.
@@ -136,6 +169,8 @@ async fn remove(caller: &mut Caller, key: &str) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::store::options::EtcdKeys;
+    use cluster::moving::{Home, Moved};
+    use cluster::state::State;
 
     #[test]
     fn what_is_tried_is_no_part_of_a_record() {
@@ -145,5 +180,25 @@ mod tests {
         }
         assert!(mark("/p/").starts_with(&try_dir("/p/")));
         assert!("@".parse::<NodeName>().is_err(), "no node's own key is the mark");
+    }
+
+    /// Only what goes on from the beginning is taken for the record that has begun.
+    #[test]
+    fn what_is_found_must_go_on_from_the_beginning() {
+        let begins = State { cluster: "c".to_owned(), revision: 41, moves: 2, ..State::default() };
+        let opening = Opening::for_test(begins.clone());
+        let found = |state: &State| goes_on("c", &opening, &written::encode(state).unwrap_or_default());
+        assert_eq!(found(&begins), Ok(()));
+        assert_eq!(found(&State { revision: 50, ..begins.clone() }), Ok(()));
+        assert!(found(&State { epoch: 9, ..begins.clone() }).is_err(), "another beginning");
+        assert!(found(&State { revision: 40, ..begins.clone() }).is_err(), "before it");
+        assert!(found(&State { revision: 50, moves: 1, ..begins.clone() }).is_err(), "of an earlier store");
+        assert!(found(&State { cluster: "d".to_owned(), ..begins.clone() }).is_err());
+        assert!(found(&State { cluster: String::new(), revision: 50, ..begins.clone() }).is_err());
+        let to = Home::Embedded { voters: Default::default() };
+        let moved = Some(Moved { number: 3, to, by: "alice".to_owned(), at: 1 });
+        let sealed = State { revision: 50, moved, ..begins.clone() };
+        assert!(found(&sealed).is_err_and(|why| why.contains("moved on (move 3)")));
+        assert!(goes_on("c", &opening, b"nonsense").is_err());
     }
 }

@@ -7,10 +7,18 @@ use super::super::options::{EtcdOptions, EtcdUser};
 use super::wire::{LOGIN, LoginAnswer};
 use crate::clock::boottime_ms;
 use crate::http::{BODY_MAX, Connection, HttpError, Pieces};
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Largest file with a password, in bytes.
+const PASSWORD_MAX: u64 = 4096;
 
 /// Why there is no answer that could be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +138,7 @@ impl Caller {
         body: &Value,
     ) -> Result<R, EtcdError> {
         let all = self.members.options.endpoints.len();
+        let mut is_sent = false;
         for _ in 0..all {
             match self.ask_here(path, body).await {
                 Ok(answer) => {
@@ -137,8 +146,11 @@ impl Caller {
                     return Ok(answer);
                 }
                 Err(e) => match judge(&e) {
+                    // A member before may carry it out yet.
+                    Judged::No(said) if is_sent => return Err(EtcdError::Unanswered(said)),
                     Judged::No(said) => return Err(EtcdError::Refused(said)),
                     Judged::Elsewhere(trouble) => {
+                        is_sent |= matches!(trouble, Trouble::Mute(_));
                         self.members.note(self.at, Some(trouble));
                         self.move_on();
                     }
@@ -210,7 +222,7 @@ impl Caller {
         let Some(user) = &self.members.options.user else { return Ok(()) };
         if self.members.token().is_none() {
             connection.show(None);
-            let login = json!({"name": user.name, "password": password(user)?});
+            let login = json!({"name": user.name, "password": password(user).await?});
             let answer: LoginAnswer = connection.post_json(LOGIN, &login, self.limit).await?;
             self.members.set_token(Some(answer.token));
         }
@@ -219,14 +231,30 @@ impl Caller {
     }
 }
 
-fn password(user: &EtcdUser) -> Result<String, HttpError> {
-    match std::fs::read_to_string(&user.password_file) {
+async fn password(user: &EtcdUser) -> Result<String, HttpError> {
+    let path = user.password_file.clone();
+    let read = tokio::task::spawn_blocking(move || read_small(&path)).await;
+    match read.unwrap_or_else(|e| Err(io::Error::other(e))) {
         Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
         Err(source) => Err(HttpError::Unreachable {
             address: format!("the password in {}", user.password_file.display()),
             source,
         }),
     }
+}
+
+/// Which file that is may have been said by somebody else: it may be of any kind and size.
+fn read_small(path: &Path) -> io::Result<String> {
+    let without_waiting = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let file = File::options().read(true).custom_flags(without_waiting).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.len() > PASSWORD_MAX {
+        let what = format!("it is no plain file of at most {PASSWORD_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let mut text = String::new();
+    file.take(PASSWORD_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// What a failed call means for the next one.
@@ -241,14 +269,17 @@ fn judge(error: &HttpError) -> Judged {
     let said = error.to_string();
     match error {
         HttpError::Unreachable { .. } => Judged::Elsewhere(Trouble::Unreachable(said)),
-        HttpError::Timeout { .. } | HttpError::Broken { .. } => Judged::Elsewhere(Trouble::Mute(said)),
-        HttpError::Status { status, .. } if *status >= 500 || *status == 408 => {
+        HttpError::Timeout { .. } | HttpError::Broken { .. } | HttpError::Malformed { .. } => {
+            Judged::Elsewhere(Trouble::Mute(said))
+        }
+        // 408 and 499: it gave up waiting, and may carry it out yet.
+        HttpError::Status { status, .. } if *status >= 500 || [408, 499].contains(status) => {
             Judged::Elsewhere(Trouble::Mute(said))
         }
         HttpError::Status { status: 404, body, .. } if !body.contains("etcdserver") => Judged::No(format!(
             "{said}; pgkeel needs etcd 3.4 or later with its JSON gateway (--enable-grpc-gateway, on by default)"
         )),
-        HttpError::Status { .. } | HttpError::Malformed { .. } => Judged::No(said),
+        HttpError::Status { .. } => Judged::No(said),
     }
 }
 
@@ -280,5 +311,34 @@ mod tests {
             "1 of 3 etcd members cannot be reached: h1:2379 cannot be reached: refused"
         );
         assert_eq!(explain(&[None, mute]), "etcd confirms nothing: h3:2379 did not answer");
+    }
+
+    #[test]
+    fn a_password_is_in_a_small_plain_file() {
+        let path = std::env::temp_dir().join(format!("pgkeel-password-{}", std::process::id()));
+        assert!(std::fs::write(&path, "secret\n").is_ok());
+        assert_eq!(read_small(&path).ok().as_deref(), Some("secret\n"));
+        assert!(std::fs::write(&path, "x".repeat(4097)).is_ok());
+        assert!(read_small(&path).is_err_and(|e| e.to_string().contains("no plain file")));
+        assert!(std::fs::remove_file(&path).is_ok());
+        for other in ["/dev/zero", "/tmp"] {
+            assert!(read_small(Path::new(other)).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_a_plain_no_means_that_nothing_was_written() {
+        let status = |status: u16| HttpError::Status {
+            address: String::new(),
+            path: String::new(),
+            status,
+            body: String::new(),
+        };
+        for no in [400, 403, 404, 429] {
+            assert!(matches!(judge(&status(no)), Judged::No(_)), "{no}");
+        }
+        for unsure in [408, 499, 500, 503, 504] {
+            assert!(matches!(judge(&status(unsure)), Judged::Elsewhere(Trouble::Mute(_))), "{unsure}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::COMMAND_MAX;
 use super::super::error::StoreError;
+use super::super::written;
 use super::Etcd;
 use super::client::EtcdError;
 use super::wire::{Claim, Write};
@@ -37,6 +38,7 @@ impl Etcd {
         let mut caller = self.proposing.lock().await;
         // What an earlier try may have recorded without an answer. Nobody else writes while this agent leads.
         let mut tried: Option<State> = None;
+        let mut unanswered = false;
         loop {
             let (leads, at, known) = {
                 let sight = self.sight();
@@ -50,7 +52,7 @@ impl Etcd {
             };
             let mut next = State::clone(&known);
             apply(&mut next, command)?;
-            let value = serde_json::to_vec(&next).map_err(|e| StoreError::Etcd(e.to_string()))?;
+            let value = written::encode(&next).map_err(|e| StoreError::Etcd(e.to_string()))?;
             if value.len() > STATE_MAX {
                 return Err(StoreError::TooLarge { bytes: value.len(), bytes_max: STATE_MAX });
             }
@@ -61,7 +63,12 @@ impl Etcd {
                 Ok(true) => return Ok(self.state.borrow().clone()),
                 // Something else was found: what to do about it is said above.
                 Ok(false) => {}
-                Err(EtcdError::Unanswered(_)) => tokio::time::sleep(AGAIN).await,
+                Err(EtcdError::Unanswered(_)) => {
+                    unanswered = true;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                // That says nothing of the tries before.
+                Err(EtcdError::Refused(_)) if unanswered => return Err(StoreError::Unsure),
                 Err(EtcdError::Refused(said)) => return Err(StoreError::Etcd(said)),
             }
         }

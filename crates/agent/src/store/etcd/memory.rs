@@ -2,6 +2,7 @@
 //! started while etcd is away knows where it stands, and one that finds an older state in etcd notices.
 
 use super::super::error::StoreError;
+use super::super::written;
 use crate::postgres::files;
 use cluster::NodeName;
 use cluster::state::State;
@@ -13,7 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
-const FORMAT: u32 = 1;
+/// With a record that has moved, or is sealed, which a program from before moves must not read.
+const FORMAT: u32 = 2;
+/// Without.
+const FIRST: u32 = 1;
 /// The file, in the store's directory.
 pub(in super::super) const FILE: &str = "etcd.json";
 const LOCK: &str = "etcd.lock";
@@ -60,7 +64,7 @@ impl Memory {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let id = uuid::Uuid::new_v4().as_u64_pair().0;
                 Kept {
-                    v: FORMAT,
+                    v: FIRST,
                     id,
                     node: node.clone(),
                     cluster: cluster.to_owned(),
@@ -94,6 +98,7 @@ impl Memory {
         if let Some(state) = state {
             kept.state = state.clone();
         }
+        kept.v = if written::is_for_later(&kept.state) { FORMAT } else { FIRST };
         let wrong = |why: String| StoreError::Disk { path: self.path.clone(), doing: "written", why };
         let bytes = serde_json::to_vec(&*kept).map_err(|e| wrong(e.to_string()))?;
         files::replace(&self.path, bytes, None).map_err(|e| wrong(e.to_string()))
@@ -147,8 +152,15 @@ mod tests {
         assert!(matches!(Memory::open(&dir, "c", &n2), Err(StoreError::OtherDirectory { .. })));
         let again = Memory::open(&dir, "c", &n1).unwrap();
         assert_eq!((again.kept().id, again.kept().state.revision), (id, 4));
+        let has_moved = State { revision: 5, moves: 1, ..State::default() };
+        again.write(Some(&has_moved)).unwrap();
         again.release();
-        std::fs::write(dir.join(FILE), br#"{"v":2}"#).unwrap();
+        let text = std::fs::read_to_string(dir.join(FILE)).unwrap();
+        assert!(text.starts_with("{\"v\":2"), "an older program must not read it: {text}");
+        let again = Memory::open(&dir, "c", &n1).unwrap();
+        assert_eq!(again.kept().state, has_moved);
+        again.release();
+        std::fs::write(dir.join(FILE), br#"{"v":3}"#).unwrap();
         assert!(matches!(Memory::open(&dir, "c", &n1), Err(StoreError::NewerFormat { .. })));
         std::fs::write(dir.join(FILE), b"nonsense").unwrap();
         assert!(matches!(Memory::open(&dir, "c", &n1), Err(StoreError::Damaged { .. })));

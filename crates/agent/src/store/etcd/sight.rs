@@ -1,6 +1,7 @@
 //! What this agent has seen of etcd, as a value: snapshots and times go in, what follows from them is asked for. No clock and
 //! no I/O. The rule by which a leader counts its rounds is written down in [`super`].
 
+use super::super::written;
 use super::wire::{Claim, Found, Holder, Snapshot};
 use cluster::state::State;
 
@@ -175,8 +176,8 @@ impl Sight {
 }
 
 /// Whether the state that was found can follow the one that is known: epochs must never be given out twice.
-fn judge(cluster: &str, known: &State, value: &[u8]) -> Result<State, String> {
-    let found: State = serde_json::from_slice(value).map_err(|e| {
+pub(super) fn judge(cluster: &str, known: &State, value: &[u8]) -> Result<State, String> {
+    let found: State = written::decode(value).map_err(|e| {
         format!(
             "the record in etcd cannot be read ({e}): was it written by a later pgkeel, or by something else?"
         )
@@ -186,6 +187,13 @@ fn judge(cluster: &str, known: &State, value: &[u8]) -> Result<State, String> {
             "the record in etcd is that of cluster {:?}, this agent belongs to {cluster:?}: give each cluster a prefix of \
              its own (store.prefix)",
             found.cluster
+        ));
+    }
+    if found.moves < known.moves {
+        return Err(format!(
+            "the record in etcd is from before move {}: was etcd restored from a backup, or is it another one? Nothing is decided \
+             until a person has looked (docs/configuration.md, \"When etcd was restored\")",
+            known.moves
         ));
     }
     if found.revision < known.revision {
