@@ -2,10 +2,11 @@
 //! state directory that are only appended to. The record that all agents share is not used for it: whoever knocks from outside
 //! could fill that.
 //!
-//! Three shelves, each of two files and bounded, so that what one kind of guest does cannot push out what matters more:
-//! - `orders`: what was done for somebody, or may have been;
+//! Four shelves, each of two files and bounded, so that what one kind of guest does cannot push out what matters more:
+//! - `orders`: what was done for somebody;
+//! - `others`: what is done as a matter of routine, and what went wrong and may have been done;
 //! - `refused`: what was refused to somebody who is known;
-//! - `strangers`: what was refused to whoever is not. Refusals that repeat themselves are counted ([`folding`]).
+//! - `strangers`: what was refused to whoever is not. On all but the first, what repeats itself is counted ([`folding`]).
 //!
 //! A thread of its own writes: a disk that hangs holds up nobody, and what cannot be written is in the log, as an error.
 

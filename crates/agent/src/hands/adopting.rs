@@ -30,7 +30,9 @@ impl Hands {
             Phase::Initialising { node } => *node == self.me,
             _ => !state.members.contains_key(&self.me),
         };
-        self.adopts() && before && self.facts().unfinished.is_none()
+        // What pgkeel has run is never somebody else's, whatever this node has lost.
+        let foreign = !adopt::is_ours(&self.place);
+        self.adopts() && before && foreign && self.facts().unfinished.is_none()
     }
 
     pub(super) async fn end_orphan(&self) -> Result<(), PgError> {
