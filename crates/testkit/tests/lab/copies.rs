@@ -31,6 +31,7 @@ fn asked_for() -> Result<()> {
         let before = lab.up().await?;
         let primary = lab.primary(&before)?;
         let node = a_standby(lab, primary)?;
+        first_copy(lab, node).await?;
         let name = lab.node(node)?.place.name.clone();
         let watch = Watch::start(lab).await?;
         let since = watch.quiet_moment().await?.over();
@@ -59,6 +60,7 @@ fn copy_cut_short() -> Result<()> {
         slow_copies(lab, 2)?;
         let status = lab.up().await?;
         let node = a_standby(lab, lab.primary(&status)?)?;
+        first_copy(lab, node).await?;
         let writer = lab.writer().await?;
         let dir = lab.node(node)?.place.dir.clone();
         let asked_at = wall_ms();
@@ -91,6 +93,7 @@ fn source_dies() -> Result<()> {
         slow_copies(lab, 2)?;
         let status = lab.up().await?;
         let node = a_standby(lab, lab.primary(&status)?)?;
+        first_copy(lab, node).await?;
         let writer = lab.writer().await?;
         let asked_at = wall_ms();
         clone(lab, node, &[])?;
@@ -120,6 +123,7 @@ fn no_room() -> Result<()> {
         let status = lab.up().await?;
         let node = 2;
         ensure!(lab.primary(&status)? != node, "the first node by name makes the database");
+        first_copy(lab, node).await?;
         let writer = lab.writer().await?;
         disk.leave_free(30 << 20)?;
         let asked_at = wall_ms();
@@ -159,6 +163,13 @@ fn store_elsewhere(lab: &Lab, node: usize) -> Result<()> {
     let elsewhere = lab.cluster.options.root.join(format!("{}-store", place.name));
     std::fs::create_dir(&elsewhere)?;
     Ok(std::os::unix::fs::symlink(elsewhere, place.dir.join("store"))?)
+}
+
+/// Waits until the copy that the cluster began with is recorded, which may be after all nodes have their places: what comes
+/// after it is another one.
+async fn first_copy(lab: &Lab, node: usize) -> Result<()> {
+    returned(lab, node, 0).await?;
+    Ok(())
 }
 
 /// Orders it, without waiting.
