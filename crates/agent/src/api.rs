@@ -23,6 +23,7 @@ mod status;
 mod store;
 mod upgrade;
 mod users;
+mod verifier;
 mod view;
 mod wal;
 mod why;
@@ -117,6 +118,7 @@ pub fn router(
         .merge(clone::routes())
         .merge(upgrade::routes())
         .merge(users::routes())
+        .merge(verifier::routes())
         .with_state(shared)
         .merge(raft)
         .layer(axum::middleware::from_fn_with_state(door, access::check))

@@ -29,6 +29,20 @@ pub struct OrderAsked {
     pub only_try: bool,
 }
 
+/// A proxy's question, with what a user of the database logs in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoseVerifier {
+    /// The user's name.
+    pub user: String,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verifier {
+    /// `rolpassword` of pg_authid; `None`: there is no such user, or it has no password or may not log in (any more).
+    pub verifier: Option<String>,
+}
+
 /// An agent's answer to "are you there?".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {

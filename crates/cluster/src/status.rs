@@ -178,6 +178,7 @@ pub fn view(state: &State) -> view::View {
         revision: state.revision,
         waiting: primary.is_none().then(|| waiting_sentence(state)),
         primary: primary.as_ref().and_then(server),
+        primary_agent: primary.as_ref().and_then(|node| agent_address(state, node)),
         readers,
         hold: state.handover.as_ref().filter(|h| h.stage != Stage::Preparing).map(ToString::to_string),
         agents: state.seated().filter_map(|node| agent_address(state, node)).collect(),

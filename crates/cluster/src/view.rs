@@ -39,6 +39,9 @@ pub struct View {
     /// `host:port` of the agents of all nodes, which may be others than a proxy was configured with. Empty: not told.
     #[serde(default)]
     pub agents: Vec<String>,
+    /// `host:port` of the agent of the primary. `None`: there is no primary, or it is not told.
+    #[serde(default)]
+    pub primary_agent: Option<String>,
 }
 
 impl View {

@@ -35,6 +35,8 @@ pub enum Right {
     See,
     /// To look at what others had it do, and who was refused.
     Review,
+    /// To learn what the database's users log in with: verifiers of their passwords.
+    Verify,
     /// To have it do something.
     Operate,
     /// To take part in its decisions, as one node's agent does.
@@ -51,6 +53,7 @@ impl Role {
         match right {
             Right::See => true,
             Right::Review | Right::Operate => matches!(self, Role::Operator | Role::Admin | Role::Agent),
+            Right::Verify => matches!(self, Role::Proxy | Role::Agent),
             Right::TakePart => self == Role::Agent,
         }
     }
@@ -91,6 +94,7 @@ impl Right {
         match self {
             Right::See => "look at the cluster",
             Right::Review => "look at the audit list or at the users",
+            Right::Verify => "look up what users of the database log in with",
             Right::Operate => "give orders",
             Right::TakePart => "take part as an agent",
         }

@@ -11,7 +11,7 @@ mod hooks_section;
 mod log_section;
 mod managed;
 mod members;
-mod pool;
+pub(crate) mod pool;
 mod postgres;
 mod proxy_section;
 mod report;

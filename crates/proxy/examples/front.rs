@@ -6,7 +6,7 @@
 use cluster::view::Server;
 use proxy::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
-    Settings,
+    Settings, Verifiers,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,12 @@ fn main() {
         password: None,
         database: "postgres".to_owned(),
     });
-    let auth = lookup.clone().map_or(ClientAuth::Trust, ClientAuth::Scram);
-    let console = ConsoleSettings { users: vec!["postgres".to_owned()], viewers: Vec::new(), lookup };
+    let auth = lookup.clone().map_or(ClientAuth::Trust, |lookup| ClientAuth::Scram(Verifiers::Role(lookup)));
+    let console = ConsoleSettings {
+        users: vec!["postgres".to_owned()],
+        viewers: Vec::new(),
+        verifiers: lookup.map(Verifiers::Role),
+    };
     let pool = PoolSettings {
         servers_max: size,
         reserve: 0,

@@ -108,7 +108,7 @@ async fn run_with(
     let agents = settings.agents.clone();
     let (reader, asked) = reload.map(|Reload { reader, asked }| (reader, asked)).unzip();
     let settings = (settings, Reloads::by(reader));
-    let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
+    let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), (caller.clone(), desks), mock));
     let mut tasks = JoinSet::new();
     if !agents.is_empty() {
         tasks.spawn(follow_all(caller.clone(), agents, Arc::clone(&newest), views.clone()));

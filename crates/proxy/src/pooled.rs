@@ -3,6 +3,8 @@
 //! A client's session is [`crate::logical`]; which server it is lent, [`crate::lend`] says and [`pools`] does; [`exchange`]
 //! moves the bytes. One task for each client, which holds the server that it is lent: nothing crosses threads.
 
+mod agents;
+
 mod bell;
 
 mod exchange;

@@ -108,7 +108,7 @@ fn differ(now: &Settings, new: &Settings) -> Vec<&'static str> {
     stays(now.takeover == new.takeover, "takeover");
     stays(now.tls == new.tls, "tls");
     stays(now.server_tls == new.server_tls, "server_tls");
-    stays(now.lookup() == new.lookup() && now.ask_as == new.ask_as, "lookup_user");
+    stays(now.verifiers() == new.verifiers() && now.ask_as == new.ask_as, "lookup_user");
     match (&now.pool, &new.pool) {
         (Some(now), Some(new)) => {
             stays(now.auth == new.auth, "auth");
@@ -201,7 +201,7 @@ pub async fn reload_when_asked(shared: Arc<Shared>, mut asked: watch::Receiver<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{ClientAuth, ServerTls};
+    use crate::settings::{ClientAuth, ServerTls, Verifiers};
     use std::time::Duration;
 
     fn settings() -> Settings {
@@ -267,7 +267,7 @@ mod tests {
         let mut now = settings();
         let lookup =
             crate::settings::Lookup { user: "u".to_owned(), password: None, database: "postgres".to_owned() };
-        now.pool.as_mut().unwrap().auth = ClientAuth::Scram(lookup);
+        now.pool.as_mut().unwrap().auth = ClientAuth::Scram(Verifiers::Role(lookup));
         let (merged, outcome) = merge(&now, settings());
         assert!(matches!(merged.pool.unwrap().auth, ClientAuth::Scram(_)));
         assert_eq!(outcome.at_restart, ["lookup_user", "auth"]);

@@ -190,6 +190,7 @@ mod tests {
             waiting: primary.is_none().then(|| "waiting for seals: 1 of 2".to_string()),
             hold: None,
             agents: Vec::new(),
+            primary_agent: None,
         }
     }
 

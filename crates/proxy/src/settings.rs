@@ -112,8 +112,8 @@ pub struct ConsoleSettings {
     pub users: Vec<String>,
     /// Roles that may look.
     pub viewers: Vec<String>,
-    /// In the session mode: the role that looks up their verifiers. The pooled mode has one already.
-    pub lookup: Option<Lookup>,
+    /// In the session mode: who tells their verifiers. The pooled mode knows that already.
+    pub verifiers: Option<Verifiers>,
 }
 
 /// Settings of the pooled mode. Limits are shared out among the workers, rounded up.
@@ -161,15 +161,15 @@ pub struct ClientLimits {
 impl Settings {
     /// Whether there are pools; in the session mode only for looking up the verifiers of the console's users.
     pub(crate) fn has_pools(&self) -> bool {
-        self.pool.is_some() || self.console.lookup.is_some()
+        self.pool.is_some() || matches!(self.console.verifiers, Some(Verifiers::Role(_)))
     }
 
-    /// The role that looks up verifiers.
-    pub(crate) fn lookup(&self) -> Option<&Lookup> {
+    /// Who tells verifiers.
+    pub(crate) fn verifiers(&self) -> Option<&Verifiers> {
         match self.pool.as_ref().map(|pool| &pool.auth) {
-            Some(ClientAuth::Scram(lookup) | ClientAuth::Rules(_, lookup)) => Some(lookup),
+            Some(ClientAuth::Scram(verifiers) | ClientAuth::Rules(_, verifiers)) => Some(verifiers),
             Some(ClientAuth::Trust) => None,
-            None => self.console.lookup.as_ref(),
+            None => self.console.verifiers.as_ref(),
         }
     }
 
@@ -214,10 +214,30 @@ impl PoolSettings {
 pub enum ClientAuth {
     /// Whoever comes, under any name: only where nobody else can reach the proxy.
     Trust,
-    /// By SCRAM-SHA-256, with the verifiers that this role reads from pg_authid on the server.
-    Scram(Lookup),
-    /// As the rules of these files say; this role looks up verifiers.
-    Rules(RuleFiles, Lookup),
+    /// By SCRAM-SHA-256.
+    Scram(Verifiers),
+    /// As the rules of these files say.
+    Rules(RuleFiles, Verifiers),
+}
+
+/// Who tells the verifiers of passwords, as the server has them in pg_authid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verifiers {
+    /// The cluster's agents, that of the primary first. Nothing has to be set up for it, and the proxy has no password.
+    Agents,
+    /// A role of the server that may read them.
+    Role(Lookup),
+}
+
+impl Verifiers {
+    /// The role, if it is one.
+    #[must_use]
+    pub fn role(&self) -> Option<&Lookup> {
+        match self {
+            Verifiers::Agents => None,
+            Verifiers::Role(lookup) => Some(lookup),
+        }
+    }
 }
 
 /// Files in the form of PostgreSQL's own. They are looked at again while the proxy runs.

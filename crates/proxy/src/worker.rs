@@ -19,6 +19,7 @@ use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::tls::{Scratch, Tls};
 use crate::watch::Views;
+use identity::Caller;
 use pgwire::scram::KEY_LEN;
 use std::cell::RefCell;
 use std::fmt;
@@ -35,8 +36,8 @@ pub const CHUNK_LEN: usize = 16 * 1024;
 /// server that starts up is not flooded.
 const PROBES_MAX: usize = 8;
 
-/// The same trouble with a server's TLS is told once in this time.
-const TLS_LOG_PAUSE: Duration = Duration::from_secs(60);
+/// The same trouble is told once in this time.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Shared by all workers.
 #[derive(Debug)]
@@ -51,7 +52,9 @@ pub struct Shared {
     pub tls: Arc<Tls>,
     /// Who may come; `None`: everybody, as [`Settings`] say.
     pub hba: Option<Hba>,
-    tls_trouble: Mutex<Option<(String, Instant)>>,
+    trouble: Mutex<Option<(String, Instant)>>,
+    /// Calls the cluster's agents.
+    pub caller: Caller,
     pub crowd: Crowd,
     /// Where each worker can be asked from the console.
     pub desks: Desks,
@@ -70,7 +73,7 @@ impl Shared {
     pub fn new(
         (settings, reloads): (Settings, Reloads),
         (tls, hba): (Arc<Tls>, Option<Hba>),
-        desks: Desks,
+        (caller, desks): (Caller, Desks),
         mock: [u8; KEY_LEN],
     ) -> Shared {
         let pool = Pool::new(settings.clients_max);
@@ -83,7 +86,8 @@ impl Shared {
             rounds: Rounds::default(),
             tls,
             hba,
-            tls_trouble: Mutex::default(),
+            trouble: Mutex::default(),
+            caller,
             crowd: Crowd::default(),
             desks,
             consoles: Consoles::default(),
@@ -106,11 +110,15 @@ impl Shared {
 
     /// Logs why a server cannot be reached by TLS. Every client that waits for it meets the same trouble many times.
     pub fn log_tls_trouble(&self, node: &str, why: &str) {
-        let text = format!("{node} cannot be reached by TLS: {why}");
-        let mut last = self.tls_trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = |(known, at): &(String, Instant)| *known == text && at.elapsed() < TLS_LOG_PAUSE;
+        self.log_trouble(format!("{node} cannot be reached by TLS: {why}; trying again"));
+    }
+
+    /// Logs what a person has to look at, and that many clients meet: the same once a minute.
+    pub fn log_trouble(&self, text: String) {
+        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |(known, at): &(String, Instant)| *known == text && at.elapsed() < TROUBLE_PAUSE;
         if !last.as_ref().is_some_and(is_known) {
-            tracing::error!("{text}; trying again");
+            tracing::error!("{text}");
             *last = Some((text, Instant::now()));
         }
     }

@@ -44,6 +44,9 @@ const TO_REVIEW: [&str; 2] = ["/v1/audit", "/v1/users"];
 /// What is done for whoever may give orders.
 const TO_OPERATE: [&str; 5] = ["/v1/aside/prune", "/v1/clone", "/v1/order", "/v1/reload", "/v1/upgrade"];
 
+/// What proxies ask to let clients in.
+const TO_VERIFY: &str = "/v1/verifier";
+
 /// What is for who has an invitation and nothing else; it looks for itself at that.
 fn is_for_all(method: &Method, path: &str) -> bool {
     matches!((method.as_str(), path), ("GET", "/v1/authority") | ("POST", "/v1/join"))
@@ -54,13 +57,13 @@ const TO_LEARN: &str = "/v1/raft/hello";
 /// What members of the store say to each other.
 const OF_THE_STORE: &str = "/v1/raft/";
 
-/// What only agents ask that have shown who they are, wherever agents can: it tells the whole record, and has files read and what is in
-/// them sent elsewhere.
-const OVER_TLS_ONLY: [&str; 2] = ["/v1/store/judge", "/v1/store/opening"];
+/// What is asked only by who has shown who he is, wherever there is TLS. Of agents: it tells the whole record, or has files read and
+/// what is in them sent elsewhere. Of proxies: verifiers, against which passwords can be tried.
+const OVER_TLS_ONLY: [&str; 3] = ["/v1/store/judge", "/v1/store/opening", TO_VERIFY];
 
 fn is_too_open(who: &Who, path: &str, has_tls: bool) -> Option<(StatusCode, String)> {
     let refused = has_tls && *who == Who::Unasked && OVER_TLS_ONLY.contains(&path);
-    refused.then(|| (StatusCode::FORBIDDEN, "agents ask this of each other over TLS only".to_owned()))
+    refused.then(|| (StatusCode::FORBIDDEN, "this is asked over TLS only, by agents and proxies".to_owned()))
 }
 
 fn needed(method: &Method, path: &str) -> Right {
@@ -70,6 +73,7 @@ fn needed(method: &Method, path: &str) -> Right {
         Method::GET | Method::HEAD if TO_SEE.contains(&path) => Right::See,
         Method::GET | Method::HEAD if TO_REVIEW.contains(&path) => Right::Review,
         Method::POST if TO_OPERATE.contains(&path) => Right::Operate,
+        Method::POST if path == TO_VERIFY => Right::Verify,
         _ => Right::TakePart,
     }
 }

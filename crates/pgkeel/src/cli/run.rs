@@ -57,9 +57,11 @@ impl Source {
             json(listen.into()),
             json(args.servers.into())
         );
-        if let Some(user) = args.lookup_user {
-            text += &format!("pool_mode = \"pooled\"\nlookup_user = {}\n", json(user.into()));
-        }
+        // Without the role nobody could tell whether a client may come; servers check their sessions themselves.
+        text += &match args.lookup_user {
+            Some(user) => format!("lookup_user = {}\n", json(user.into())),
+            None => "pool_mode = \"session\"\n".to_owned(),
+        };
         if let Some(file) = args.hba_file {
             text += &format!("auth = \"hba\"\nhba_file = {}\n", path(file));
         }

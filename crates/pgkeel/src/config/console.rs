@@ -2,7 +2,7 @@
 
 use proxy::ConsoleSettings;
 
-use super::pool::{name, read_lookup};
+use super::pool::{name, read_verifiers};
 use super::report::Report;
 use super::section::{OneAlone, Section};
 
@@ -14,7 +14,7 @@ pub(super) fn is_wanted(section: &Section<'_>) -> bool {
     KEYS.iter().any(|key| section.has(key))
 }
 
-/// `in_session_mode` is whether the proxy has no pools, and so no role that looks up verifiers for them.
+/// `in_session_mode` is whether the proxy has no pools, and so nobody yet who tells verifiers.
 pub(super) fn read(
     section: &Section<'_>,
     report: &mut Report<'_>,
@@ -23,11 +23,11 @@ pub(super) fn read(
     let [users, viewers] = KEYS.map(|key| roles(section, report, key));
     let (users, viewers) = (users?, viewers?);
     let is_used = !users.is_empty() || !viewers.is_empty();
-    let lookup = match in_session_mode && is_used {
-        true => Some(read_lookup(section, report, "a role that reads the verifiers of console_users")?),
+    let verifiers = match in_session_mode && is_used {
+        true => Some(read_verifiers(section, report)?),
         false => None,
     };
-    Some(ConsoleSettings { users, viewers, lookup })
+    Some(ConsoleSettings { users, viewers, verifiers })
 }
 
 fn roles(section: &Section<'_>, report: &mut Report<'_>, key: &str) -> Option<Vec<String>> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, RuleFiles};
+use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, RuleFiles, Verifiers};
 
 use super::console;
 use super::members::absolute_path;
@@ -31,6 +31,7 @@ pub(super) const KEYS: [&str; 17] = [
     "io",
 ];
 
+const LOOKUP_KEYS: [&str; 3] = ["lookup_user", "lookup_password", "lookup_database"];
 const POOL_SIZE_DEFAULT: u32 = 20;
 const POOL_SIZE_MAX: u32 = 10_000;
 const RESERVE_AFTER_DEFAULT: Duration = Duration::from_secs(5);
@@ -63,7 +64,7 @@ enum Auth {
 
 /// The outer `None` goes with a reported error, the inner one is the session mode.
 pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Option<PoolSettings>> {
-    let mode = section.parsed_or(report, "pool_mode", Mode::Session, mode);
+    let mode = section.parsed_or(report, "pool_mode", Mode::Pooled, mode);
     let size = section.integer_or(report, "pool_size", POOL_SIZE_DEFAULT, 1..=POOL_SIZE_MAX);
     let query_wait = section.parsed_or(report, "query_wait", QUERY_WAIT_DEFAULT, units::duration);
     let auth = section.parsed_or(report, "auth", Auth::Scram, auth);
@@ -89,8 +90,8 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
     let files = read_rule_files(section, report, auth)?;
     let auth = match (auth, files) {
         (Auth::Trust, _) => ClientAuth::Trust,
-        (Auth::Scram, _) | (Auth::Rules, None) => ClientAuth::Scram(read_verifying_role(section, report)?),
-        (Auth::Rules, Some(files)) => ClientAuth::Rules(files, read_verifying_role(section, report)?),
+        (Auth::Scram, _) | (Auth::Rules, None) => ClientAuth::Scram(read_verifiers(section, report)?),
+        (Auth::Rules, Some(files)) => ClientAuth::Rules(files, read_verifiers(section, report)?),
     };
     Some(Some(PoolSettings {
         servers_max: size,
@@ -129,8 +130,13 @@ fn read_rule_files(section: &Section<'_>, report: &mut Report<'_>, auth: Auth) -
     }
 }
 
-fn read_verifying_role(section: &Section<'_>, report: &mut Report<'_>) -> Option<Lookup> {
-    read_lookup(section, report, "a role that may read pg_authid")
+/// Who tells verifiers: the cluster's agents, unless a role is named. In front of servers that have no agents, one must be.
+pub(super) fn read_verifiers(section: &Section<'_>, report: &mut Report<'_>) -> Option<Verifiers> {
+    let is_named = LOOKUP_KEYS.iter().any(|key| section.has(key));
+    if section.has("servers") || is_named {
+        return Some(Verifiers::Role(read_lookup(section, report, "a role that may read pg_authid")?));
+    }
+    Some(Verifiers::Agents)
 }
 
 /// The role that looks up verifiers, which must be given; `why` is said if it is not.
@@ -153,11 +159,32 @@ pub(super) fn asking_role(
     pool: Option<&PoolSettings>,
 ) -> Option<Lookup> {
     match pool.map(|pool| &pool.auth) {
-        Some(ClientAuth::Scram(lookup) | ClientAuth::Rules(_, lookup)) => Some(lookup.clone()),
-        Some(ClientAuth::Trust) | None => {
+        Some(ClientAuth::Scram(Verifiers::Role(lookup)) | ClientAuth::Rules(_, Verifiers::Role(lookup))) => {
+            Some(lookup.clone())
+        }
+        Some(ClientAuth::Scram(_) | ClientAuth::Rules(..) | ClientAuth::Trust) | None => {
             read_lookup(section, report, "a role that asks the servers which of them is the primary")
         }
     }
+}
+
+/// What the summary says of it.
+pub(crate) fn line(pool: Option<&PoolSettings>) -> String {
+    let Some(pool) = pool else {
+        return "each client has a server connection of its own, on whose server it logs in".to_owned();
+    };
+    let told = |verifiers: &Verifiers| match verifiers {
+        Verifiers::Agents => "the agents tell verifiers".to_owned(),
+        Verifiers::Role(role) => format!("the role {} reads verifiers", role.user),
+    };
+    let who = match &pool.auth {
+        ClientAuth::Trust => "anybody may come, under any name".to_owned(),
+        ClientAuth::Scram(verifiers) => format!("clients come by SCRAM, {}", told(verifiers)),
+        ClientAuth::Rules(files, verifiers) => {
+            format!("clients come as {} says, {}", files.hba.display(), told(verifiers))
+        }
+    };
+    format!("lends {} server connections for each database and user; {who}", pool.servers_max)
 }
 
 fn read_limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<ClientLimits> {

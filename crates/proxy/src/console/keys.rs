@@ -98,7 +98,7 @@ fn keep(user: &[u8], verifier: &Verifier, worker: &Worker) {
 
 /// Keeps the verifiers fresh until the proxy stops: on one worker, if there is a console, and a role to look them up.
 pub async fn keep_keys(worker: Rc<Worker>) {
-    if worker.number != 0 || worker.shared.settings().lookup().is_none() {
+    if worker.number != 0 || worker.shared.settings().verifiers().is_none() {
         return;
     }
     let mut stop = worker.stop.clone();

@@ -77,7 +77,7 @@ fn proof(console: &ConsoleSettings, auth: Option<&ClientAuth>, peer: IpAddr) -> 
             let why = "with auth = \"trust\" the console takes clients of the proxy's own host only";
             Err(refused("28000", why, "Connect to 127.0.0.1 there, or set auth = \"scram\" in `[proxy]`."))
         }
-        None if console.lookup.is_some() => Ok(Proof::Scram),
+        None if console.verifiers.is_some() => Ok(Proof::Scram),
         None => {
             let why = "in the session mode the proxy cannot check who uses its console";
             let hint = "Set `lookup_user` in `[proxy]`: a role that may read the verifiers of passwords.";
@@ -118,14 +118,14 @@ pub fn greet(key: &CancelKey, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Lookup;
+    use crate::settings::{Lookup, Verifiers};
 
     fn lookup() -> Lookup {
         Lookup { user: "l".into(), password: None, database: "postgres".into() }
     }
 
     fn console() -> ConsoleSettings {
-        ConsoleSettings { users: vec!["ann".into()], viewers: vec!["bob".into()], lookup: None }
+        ConsoleSettings { users: vec!["ann".into()], viewers: vec!["bob".into()], verifiers: None }
     }
 
     fn state(result: Result<Proof, Refusal>) -> String {
@@ -140,7 +140,7 @@ mod tests {
     fn nobody_is_believed_without_proof_but_where_everybody_is() {
         let (here, there): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap());
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
-        let scram = ClientAuth::Scram(lookup());
+        let scram = ClientAuth::Scram(Verifiers::Role(lookup()));
         for auth in [Some(&scram), Some(&ClientAuth::Trust), None] {
             assert_eq!(state(proof(&ConsoleSettings::default(), auth, here)), "3D000", "it is off");
         }
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(state(proof(&console(), Some(&ClientAuth::Trust), mapped)), "Nothing");
         assert_eq!(state(proof(&console(), Some(&ClientAuth::Trust), there)), "28000");
         assert_eq!(state(proof(&console(), None, here)), "28000", "not even from here");
-        let can_check = ConsoleSettings { lookup: Some(lookup()), ..console() };
+        let can_check = ConsoleSettings { verifiers: Some(Verifiers::Role(lookup())), ..console() };
         assert_eq!(state(proof(&can_check, None, there)), "Scram");
     }
 

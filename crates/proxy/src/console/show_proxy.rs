@@ -4,7 +4,7 @@ use super::table::{Kind, Table};
 use crate::hold::hold_reason;
 use crate::reload::CHANGEABLE;
 use crate::route::open_primary;
-use crate::settings::{ClientAuth, Io, Settings};
+use crate::settings::{ClientAuth, Io, Settings, Verifiers};
 use cluster::view::View;
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ pub fn config(settings: &Settings) -> Table {
     add("workers", Some(settings.workers.max(1).to_string()));
     add("console_users", list(&settings.console.users));
     add("console_viewers", list(&settings.console.viewers));
-    add("lookup_user", settings.lookup().map(|lookup| lookup.user.clone()));
+    add("lookup_user", settings.verifiers().and_then(Verifiers::role).map(|role| role.user.clone()));
     let Some(pool) = &settings.pool else {
         add("pool_mode", Some("session".to_owned()));
         return table;

@@ -117,6 +117,7 @@ impl Chooser {
             waiting: self.current.is_none().then(|| self.nobody()),
             hold: None,
             agents: Vec::new(),
+            primary_agent: None,
         }
     }
 

@@ -1,11 +1,12 @@
 //! The verifiers of clients, as a server has them. Nothing is stored but in memory, and no password at all.
 
+use super::agents;
 use super::login::NotAdmitted;
 use super::pools::{Lent, give_back, want};
 use super::post::Told;
 use crate::error::Refusal;
 use crate::lend::Returned;
-use crate::settings::Lookup;
+use crate::settings::{Lookup, Verifiers};
 use crate::worker::Worker;
 use pgwire::WholeMessages;
 use pgwire::message::put;
@@ -59,23 +60,46 @@ pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier,
         return Ok(verifier);
     }
     let settings = worker.shared.settings();
-    let Some(lookup) = settings.lookup() else { return Err(NotAdmitted::Gone) };
+    let text = match settings.verifiers() {
+        None => return Err(NotAdmitted::Gone),
+        Some(Verifiers::Agents) => ask_agents(user, worker).await?,
+        Some(Verifiers::Role(lookup)) => ask_server(lookup, user, worker).await?,
+    };
+    let mut secrets = worker.secrets.borrow_mut();
+    let verifier = text.as_deref().and_then(|text| Verifier::parse(text).ok());
+    let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &worker.shared.mock));
+    secrets.keep(user, verifier.clone(), Instant::now());
+    Ok(verifier)
+}
+
+async fn ask_agents(user: &[u8], worker: &Rc<Worker>) -> Result<Option<String>, NotAdmitted> {
+    let asked = timeout(LOOKUP_MAX, agents::ask(user, worker)).await;
+    asked.unwrap_or_else(|_| Err("no agent has answered".to_owned())).map_err(|why| {
+        let trouble = format!("no agent tells with what users log in ({why}); nobody new can log in");
+        worker.shared.log_trouble(trouble);
+        let why = "no agent of the cluster could be asked for the verifier of the password".to_owned();
+        Refusal::LoginUnchecked { why }.into()
+    })
+}
+
+async fn ask_server(
+    lookup: &Lookup,
+    user: &[u8],
+    worker: &Rc<Worker>,
+) -> Result<Option<String>, NotAdmitted> {
     let mut borrowed = Borrowed { worker, lent: Some(lend(lookup, worker).await?) };
     let asked = timeout(LOOKUP_MAX, borrowed.ask(user)).await;
     let asked = asked.unwrap_or_else(|_| Err("no answer".to_owned()));
     if asked.is_ok() {
         borrowed.give_back_clean();
     }
-    drop(borrowed);
-    let text = asked.map_err(|why| {
-        tracing::error!("cannot look up the secret of a user as {}: {why}; nobody can log in", lookup.user);
-        Refusal::LoginUnchecked { why: "the role that looks up secrets cannot do so".to_owned() }
-    })?;
-    let mut secrets = worker.secrets.borrow_mut();
-    let verifier = text.as_deref().and_then(|text| Verifier::parse(text).ok());
-    let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &worker.shared.mock));
-    secrets.keep(user, verifier.clone(), Instant::now());
-    Ok(verifier)
+    asked.map_err(|why| {
+        let role = &lookup.user;
+        worker
+            .shared
+            .log_trouble(format!("cannot look up the secret of a user as {role}: {why}; nobody can log in"));
+        Refusal::LoginUnchecked { why: "the role that looks up secrets cannot do so".to_owned() }.into()
+    })
 }
 
 /// A server that is given back whatever becomes of the login, which may be given up at any moment.
@@ -125,7 +149,9 @@ async fn lend(lookup: &Lookup, worker: &Rc<Worker>) -> Result<Box<Lent>, NotAdmi
             Told::Refused(refusal) => return Err((*refusal).into()),
             Told::RefusedByServer(message) => {
                 let why = String::from_utf8_lossy(&message).replace('\0', " ");
-                tracing::error!("{} cannot log in to look up secrets: {why}; nobody can log in", lookup.user);
+                let trouble =
+                    format!("{} cannot log in to look up secrets: {why}; nobody can log in", lookup.user);
+                worker.shared.log_trouble(trouble);
                 let why = "the role that looks up secrets cannot log in".to_owned();
                 return Err(Refusal::LoginUnchecked { why }.into());
             }

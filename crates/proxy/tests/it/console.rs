@@ -4,7 +4,7 @@ use crate::pooled::{direct, pooled};
 use crate::postgres::{Postgres, psql_as};
 use crate::raw_client::RawClient;
 use crate::setup::{Proxy, settings, view};
-use proxy::{ClientAuth, ConsoleSettings, Lookup, PoolSettings, Settings};
+use proxy::{ClientAuth, ConsoleSettings, Lookup, PoolSettings, Settings, Verifiers};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -15,7 +15,7 @@ pub type Row = HashMap<String, String>;
 /// The console for whoever is named: may do all, may look.
 pub fn with_console(settings: Settings) -> Settings {
     let console =
-        ConsoleSettings { users: vec!["postgres".into()], viewers: vec!["viewer".into()], lookup: None };
+        ConsoleSettings { users: vec!["postgres".into()], viewers: vec!["viewer".into()], verifiers: None };
     Settings { console, ..settings }
 }
 
@@ -181,10 +181,13 @@ async fn the_console_asks_for_passwords_as_the_databases_do() {
     admin.batch_execute("alter role postgres password 'p'").await.unwrap();
     let lookup = || Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
     let session = Settings {
-        console: ConsoleSettings { lookup: Some(lookup()), ..with_console(settings()).console },
+        console: ConsoleSettings {
+            verifiers: Some(Verifiers::Role(lookup())),
+            ..with_console(settings()).console
+        },
         ..settings()
     };
-    let pool = with_console(pooled(2, ClientAuth::Scram(lookup())));
+    let pool = with_console(pooled(2, ClientAuth::Scram(Verifiers::Role(lookup()))));
     for settings in [pool, session] {
         let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
         let port = proxy.address.port();
@@ -230,7 +233,8 @@ async fn clients_of_the_session_mode_are_shown_too() {
     let admin = direct(&postgres).await;
     admin.batch_execute("alter role postgres password 'p'").await.unwrap();
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
-    let console = ConsoleSettings { lookup: Some(lookup), ..with_console(settings()).console };
+    let console =
+        ConsoleSettings { verifiers: Some(Verifiers::Role(lookup)), ..with_console(settings()).console };
     let settings = Settings { console, ..settings() };
     let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
     let client = named(&proxy, "own").await;

@@ -6,7 +6,7 @@ use crate::postgres::Postgres;
 use crate::setup::{Proxy, settings, view};
 use crate::tls::{fail, run, target, tls};
 use crate::tls_login::postgres_of_ann;
-use proxy::{ClientAuth, ClientTlsMode, Lookup, ProxyError, RuleFiles, Settings};
+use proxy::{ClientAuth, ClientTlsMode, Lookup, ProxyError, RuleFiles, Settings, Verifiers};
 use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
@@ -27,7 +27,7 @@ fn by_rules(files: &Files, hba: &str) -> Settings {
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
     let rules =
         RuleFiles { hba: files.write("pg_hba.conf", hba), ident: Some(files.write("pg_ident.conf", NAMES)) };
-    pooled(2, ClientAuth::Rules(rules, lookup))
+    pooled(2, ClientAuth::Rules(rules, Verifiers::Role(lookup)))
 }
 
 fn make_roles(postgres: &Postgres) {
@@ -134,6 +134,6 @@ async fn a_proxy_does_not_start_with_rules_that_it_cannot_keep() {
     assert!(matches!(ended, Err(ProxyError::Hba(_))), "{ended:?}");
     let absent = RuleFiles { hba: "/nowhere/pg_hba.conf".into(), ident: None };
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
-    let told = proxy::check_files(&pooled(1, ClientAuth::Rules(absent, lookup))).join("\n");
+    let told = proxy::check_files(&pooled(1, ClientAuth::Rules(absent, Verifiers::Role(lookup)))).join("\n");
     assert!(told.contains("\"/nowhere/pg_hba.conf\": cannot be read"), "{told}");
 }

@@ -3,7 +3,7 @@
 use crate::leaks::long;
 use crate::postgres::Postgres;
 use crate::setup::{Proxy, settings, view};
-use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, Settings};
+use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, Settings, Verifiers};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -128,7 +128,7 @@ async fn clients_are_checked_by_the_server_s_verifiers_and_logged_in_without_the
     postgres.ask_passwords_of("ann");
     admin.batch_execute("select pg_reload_conf()").await.unwrap();
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
-    let settings = pooled(2, ClientAuth::Scram(lookup));
+    let settings = pooled(2, ClientAuth::Scram(Verifiers::Role(lookup)));
     let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
     let log_in = |user: &str, password: &str| {
         let mut config = tokio_postgres::Config::new();

@@ -6,7 +6,7 @@ use crate::postgres::Postgres;
 use crate::raw_tls::in_the_middle;
 use crate::setup::{Proxy, view};
 use crate::tls::{fail, run, tls};
-use proxy::{ClientAuth, ClientTlsMode, Lookup, ServerTls, Settings};
+use proxy::{ClientAuth, ClientTlsMode, Lookup, ServerTls, Settings, Verifiers};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::block_in_place;
@@ -30,7 +30,7 @@ pub fn postgres_of_ann(tls: Option<&Signed>) -> Postgres {
 
 pub fn scram() -> Settings {
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
-    pooled(2, ClientAuth::Scram(lookup))
+    pooled(2, ClientAuth::Scram(Verifiers::Role(lookup)))
 }
 
 pub fn ann(address: SocketAddr, rest: &str) -> String {

@@ -15,7 +15,7 @@ use tokio_postgres::error::SqlState;
 
 /// Half of the sessions are idle, the others write.
 const SESSIONS: usize = 64;
-const POOL: &str = "pool_mode = \"pooled\"\npool_size = 16\nauth = \"trust\"\n";
+const POOL: &str = "pool_size = 16\n";
 
 #[test]
 fn sessions_outlive_a_failover_and_a_switchover() -> Result<()> {

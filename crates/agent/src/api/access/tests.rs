@@ -26,6 +26,8 @@ fn looking_ordering_and_taking_part_are_three_things() {
         assert_eq!(needed(&Method::GET, path), Right::Review);
     }
     assert_eq!(needed(&Method::POST, "/v1/audit"), Right::TakePart);
+    assert_eq!(needed(&Method::POST, TO_VERIFY), Right::Verify);
+    assert_eq!(needed(&Method::GET, TO_VERIFY), Right::TakePart);
     for path in [
         "/v1/heartbeat",
         "/v1/config/judge",
@@ -53,6 +55,10 @@ fn who_is_not_known_is_told_what_to_show_and_who_is_what_he_lacks() {
     assert_eq!(lack(Role::Viewer, Right::Operate), Some(403));
     assert_eq!(lack(Role::Admin, Right::TakePart), Some(403));
     assert_eq!(lack(Role::Agent, Right::TakePart), None);
+    assert_eq!([Role::Proxy, Role::Agent].map(|role| lack(role, Right::Verify)), [None; 2]);
+    for role in [Role::Viewer, Role::Operator, Role::Admin] {
+        assert_eq!(lack(role, Right::Verify), Some(403), "nobody who orders needs to guess passwords");
+    }
     assert_eq!(status(&Who::Unasked, Right::TakePart), None);
     for path in OVER_TLS_ONLY {
         let asked = [(true, &Who::Unasked), (false, &Who::Unasked), (true, &Who::Nameless)];
