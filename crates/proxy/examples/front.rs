@@ -6,7 +6,7 @@
 use cluster::view::Server;
 use proxy::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
-    Settings, Verifiers,
+    Settings, Verifiers, WholeSessions,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,7 @@ fn main() {
         age_max: Duration::from_secs(3_600),
         auth,
         limits: ClientLimits::default(),
+        whole_sessions: WholeSessions::default(),
         io: if std::env::var_os("FRONT_EPOLL").is_some() { Io::Epoll } else { Io::Auto },
     };
     let file = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);

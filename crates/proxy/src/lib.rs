@@ -101,5 +101,5 @@ pub use listener::{run, run_reloading};
 pub use reload::{Reader, Reload};
 pub use settings::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, RuleFiles,
-    ServerTls, Settings, Verifiers,
+    ServerTls, Settings, Verifiers, WholeSessions,
 };

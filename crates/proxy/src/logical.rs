@@ -201,6 +201,13 @@ impl Logical {
         self
     }
 
+    /// It keeps the server that it is lent first until it ends.
+    #[must_use]
+    pub fn kept_whole(mut self) -> Logical {
+        self.pins.add(Pin::Configured);
+        self
+    }
+
     /// The session is counted there, too, with others.
     #[must_use]
     pub fn counted_in(mut self, tally: Rc<Tally>) -> Logical {

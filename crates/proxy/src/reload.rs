@@ -64,7 +64,7 @@ impl fmt::Display for Outcome {
 }
 
 /// What [`merge`] takes in, by its name in the configuration file.
-pub const CHANGEABLE: [&str; 14] = [
+pub const CHANGEABLE: [&str; 16] = [
     "hold",
     "peers",
     "takeover_drain",
@@ -79,6 +79,8 @@ pub const CHANGEABLE: [&str; 14] = [
     "clients_max_per_database",
     "idle_in_transaction_max",
     "client_idle_max",
+    "session_users",
+    "session_databases",
 ];
 
 /// The settings that hold from now on.
@@ -132,6 +134,9 @@ fn take_pool(old: &mut PoolSettings, new: PoolSettings, taken: &mut Vec<&'static
     let idle = &mut limits.idle_in_transaction_max;
     take(idle, new.limits.idle_in_transaction_max, "idle_in_transaction_max", taken);
     take(&mut limits.idle_max, new.limits.idle_max, "client_idle_max", taken);
+    let (whole, new_whole) = (&mut old.whole_sessions, new.whole_sessions);
+    take(&mut whole.users, new_whole.users, "session_users", taken);
+    take(&mut whole.databases, new_whole.databases, "session_databases", taken);
     // Not in the configuration file.
     (old.open_max, old.notice_after) = (new.open_max, new.notice_after);
     (old.idle_max, old.age_max) = (new.idle_max, new.age_max);
@@ -253,6 +258,8 @@ mod tests {
         let pool = new.pool.as_mut().unwrap();
         (pool.servers_max, pool.servers_min, pool.reserve) = (77, 7, 7);
         (pool.reserve_after, pool.query_wait) = (Duration::from_secs(7), Duration::from_secs(7));
+        pool.whole_sessions.users = vec!["u".to_owned()];
+        pool.whole_sessions.databases = vec!["d".to_owned()];
         pool.limits = crate::settings::ClientLimits {
             per_user_max: Some(7),
             per_database_max: Some(7),

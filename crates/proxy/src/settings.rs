@@ -141,8 +141,26 @@ pub struct PoolSettings {
     pub auth: ClientAuth,
     /// What clients may use.
     pub limits: ClientLimits,
+    /// Who keeps a server for the whole session.
+    pub whole_sessions: WholeSessions,
     /// How connections are read and written.
     pub io: Io,
+}
+
+/// Clients of the pooled mode that keep the server that they were lent first until they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WholeSessions {
+    /// Those of these users.
+    pub users: Vec<String>,
+    /// Those of these databases.
+    pub databases: Vec<String>,
+}
+
+impl WholeSessions {
+    pub(crate) fn has(&self, user: &[u8], database: &[u8]) -> bool {
+        let names = |list: &[String], name: &[u8]| list.iter().any(|listed| listed.as_bytes() == name);
+        names(&self.users, user) || names(&self.databases, database)
+    }
 }
 
 /// Limits of the pooled mode's clients; `None` is no limit.
@@ -204,6 +222,7 @@ impl PoolSettings {
             age_max: Duration::from_secs(600),
             auth: ClientAuth::Trust,
             limits: ClientLimits::default(),
+            whole_sessions: WholeSessions::default(),
             io: Io::Epoll,
         }
     }

@@ -30,7 +30,8 @@ pub(super) fn read(
     Some(ConsoleSettings { users, viewers, verifiers })
 }
 
-fn roles(section: &Section<'_>, report: &mut Report<'_>, key: &str) -> Option<Vec<String>> {
+/// A list of names.
+pub(super) fn roles(section: &Section<'_>, report: &mut Report<'_>, key: &str) -> Option<Vec<String>> {
     if !section.has(key) {
         return Some(Vec::new());
     }

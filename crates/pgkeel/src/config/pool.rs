@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, RuleFiles, Verifiers};
+use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, RuleFiles, Verifiers, WholeSessions};
 
 use super::console;
 use super::members::absolute_path;
@@ -11,7 +11,7 @@ use super::section::Section;
 use super::units;
 
 /// The keys that are read here.
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 19] = [
     "pool_mode",
     "pool_size",
     "pool_min",
@@ -28,6 +28,8 @@ pub(super) const KEYS: [&str; 17] = [
     "clients_max_per_database",
     "idle_in_transaction_max",
     "client_idle_max",
+    "session_users",
+    "session_databases",
     "io",
 ];
 
@@ -79,10 +81,12 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
         report.error(section.line_of(report, "pool_min"), &section.path("pool_min"), problem);
     }
     let limits = read_limits(section, report);
+    let whole = ["session_users", "session_databases"].map(|key| console::roles(section, report, key));
     let io = section.parsed_or(report, "io", Io::Auto, io);
     let (mode, size, query_wait, auth) = (mode?, size? as usize, query_wait?, auth?);
     let (min, reserve, reserve_after) = (min? as usize, reserve? as usize, reserve_after?);
     let (limits, io) = (limits?, io?);
+    let [Some(users), Some(databases)] = whole else { return None };
     if mode == Mode::Session {
         refuse_alone(section, report);
         return Some(None);
@@ -105,6 +109,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
         age_max: AGE_MAX,
         auth,
         limits,
+        whole_sessions: WholeSessions { users, databases },
         io,
     }))
 }

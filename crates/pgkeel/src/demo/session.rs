@@ -28,6 +28,9 @@ impl fmt::Display for Address {
     }
 }
 
+/// What it says when it is asked for a password, which the demo's servers do not do.
+pub const PASSWORD: &str = "demo";
+
 /// A connection, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Session {
@@ -55,6 +58,7 @@ impl Session {
             .host(&address.host)
             .port(address.port)
             .user("postgres")
+            .password(PASSWORD)
             .dbname("postgres")
             .application_name("pgkeel demo");
         if !settings.is_empty() {

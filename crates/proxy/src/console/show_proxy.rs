@@ -143,6 +143,8 @@ pub fn config(settings: &Settings) -> Table {
     }
     add("clients_max_per_user", count(pool.limits.per_user_max));
     add("clients_max_per_database", count(pool.limits.per_database_max));
+    add("session_users", list(&pool.whole_sessions.users));
+    add("session_databases", list(&pool.whole_sessions.databases));
     add("idle_in_transaction_max", pool.limits.idle_in_transaction_max.and_then(time));
     add("client_idle_max", pool.limits.idle_max.and_then(time));
     table

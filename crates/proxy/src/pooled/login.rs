@@ -91,6 +91,9 @@ pub async fn admit<'a>(
     let logical = Logical::new(Owner(u64::from(id.0)), settings, told.clone())
         .counted_in(Rc::clone(&login.tally))
         .told_as(key.pid());
+    let settings = worker.shared.settings();
+    let whole = settings.pool.as_ref().is_some_and(|pool| pool.whole_sessions.has(user, &seat.who.database));
+    let logical = if whole { logical.kept_whole() } else { logical };
     put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
     told.tell_all(&mut greeting);
     put(b'K', &[&key.to_bytes()], &mut greeting);

@@ -16,8 +16,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// How long a verifier is believed. A changed password is looked up at once when the old one does not fit.
-const KEPT: Duration = Duration::from_secs(60);
+/// How long a verifier is believed: so long an old password does after it was changed, and many logins of one user cost one look.
+const KEPT: Duration = Duration::from_secs(5);
 
 /// Most users that are remembered.
 const USERS_MAX: usize = 10_000;

@@ -32,10 +32,12 @@ pub enum Pin {
     UnseenSetting = 1 << 11,
     /// The seed of random numbers was set; nothing takes that back.
     Seed = 1 << 12,
+    /// The configuration says that it keeps one.
+    Configured = 1 << 13,
 }
 
 /// Every reason, in the order in which they are told.
-const ALL: [Pin; 13] = [
+const ALL: [Pin; 14] = [
     Pin::Temporary,
     Pin::Cursor,
     Pin::Lock,
@@ -49,6 +51,7 @@ const ALL: [Pin; 13] = [
     Pin::Sequence,
     Pin::UnseenSetting,
     Pin::Seed,
+    Pin::Configured,
 ];
 
 impl fmt::Display for Pin {
@@ -66,6 +69,7 @@ impl fmt::Display for Pin {
             Pin::Astray => "what its server is doing is not known for sure",
             Pin::UnseenSetting => "it may have settings that no catalog shows",
             Pin::Seed => "it has set the seed of random numbers",
+            Pin::Configured => "its user or database is among session_users or session_databases",
             Pin::Sequence => "it uses the last values of sequences",
         })
     }
@@ -106,12 +110,12 @@ impl Pins {
         self.0 |= others.0;
     }
 
-    /// What `DISCARD ALL` leaves of them: it unloads no library, leaves the seed of random numbers, and does
-    /// not find what was lost sight of.
+    /// What `DISCARD ALL` leaves of them: it unloads no library, leaves the seed of random numbers, does not find what was lost
+    /// sight of, and changes no configuration.
     #[must_use]
     pub fn after_discard_all(self) -> Pins {
-        let left = Pin::Library as u16 | Pin::Seed as u16 | Pin::Astray as u16 | Pin::Unreadable as u16;
-        Pins(self.0 & left)
+        let left = [Pin::Library, Pin::Seed, Pin::Astray, Pin::Unreadable, Pin::Configured];
+        Pins(self.0 & left.iter().fold(0, |all, pin| all | *pin as u16))
     }
 
     /// Whether the server itself can say if the reasons are gone.
@@ -161,7 +165,7 @@ mod tests {
         assert!(pins.is_empty());
         ALL.into_iter().chain([Pin::Lock]).for_each(|pin| pins.add(pin));
         assert_eq!(pins.iter().collect::<Vec<_>>(), ALL);
-        assert_eq!(pins.after_discard_all().iter().count(), 4);
+        assert_eq!(pins.after_discard_all().iter().count(), 5);
         let mut two = Pins::from(Pin::Lock);
         two.add_all(Pin::Cursor.into());
         assert_eq!(two.to_string(), "it may have a cursor WITH HOLD; it may have advisory locks");

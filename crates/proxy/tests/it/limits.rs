@@ -4,7 +4,7 @@ use crate::console::named;
 use crate::pooled::{direct, pooled, servers};
 use crate::postgres::Postgres;
 use crate::setup::{Proxy, view};
-use proxy::{ClientAuth, ClientLimits, PoolSettings, Settings};
+use proxy::{ClientAuth, ClientLimits, PoolSettings, Settings, WholeSessions};
 use std::time::{Duration, Instant};
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
@@ -119,5 +119,44 @@ async fn a_minimum_of_servers_is_kept_open_and_the_reserve_is_for_those_who_wait
     let begun = Instant::now();
     third.batch_execute("select 1").await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(400), "the reserve is not for everybody");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_databases_can_be_left_their_servers() {
+    let postgres = Postgres::started();
+    let whole_sessions = WholeSessions { users: Vec::new(), databases: vec!["whole".to_owned()] };
+    let proxy =
+        start(&postgres, |pool| PoolSettings { whole_sessions: whole_sessions.clone(), ..pool }).await;
+    let direct = direct(&postgres).await;
+    direct.batch_execute("create database whole").await.unwrap();
+    let open = async |database: &str| {
+        let address = format!("host=127.0.0.1 port={} user=postgres dbname={database}", proxy.address.port());
+        let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    };
+    let pid = "select pg_backend_pid()";
+    let (one, two) = (open("whole").await, open("whole").await);
+    let mut pids = Vec::new();
+    for client in [&one, &two, &one, &two] {
+        pids.push(client.query_one(pid, &[]).await.unwrap().get::<_, i32>(0));
+    }
+    assert!(pids[0] == pids[2] && pids[1] == pids[3] && pids[0] != pids[1], "each keeps its own: {pids:?}");
+    one.batch_execute("discard all").await.unwrap();
+    assert_eq!(one.query_one(pid, &[]).await.unwrap().get::<_, i32>(0), pids[0]);
+    let (three, four) = (open("postgres").await, open("postgres").await);
+    let shared = [
+        three.query_one(pid, &[]).await.unwrap().get::<_, i32>(0),
+        four.query_one(pid, &[]).await.unwrap().get::<_, i32>(0),
+    ];
+    assert_eq!(shared[0], shared[1], "others are lent theirs");
+    drop(one);
+    let begun = Instant::now();
+    let left = "select count(*) from pg_stat_activity where datname = 'whole'";
+    while direct.query_one(left, &[]).await.unwrap().get::<_, i64>(0) != 1 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "its server is closed after it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     proxy.stop().await;
 }

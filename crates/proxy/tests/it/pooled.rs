@@ -3,7 +3,7 @@
 use crate::leaks::long;
 use crate::postgres::Postgres;
 use crate::setup::{Proxy, settings, view};
-use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, Settings, Verifiers};
+use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, Settings, Verifiers, WholeSessions};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -21,6 +21,7 @@ pub fn pooled(servers_max: usize, auth: ClientAuth) -> Settings {
         age_max: Duration::from_secs(600),
         auth,
         limits: ClientLimits::default(),
+        whole_sessions: WholeSessions::default(),
         // Both are tested: the one where it can be had, the other when told so.
         io: if std::env::var_os("PGKEEL_TEST_EPOLL").is_some() { Io::Epoll } else { Io::Auto },
     };

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cluster::status::{NodeStatus, Status};
 use pgkeel::demo::layout::Host;
 use pgkeel::demo::root::Root;
-use pgkeel::demo::session::Address;
+use pgkeel::demo::session::{Address, PASSWORD, Session};
 use pgkeel::demo::writer::{Writer, WriterOptions, ids, make_table};
 use testkit::lab::network::{Network, Offer};
 use testkit::lab::survey::{Survey, SurveyOptions};
@@ -242,10 +242,10 @@ async fn create(site: &Site) -> Result<()> {
     let said = site.pgkeel(0, &words).await?;
     let line = format!("pgkeel join {}:7400 --token pgkeel1-", site.host(0)?.address);
     ensure!(said.lines().any(|it| it.starts_with(&line)), "{said}");
-    // Clients of this test come without a password, on every node there will be.
-    let rules = site.path(0, "-rules.toml");
-    std::fs::write(&rules, "[postgres]\nhba = [\"host all all all trust\"]\n")?;
-    site.ask(0, &["config", "edit", "--file", &rules]).await.map(|_| ())
+    // All that somebody has to do who wants to come by the network, through a proxy or past it.
+    let socket = Address { host: site.path(0, "/run"), port: SERVER_PORT };
+    let change = format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'");
+    Ok(Session::open(&socket).await?.client.batch_execute(&change).await?)
 }
 
 async fn with_a_proxy(site: &Site) -> Result<(Writer, Survey)> {

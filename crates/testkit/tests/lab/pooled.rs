@@ -1,11 +1,12 @@
 //! Sessions of the pooled mode outlive the primary: no connection ends, and what is idle keeps its state.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use pgkeel::demo::session::{Address, Session};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use pgkeel::demo::session::{Address, Session, told};
 use testkit::lab::faults::Fault;
 use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, long, run};
 use tokio::task::JoinHandle;
@@ -74,6 +75,78 @@ async fn outlive(lab: &mut Lab) -> Result<()> {
          back, {unknown} not known"
     );
     ensure!(acknowledged > 0 && rolled_back + unknown > 0, "nothing ran when the primary was killed");
+    Ok(())
+}
+
+/// Nobody has set up a role that looks anything up: servers and proxy ask for passwords, and that is all.
+#[test]
+fn users_log_in_by_what_the_agents_tell() -> Result<()> {
+    run(LabOptions::quorum(), TEST_LIMIT, async |lab: &mut Lab| {
+        let root = lab.cluster.options.root.clone();
+        let proxy = root.join("proxy.toml");
+        fs::write(&proxy, fs::read_to_string(&proxy)?.replace("auth = \"trust\"\n", ""))?;
+        for node in ["n1", "n2", "n3"] {
+            let config = root.join(format!("{node}.toml"));
+            let text = fs::read_to_string(&config)?;
+            ensure!(text.contains(" trust\""), "{text}");
+            fs::write(&config, text.replace(" trust\"", " scram-sha-256\""))?;
+        }
+        lab.cluster.start()?;
+        let status = lab.cluster.wait_settled(0, SETTLE_LIMIT).await?;
+        let primary = lab.primary(&status)?;
+        let admin = by_socket(lab, primary).await?;
+        let roles = "create role ann login password 'one'; create role bob nologin password 'one'; \
+                     create role cid login; create role dan login password 'one' valid until '2001-01-01'";
+        admin.client.batch_execute(roles).await?;
+        let address = lab.cluster.proxy_address()?;
+        enter(&address, "ann", "one").await.context("the right password")?;
+        for (user, password) in
+            [("ann", "two"), ("bob", "one"), ("cid", ""), ("cid", "one"), ("dan", "one"), ("eve", "one")]
+        {
+            let refused = enter(&address, user, password).await.err().context("it was let in")?;
+            let said = refused.to_string();
+            ensure!(
+                said.contains(&format!("password authentication failed for user \"{user}\"")),
+                "{user}: {said}"
+            );
+        }
+        admin.client.batch_execute("alter role ann password 'two'").await?;
+        sleep(BELIEVED).await;
+        enter(&address, "ann", "two").await.context("the new password")?;
+        ensure!(enter(&address, "ann", "one").await.is_err(), "the old password does");
+        lab.cluster.kill_agent(primary)?;
+        enter(&address, "ann", "two").await.context("the primary's agent is gone")?;
+        let moved = |now: &cluster::status::Status| now.epoch > status.epoch && now.primary.is_some();
+        lab.cluster.wait_until("the next epoch has a primary", SETTLE_LIMIT, moved).await?;
+        enter(&address, "ann", "two").await.context("on the next primary")?;
+        Ok(())
+    })
+}
+
+/// Longer than a proxy believes what it was told.
+const BELIEVED: Duration = Duration::from_secs(6);
+
+/// As the superuser, past the proxy and every password.
+async fn by_socket(lab: &Lab, node: usize) -> Result<Session> {
+    let place = &lab.node(node)?.place;
+    let host = place.dir.join("run").display().to_string();
+    Ok(Session::open(&Address { host, port: place.postgres_port }).await?)
+}
+
+/// Logs in and asks who it is.
+async fn enter(address: &Address, user: &str, password: &str) -> Result<()> {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&address.host).port(address.port).user(user).password(password).dbname("postgres");
+    let entered = async {
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+        let connection = tokio::spawn(connection);
+        let who: String = client.query_one("select current_user::text", &[]).await?.get(0);
+        connection.abort();
+        Ok::<_, tokio_postgres::Error>(who)
+    };
+    let who =
+        timeout(SHORT_LIMIT, entered).await.context("no answer")?.map_err(|e| anyhow!("{}", told(&e)))?;
+    ensure!(who == user, "{user} is {who}");
     Ok(())
 }
 
