@@ -33,6 +33,8 @@ mod hold;
 
 mod route;
 
+mod reach;
+
 mod server;
 
 mod unbind;

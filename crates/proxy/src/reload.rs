@@ -64,9 +64,10 @@ impl fmt::Display for Outcome {
 }
 
 /// What [`merge`] takes in, by its name in the configuration file.
-pub const CHANGEABLE: [&str; 14] = [
+pub const CHANGEABLE: [&str; 15] = [
     "hold",
     "peers",
+    "server_sockets",
     "takeover_drain",
     "console_users",
     "console_viewers",
@@ -88,6 +89,7 @@ fn merge(now: &Settings, new: Settings) -> (Settings, Outcome) {
     let taken = &mut outcome.taken;
     take(&mut merged.hold, new.hold, "hold", taken);
     take(&mut merged.peers, new.peers, "peers", taken);
+    take(&mut merged.server_sockets, new.server_sockets, "server_sockets", taken);
     take(&mut merged.drain, new.drain, "takeover_drain", taken);
     take(&mut merged.console.users, new.console.users, "console_users", taken);
     take(&mut merged.console.viewers, new.console.viewers, "console_viewers", taken);
@@ -211,6 +213,7 @@ mod tests {
             agents: vec!["a:1".to_owned()],
             servers: Vec::new(),
             ask_as: None,
+            server_sockets: Default::default(),
             peers: Vec::new(),
             takeover: None,
             drain: Duration::from_secs(60),
@@ -248,6 +251,7 @@ mod tests {
         let second = Some(Duration::from_secs(1));
         let mut new = settings();
         (new.hold, new.peers) = (Duration::from_secs(1), vec!["p:1".to_owned()]);
+        new.server_sockets = [("n1".to_owned(), "/run".into())].into();
         new.drain = Duration::from_secs(1);
         (new.console.users, new.console.viewers) = (vec!["a".to_owned()], vec!["b".to_owned()]);
         let pool = new.pool.as_mut().unwrap();

@@ -2,6 +2,7 @@
 
 use crate::roster::Patience;
 use cluster::view::Server;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub struct Settings {
     pub servers: Vec<Server>,
     /// With several of them: the role that asks them which one it is.
     pub ask_as: Option<Lookup>,
+    /// Nodes whose server may be reached by a Unix socket of this host, each with the directory that the socket is in.
+    pub server_sockets: BTreeMap<String, PathBuf>,
     /// All proxies that a client's cancel request may reach, as `host:port`; this one may be among them.
     pub peers: Vec<String>,
     /// How long a new connection, or a session that moves to another server, waits while there is no primary. Usually 30 s.

@@ -11,6 +11,7 @@ use crate::once_per_source::OncePerSource;
 use crate::peers;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
+use crate::reach::Detours;
 use crate::reload::Reloads;
 use crate::ring::Ring;
 use crate::roster::Roster;
@@ -52,6 +53,7 @@ pub struct Shared {
     /// Who may come; `None`: everybody, as [`Settings`] say.
     pub hba: Option<Hba>,
     tls_trouble: Mutex<Option<(String, Instant)>>,
+    pub detours: Detours,
     pub crowd: Crowd,
     /// Where each worker can be asked from the console.
     pub desks: Desks,
@@ -84,6 +86,7 @@ impl Shared {
             tls,
             hba,
             tls_trouble: Mutex::default(),
+            detours: Detours::default(),
             crowd: Crowd::default(),
             desks,
             consoles: Consoles::default(),

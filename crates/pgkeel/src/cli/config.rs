@@ -96,6 +96,7 @@ pub fn summary(config: &Config) -> String {
             listen.join(", "),
             humantime::format_duration(proxy.hold)
         ));
+        lines.extend(config::proxy_servers::line(&proxy.server_sockets));
         if let Some(path) = &proxy.takeover {
             lines.push(format!(
                 "a new proxy takes over by {}, clients may stay with this one for {}",

@@ -1,5 +1,6 @@
 //! The proxy of this host: `[proxy]`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::console;
 use super::members::{Members, absolute_path};
 use super::pool;
 use super::postgres::listens_on;
+use super::proxy_servers;
 use super::report::Report;
 use super::section::{OneAlone, Section};
 use super::tls_section;
@@ -32,6 +34,9 @@ const CLIENTS_MAX: usize = 10_000;
 /// Each is asked for every cancel request that is not for a client of here.
 const PEERS_MAX: usize = 32;
 
+const KEYS: [&str; 8] =
+    ["listen", "agents", "servers", "server_sockets", "peers", "hold", "takeover", "takeover_drain"];
+
 /// `None` when there is no `[proxy]`, or when a reported error leaves nothing to build from.
 pub(super) fn read(
     root: &Section<'_>,
@@ -40,15 +45,12 @@ pub(super) fn read(
     members: Option<&Members>,
 ) -> Option<proxy::Settings> {
     let section = root.open(report, "proxy")?;
-    let known: Vec<&str> = ["listen", "agents", "servers", "peers", "hold", "takeover", "takeover_drain"]
-        .into_iter()
-        .chain(pool::KEYS)
-        .chain(console::KEYS)
-        .chain(tls_section::KEYS)
-        .collect();
+    let known: Vec<&str> =
+        KEYS.into_iter().chain(pool::KEYS).chain(console::KEYS).chain(tls_section::KEYS).collect();
     section.refuse_unknown(report, &known);
     let listen = read_listen(&section, report);
-    let servers = read_servers(root, &section, report);
+    let servers = proxy_servers::read_servers(root, &section, report);
+    let server_sockets = proxy_servers::read_sockets(&section, report);
     let agents = match section.has("servers") {
         true => Some(Vec::new()),
         false => read_agents(&section, report, root.has("members"), members),
@@ -76,7 +78,8 @@ pub(super) fn read(
     let (tls, server_tls) = (tls.clients, tls.servers);
     let settings =
         proxy::Settings { pool, console, tls, server_tls, servers, ask_as, peers: peers?, ..built };
-    let settings = proxy::Settings { takeover: takeover?, drain: drain?, ..settings };
+    let server_sockets = server_sockets?;
+    let settings = proxy::Settings { server_sockets, takeover: takeover?, drain: drain?, ..settings };
     tls_section::refuse_two_channels(&section, report, &settings);
     Some(settings)
 }
@@ -164,39 +167,6 @@ fn read_peers(section: &Section<'_>, report: &mut Report<'_>) -> Option<Vec<Stri
     Some(listed.into_iter().flatten().map(|found| found.value.text()).collect())
 }
 
-/// Servers that something else manages; none if there is no such list.
-fn read_servers(
-    root: &Section<'_>,
-    section: &Section<'_>,
-    report: &mut Report<'_>,
-) -> Option<Vec<cluster::view::Server>> {
-    if !section.has("servers") {
-        return Some(Vec::new());
-    }
-    let line = section.line_of(report, "servers");
-    for (is_there, other) in [
-        (section.has("agents"), "proxy.agents"),
-        (root.has("node"), "[node]"),
-        (root.has("members"), "[members]"),
-    ] {
-        if is_there {
-            let problem = format!("is for servers that something else manages; remove it, or {other}");
-            report.error(line, "proxy.servers", problem);
-        }
-    }
-    let listed = section.list(report, "servers", OneAlone::Allowed, units::address)?;
-    if listed.is_empty() {
-        let problem = "is empty; name at least one server, for example \"10.0.0.1:5432\"".to_owned();
-        report.error(line, "proxy.servers", problem);
-    }
-    let server = |address: Address| cluster::view::Server {
-        node: address.text(),
-        host: address.host,
-        port: address.port,
-    };
-    Some(listed.into_iter().flatten().map(|found| server(found.value)).collect())
-}
-
 fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Duration) -> proxy::Settings {
     proxy::Settings {
         cluster: cluster.to_owned(),
@@ -213,6 +183,7 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
         console: proxy::ConsoleSettings::default(),
         servers: Vec::new(),
         ask_as: None,
+        server_sockets: BTreeMap::new(),
         peers: Vec::new(),
         takeover: None,
         drain: DRAIN_DEFAULT,

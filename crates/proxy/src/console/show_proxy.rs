@@ -106,6 +106,8 @@ pub fn config(settings: &Settings) -> Table {
     add("hold", time(settings.hold));
     add("connect_timeout", time(settings.connect_timeout));
     add("startup_timeout", time(settings.startup_timeout));
+    let sockets = settings.server_sockets.iter().map(|(node, dir)| format!("{node}={}", dir.display()));
+    add("server_sockets", list(&sockets.collect::<Vec<_>>()));
     add("peers", list(&settings.peers));
     add("takeover", settings.takeover.as_ref().map(|path| path.display().to_string()));
     add("takeover_drain", time(settings.drain));

@@ -68,3 +68,5 @@ mod tls;
 mod tls_login;
 
 mod tls_servers;
+
+mod unix_servers;

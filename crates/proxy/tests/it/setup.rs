@@ -43,6 +43,7 @@ pub fn settings() -> Settings {
         console: ConsoleSettings::default(),
         servers: Vec::new(),
         ask_as: None,
+        server_sockets: Default::default(),
         peers: Vec::new(),
         takeover: None,
         drain: Duration::from_secs(60),
