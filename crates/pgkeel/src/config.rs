@@ -14,6 +14,7 @@ mod members;
 pub(crate) mod pool;
 mod postgres;
 mod proxy_section;
+pub(crate) mod proxy_servers;
 mod report;
 mod section;
 pub(crate) mod store_section;
@@ -157,8 +158,7 @@ fn check(
     let node = members::read_node(root, report, voters.as_ref(), record);
     // Of a cluster that exists the file does not know who belongs to it.
     let joined = node.as_ref().is_some_and(|node| node.standing == Standing::Joined);
-    let counted = voters.as_ref().filter(|_| !joined);
-    let replication = timing::read_replication(root, report, counted);
+    let replication = timing::read_replication(root, report, voters.as_ref().filter(|_| !joined));
     let timing = timing::read_timing(root, report, record);
     let second_line = timing::read_fence(root, report);
     let own_address = node.as_ref().and_then(|node| node.address.as_ref());
@@ -171,6 +171,8 @@ fn check(
     postgres::refuse_overlap(root, report, node.as_ref(), postgres.as_ref());
     postgres::refuse_adoption(root, report, node.as_ref(), voters.as_ref(), postgres.as_ref());
     proxy_section::refuse_taken_port(root, report, proxy.as_ref(), postgres.as_ref(), own_address);
+    let fenced = node.as_ref().map(|node| (node, second_line));
+    proxy_servers::refuse_way_around_fence(root, report, proxy.as_ref(), fenced);
     let agent = match (root.has("node"), node.zip(store), replication, timing.zip(hooks)) {
         (false, ..) => None,
         (true, Some((node, store)), Some(replication), Some((timing, hooks))) => Some(Settings {

@@ -51,12 +51,16 @@ fn main() {
     let pair = file("FRONT_CERT").zip(file("FRONT_KEY"));
     let tls = pair.map(|(cert, key)| ClientTls { mode: ClientTlsMode::Allow, cert, key, ca: None });
     let server_tls = file("FRONT_SERVER_TLS").map_or(ServerTls::Disable, |_| ServerTls::Require);
+    // A directory is that of its Unix socket.
+    let host = std::env::var("FRONT_SERVER_HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let settings = Settings {
         cluster: "front".to_owned(),
         listen: vec![listen],
+        unix_listen: None,
         agents: Vec::new(),
-        servers: vec![Server { node: "server".to_owned(), host: "127.0.0.1".to_owned(), port }],
+        servers: vec![Server { node: "server".to_owned(), host, port }],
         ask_as: None,
+        server_sockets: Default::default(),
         peers: Vec::new(),
         takeover: None,
         drain: Duration::from_secs(60),

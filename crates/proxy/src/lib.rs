@@ -33,6 +33,12 @@ mod hold;
 
 mod route;
 
+mod reach;
+
+mod source;
+
+mod unix_door;
+
 mod server;
 
 mod unbind;
@@ -101,5 +107,5 @@ pub use listener::{run, run_reloading};
 pub use reload::{Reader, Reload};
 pub use settings::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, RuleFiles,
-    ServerTls, Settings, Verifiers, WholeSessions,
+    ServerTls, Settings, UnixListen, Verifiers, WholeSessions,
 };

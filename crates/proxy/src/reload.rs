@@ -64,9 +64,10 @@ impl fmt::Display for Outcome {
 }
 
 /// What [`merge`] takes in, by its name in the configuration file.
-pub const CHANGEABLE: [&str; 16] = [
+pub const CHANGEABLE: [&str; 17] = [
     "hold",
     "peers",
+    "server_sockets",
     "takeover_drain",
     "console_users",
     "console_viewers",
@@ -90,6 +91,7 @@ fn merge(now: &Settings, new: Settings) -> (Settings, Outcome) {
     let taken = &mut outcome.taken;
     take(&mut merged.hold, new.hold, "hold", taken);
     take(&mut merged.peers, new.peers, "peers", taken);
+    take(&mut merged.server_sockets, new.server_sockets, "server_sockets", taken);
     take(&mut merged.drain, new.drain, "takeover_drain", taken);
     take(&mut merged.console.users, new.console.users, "console_users", taken);
     take(&mut merged.console.viewers, new.console.viewers, "console_viewers", taken);
@@ -105,6 +107,14 @@ fn differ(now: &Settings, new: &Settings) -> Vec<&'static str> {
     let mut stays = |same: bool, name: &'static str| names.extend((!same).then_some(name));
     stays(now.cluster == new.cluster, "cluster");
     stays(now.listen == new.listen, "listen");
+    stays(
+        now.unix_listen.as_ref().map(|l| &l.dir) == new.unix_listen.as_ref().map(|l| &l.dir),
+        "unix_socket_dir",
+    );
+    stays(
+        now.unix_listen.as_ref().map(|l| l.mode) == new.unix_listen.as_ref().map(|l| l.mode),
+        "unix_socket_mode",
+    );
     stays(now.agents == new.agents, "agents");
     stays(now.servers == new.servers, "servers");
     stays(now.takeover == new.takeover, "takeover");
@@ -213,9 +223,11 @@ mod tests {
         Settings {
             cluster: "c".to_owned(),
             listen: Vec::new(),
+            unix_listen: None,
             agents: vec!["a:1".to_owned()],
             servers: Vec::new(),
             ask_as: None,
+            server_sockets: Default::default(),
             peers: Vec::new(),
             takeover: None,
             drain: Duration::from_secs(60),
@@ -253,6 +265,7 @@ mod tests {
         let second = Some(Duration::from_secs(1));
         let mut new = settings();
         (new.hold, new.peers) = (Duration::from_secs(1), vec!["p:1".to_owned()]);
+        new.server_sockets = [("n1".to_owned(), "/run".into())].into();
         new.drain = Duration::from_secs(1);
         (new.console.users, new.console.viewers) = (vec!["a".to_owned()], vec!["b".to_owned()]);
         let pool = new.pool.as_mut().unwrap();

@@ -1,5 +1,6 @@
 //! The server's side: connecting to PostgreSQL, with TLS if it is wanted, its first answer, and cancel requests.
 
+use crate::reach::{self, Way};
 use crate::route::{Failure, Target};
 use crate::stream::Stream;
 use crate::tls::{Servers, Trust};
@@ -35,10 +36,9 @@ pub struct Answered {
 /// Connects, with TLS if the settings want it.
 async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
     let settings = &worker.shared.settings();
-    let connecting = Stream::connect(&server.host, server.port, worker.ring.as_ref());
-    let opened = timeout(settings.connect_timeout, connecting).await;
-    let stream = match opened {
-        Ok(Ok(stream)) => stream,
+    let opened = timeout(settings.connect_timeout, reach::connect(server, worker)).await;
+    let (stream, way) = match opened {
+        Ok(Ok(connected)) => connected,
         Ok(Err(error)) => return Err(Failure::Connect(error.to_string())),
         Err(_) => {
             let limit_ms = settings.connect_timeout.as_millis();
@@ -46,7 +46,7 @@ async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
             return Err(Failure::Connect(text));
         }
     };
-    let Some(tls) = &worker.shared.tls.servers else { return Ok(stream) };
+    let (Some(tls), Way::Tcp) = (&worker.shared.tls.servers, way) else { return Ok(stream) };
     let limit = settings.startup_timeout;
     let encrypted = timeout(limit, encrypt(stream, server, tls, worker)).await;
     encrypted.unwrap_or_else(|_| Err(Failure::Tls(format!("no answer in {} s", limit.as_secs_f64()))))

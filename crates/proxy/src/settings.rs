@@ -2,6 +2,7 @@
 
 use crate::roster::Patience;
 use cluster::view::Server;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,12 +15,16 @@ pub struct Settings {
     pub cluster: String,
     /// Addresses on which clients are accepted.
     pub listen: Vec<SocketAddr>,
+    /// A Unix socket for clients of this host, besides.
+    pub unix_listen: Option<UnixListen>,
     /// Agents that tell the view, as `host:port`; all are listened to at the same time and the newest view counts.
     pub agents: Vec<String>,
     /// Without a cluster's agents: the servers, one of which is the primary. One alone always is.
     pub servers: Vec<Server>,
     /// With several of them: the role that asks them which one it is.
     pub ask_as: Option<Lookup>,
+    /// Nodes whose server may be reached by a Unix socket of this host, each with the directory that the socket is in.
+    pub server_sockets: BTreeMap<String, PathBuf>,
     /// All proxies that a client's cancel request may reach, as `host:port`; this one may be among them.
     pub peers: Vec<String>,
     /// How long a new connection, or a session that moves to another server, waits while there is no primary. Usually 30 s.
@@ -44,6 +49,15 @@ pub struct Settings {
     pub takeover: Option<PathBuf>,
     /// How long clients may stay after that. Usually 5 minutes.
     pub drain: Duration,
+}
+
+/// The Unix socket `.s.PGSQL.PORT`, with the port of the first address of [`Settings::listen`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixListen {
+    /// The directory that it is in.
+    pub dir: PathBuf,
+    /// Permissions of its file: who may write to it may connect.
+    pub mode: u32,
 }
 
 /// How connections without TLS are read and written.

@@ -1,17 +1,22 @@
-//! A TCP connection, read by epoll or by the worker's ring.
+//! A connection, read by epoll or by the worker's ring.
+//!
+//! Mostly it is one of TCP. A Unix socket is kept in the same types, which know a connection by its descriptor and ask the
+//! kernel for the rest: only that it has no address, and none of TCP's options.
 
 use crate::ring::{Ahead, Ring, RingSocket};
+use crate::source::Peer;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// Idle time after which the kernel asks whether the peer is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -42,10 +47,31 @@ impl Socket {
     pub async fn connect(host: &str, port: u16, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
         let socket = TcpStream::connect((host, port)).await?;
         Socket::prepare(&socket)?;
+        Socket::of_server(socket.into_std()?, ring)
+    }
+
+    /// A connection to a server by its Unix socket.
+    ///
+    /// # Errors
+    /// Those of connecting. It is one of them if more wait there than the server lets wait.
+    pub async fn connect_unix(path: &Path, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
+        let socket = UnixStream::connect(path).await?.into_std()?;
+        Socket::of_server(OwnedFd::from(socket).into(), ring)
+    }
+
+    /// Reads a connection, which does not block, by epoll.
+    ///
+    /// # Errors
+    /// Those of telling epoll of it.
+    pub fn by_epoll(socket: std::net::TcpStream) -> io::Result<Socket> {
+        Ok(Socket::Epoll(TcpStream::from_std(socket)?))
+    }
+
+    /// Of a connection that does not block.
+    fn of_server(socket: std::net::TcpStream, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
         Ok(match ring {
-            None => Socket::Epoll(socket),
+            None => Socket::by_epoll(socket)?,
             Some(ring) => {
-                let socket = socket.into_std()?;
                 // As the ring wants it.
                 socket.set_nonblocking(false)?;
                 Socket::Ring(RingSocket::new(socket, Ahead::More, ring))
@@ -64,14 +90,14 @@ impl Socket {
         }
     }
 
-    /// The address of the peer.
+    /// Who is at the other end.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+    pub fn peer(&self) -> io::Result<Peer> {
         match self {
-            Socket::Epoll(socket) => socket.peer_addr(),
-            Socket::Ring(socket) => socket.peer_addr(),
+            Socket::Epoll(socket) => Peer::of(socket),
+            Socket::Ring(socket) => socket.peer(),
         }
     }
 

@@ -5,10 +5,12 @@
 
 use crate::ring::Ring;
 use crate::socket::Socket;
+use crate::source::Peer;
 use crate::tls::{Identity, Scratch, Servers, TlsStream};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -31,6 +33,14 @@ impl Stream {
     /// Those of looking up the name and of connecting.
     pub async fn connect(host: &str, port: u16, ring: Option<&Rc<Ring>>) -> io::Result<Stream> {
         Ok(Stream::Plain(Socket::connect(host, port, ring).await?))
+    }
+
+    /// A connection to a server by its Unix socket.
+    ///
+    /// # Errors
+    /// Those of connecting.
+    pub async fn connect_unix(path: &Path, ring: Option<&Rc<Ring>>) -> io::Result<Stream> {
+        Ok(Stream::Plain(Socket::connect_unix(path, ring).await?))
     }
 
     /// Begins TLS with a client. `begun` are bytes of its handshake that have been read already.
@@ -91,12 +101,12 @@ impl Stream {
         self.socket().local_addr()
     }
 
-    /// The address of the peer.
+    /// Who is at the other end.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.socket().peer_addr()
+    pub fn peer(&self) -> io::Result<Peer> {
+        self.socket().peer()
     }
 
     /// Whether bytes have come that nobody has read.

@@ -8,22 +8,24 @@ use crate::guesses::Guesses;
 use crate::hba::{Hba, Way};
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
-use crate::peers;
+use crate::peers::PassingOn;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
+use crate::reach::Detours;
 use crate::reload::Reloads;
 use crate::ring::Ring;
 use crate::roster::Roster;
 use crate::settings::{ClientAuth, Io, Settings};
+use crate::source::Peer;
 use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::tls::{Scratch, Tls};
+use crate::unix_door::UnixDoor;
 use crate::watch::Views;
 use identity::Caller;
 use pgwire::scram::KEY_LEN;
 use std::cell::RefCell;
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -55,6 +57,7 @@ pub struct Shared {
     trouble: Mutex<Option<(String, Instant)>>,
     /// Calls the cluster's agents.
     pub caller: Caller,
+    pub detours: Detours,
     pub crowd: Crowd,
     /// Where each worker can be asked from the console.
     pub desks: Desks,
@@ -66,6 +69,8 @@ pub struct Shared {
     /// Makes verifiers for users that have none: the same in every worker, as those of users that exist are.
     pub mock: [u8; KEY_LEN],
     garbage: Mutex<OncePerSource>,
+    /// By which clients of this host come in.
+    pub unix_door: Option<UnixDoor>,
 }
 
 impl Shared {
@@ -88,6 +93,7 @@ impl Shared {
             hba,
             trouble: Mutex::default(),
             caller,
+            detours: Detours::default(),
             crowd: Crowd::default(),
             desks,
             consoles: Consoles::default(),
@@ -95,7 +101,13 @@ impl Shared {
             guesses: Guesses::default(),
             mock,
             garbage: Mutex::default(),
+            unix_door: None,
         }
+    }
+
+    /// With a Unix socket for clients.
+    pub fn with_unix_door(self, unix_door: Option<UnixDoor>) -> Shared {
+        Shared { unix_door, ..self }
     }
 
     /// The settings of this moment: never needed on the path of a query.
@@ -137,19 +149,19 @@ impl Shared {
 
     /// Logs that the rules do not admit a client, once a minute for each source address.
     pub fn log_not_admitted(&self, client: &Stream, refusal: &Refusal) {
-        if let (Refusal::NotAdmitted { why, who, .. }, Ok(peer)) = (refusal, client.peer_addr()) {
+        if let (Refusal::NotAdmitted { why, who, .. }, Ok(peer)) = (refusal, client.peer()) {
             self.log_bad_client(peer, &format_args!("the rules do not admit it ({why:?}): {who}"));
         }
     }
 
     /// Logs what a hostile or broken client sent, once a minute for each source address.
-    pub fn log_bad_client(&self, peer: SocketAddr, what: &dyn fmt::Display) {
+    pub fn log_bad_client(&self, peer: Peer, what: &dyn fmt::Display) {
         let due =
-            self.garbage.lock().unwrap_or_else(PoisonError::into_inner).is_due(peer.ip(), Instant::now());
+            self.garbage.lock().unwrap_or_else(PoisonError::into_inner).is_due(peer.source(), Instant::now());
         if due {
             tracing::warn!(
                 "closed a connection from {peer}: {what} (further ones from {} are not logged for a minute)",
-                peer.ip()
+                peer.source()
             );
         }
     }
@@ -165,7 +177,7 @@ pub struct Worker {
     pub stop: watch::Receiver<bool>,
     pub probes: Semaphore,
     /// Cancel requests that are passed on to other proxies.
-    pub passing_on: Semaphore,
+    pub passing_on: RefCell<PassingOn>,
     /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
     pub chunk: RefCell<Box<[u8]>>,
     /// Of the pooled mode; see there.
@@ -209,7 +221,7 @@ impl Worker {
             views,
             stop,
             probes: Semaphore::new(PROBES_MAX),
-            passing_on: Semaphore::new(peers::AT_ONCE_MAX),
+            passing_on: RefCell::default(),
             chunk,
             pools,
             texts: RefCell::new(Texts::new(u64::from_be_bytes(names))),

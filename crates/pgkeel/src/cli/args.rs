@@ -172,7 +172,7 @@ pub struct ProxyArgs {
     #[arg(short, long = "config", value_name = "FILE", required_unless_present = "servers")]
     pub config: Option<PathBuf>,
     /// Instead of a file: carry clients to the primary among these servers, which something else manages; may be given
-    /// several times, or with commas
+    /// several times, or with commas; a host that begins with / is the directory of a Unix socket
     #[arg(long = "server", value_name = "HOST:PORT", value_delimiter = ',', conflicts_with = "config")]
     pub servers: Vec<String>,
     /// With --server: where clients connect [default: 127.0.0.1:6432]

@@ -84,7 +84,8 @@ pub fn summary(config: &Config) -> String {
         lines.extend(agent_lines(agent));
     }
     if let Some(proxy) = &config.proxy {
-        let listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        let mut listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        listen.extend(proxy.unix_listen.as_ref().map(|unix| unix.dir.display().to_string()));
         let servers: Vec<&str> = proxy.servers.iter().map(|server| server.node.as_str()).collect();
         let asks = match servers.as_slice() {
             [] => format!("asks {}", proxy.agents.join(", ")),
@@ -97,6 +98,7 @@ pub fn summary(config: &Config) -> String {
             humantime::format_duration(proxy.hold)
         ));
         lines.push(config::pool::line(proxy.pool.as_ref()));
+        lines.extend(config::proxy_servers::line(&proxy.server_sockets));
         if let Some(path) = &proxy.takeover {
             lines.push(format!(
                 "a new proxy takes over by {}, clients may stay with this one for {}",

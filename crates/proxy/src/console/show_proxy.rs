@@ -102,10 +102,15 @@ pub fn config(settings: &Settings) -> Table {
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     add("cluster", Some(settings.cluster.clone()));
     add("listen", list(&listen));
+    let unix = settings.unix_listen.as_ref();
+    add("unix_socket_dir", unix.map(|unix| unix.dir.display().to_string()));
+    add("unix_socket_mode", unix.map(|unix| format!("{:04o}", unix.mode)));
     add("agents", list(&settings.agents));
     add("hold", time(settings.hold));
     add("connect_timeout", time(settings.connect_timeout));
     add("startup_timeout", time(settings.startup_timeout));
+    let sockets = settings.server_sockets.iter().map(|(node, dir)| format!("{node}={}", dir.display()));
+    add("server_sockets", list(&sockets.collect::<Vec<_>>()));
     add("peers", list(&settings.peers));
     add("takeover", settings.takeover.as_ref().map(|path| path.display().to_string()));
     add("takeover_drain", time(settings.drain));

@@ -68,3 +68,7 @@ mod tls;
 mod tls_login;
 
 mod tls_servers;
+
+mod unix_servers;
+
+mod unix_clients;

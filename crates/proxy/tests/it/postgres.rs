@@ -100,9 +100,19 @@ impl Postgres {
 
     /// From the next reload on.
     pub fn ask_passwords_of(&self, user: &str) {
+        self.first_rule(&format!("host all {user} 127.0.0.1/32 scram-sha-256"));
+    }
+
+    /// From the next reload on, this line of pg_hba.conf stands before all others.
+    pub fn first_rule(&self, rule: &str) {
         let file = Path::new(&self.data()).join("pg_hba.conf");
         let so_far = fs::read_to_string(&file).unwrap();
-        fs::write(file, format!("host all {user} 127.0.0.1/32 scram-sha-256\n{so_far}")).unwrap();
+        fs::write(file, format!("{rule}\n{so_far}")).unwrap();
+    }
+
+    /// Where its Unix socket can be, if it is to have one.
+    pub fn socket_dir(&self) -> PathBuf {
+        self.dir.clone()
     }
 
     /// Sends a signal (`STOP`, `CONT`) to the postmaster alone.
