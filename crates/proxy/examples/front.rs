@@ -51,6 +51,7 @@ fn main() {
     let settings = Settings {
         cluster: "front".to_owned(),
         listen: vec![listen],
+        unix_listen: None,
         agents: Vec::new(),
         servers: vec![Server { node: "server".to_owned(), host, port }],
         ask_as: None,

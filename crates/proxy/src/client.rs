@@ -10,6 +10,7 @@ use crate::relay::{End, Relay, Stop, Unsent};
 use crate::roster::{Seat, sit_down};
 use crate::server::{Answered, Until, forward_cancel};
 use crate::session::{Purpose, Session};
+use crate::source::Peer;
 use crate::stream::Stream;
 use crate::wish::{NoWish, Wish, read_wish};
 use crate::worker::{Worker, stopped};
@@ -17,7 +18,6 @@ use pgwire::startup::parse_body;
 use pgwire::{CancelKey, Startup};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 /// session that begins then.
 pub async fn serve<'a>(
     client: Stream,
-    peer: SocketAddr,
+    peer: Peer,
     worker: &'a Rc<Worker>,
 ) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;

@@ -4,9 +4,10 @@ use crate::hba::NoAdmission;
 use crate::roster::Order;
 use crate::route::GiveUp;
 use crate::session::AtStake;
+use crate::source::Source;
 use pgwire::{ErrorFields, Severity, StartupError, encode_error_response};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -53,6 +54,17 @@ pub enum ProxyError {
         /// What went wrong.
         source: io::Error,
     },
+    /// The Unix socket for clients cannot be made, or another process listens there.
+    #[error(
+        "cannot listen on {}: {source}; stop the process that does, or check `unix_socket_dir`: the proxy must be able to \
+         write there", path.display()
+    )]
+    UnixSocket {
+        /// Its file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// There can be no TLS as configured.
     #[error("{0}")]
     Tls(#[from] identity::files::Problem),
@@ -91,7 +103,7 @@ pub enum Refusal {
     /// The password is wrong, or there is no such user: nobody is told which.
     WrongPassword { user: String },
     /// So many logins from this address have failed that no other one is checked now.
-    TooManyFailures { source: IpAddr },
+    TooManyFailures { source: Source },
     /// The login cannot be checked now; why.
     LoginUnchecked { why: String },
     /// The proxy could not log in to the primary.
@@ -290,6 +302,7 @@ fn text_of_no_admission(
     let message = match why {
         NoAdmission::NoRule => format!("the proxy's hba_file has no entry for {who}"),
         NoAdmission::Rejected => format!("the proxy's hba_file rejects connections for {who}"),
+        NoAdmission::OtherUser => format!("peer authentication failed for user \"{user}\""),
         NoAdmission::OtherName => format!("certificate authentication failed for user \"{user}\""),
     };
     ("28000", message, None, None)

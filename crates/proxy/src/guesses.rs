@@ -7,8 +7,8 @@
 //! After a failure the question whether a user exists is answered at beats of a clock: whether its secret was at hand or had
 //! to be looked up cannot be told from the time. Addresses without failures do not wait for anything.
 
+use crate::source::Source;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,21 +54,21 @@ pub enum Standing {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Guesses(Mutex<HashMap<IpAddr, Known>>);
+pub struct Guesses(Mutex<HashMap<Source, Known>>);
 
 /// A failure that is to be told; it counts as waiting until this is dropped.
 #[derive(Debug)]
 pub struct Failure<'a> {
     guesses: &'a Guesses,
-    source: IpAddr,
+    source: Source,
     /// When it is told, from now on.
     pub pause: Duration,
 }
 
 impl Guesses {
     /// How `source` stands now.
-    pub fn standing(&self, source: IpAddr, now: Instant) -> Standing {
-        match self.lock().get(&one_of(source)) {
+    pub fn standing(&self, source: impl Into<Source>, now: Instant) -> Standing {
+        match self.lock().get(&source.into().network()) {
             Some(known) if known.waiting >= WAITING_MAX => Standing::Shut,
             Some(known) if known.is_remembered(now) => Standing::Suspect,
             _ => Standing::Good,
@@ -76,8 +76,8 @@ impl Guesses {
     }
 
     /// A login from `source` has failed.
-    pub fn failed(&self, source: IpAddr, now: Instant) -> Failure<'_> {
-        let source = one_of(source);
+    pub fn failed(&self, source: impl Into<Source>, now: Instant) -> Failure<'_> {
+        let source = source.into().network();
         let mut sources = self.lock();
         if sources.len() >= SOURCES_MAX && !sources.contains_key(&source) {
             sources.retain(|_, known| known.waiting > 0 || known.is_remembered(now));
@@ -96,7 +96,7 @@ impl Guesses {
         Failure { guesses: self, source, pause: pause_after(known.failures) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, Known>> {
         // Each change is one statement, so a panic elsewhere spoils nothing.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,21 +129,10 @@ fn pause_after(failures: u32) -> Duration {
     }
 }
 
-/// A host has as many addresses of IPv6 as it likes in its network.
-fn one_of(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     fn host(number: u32) -> IpAddr {
         Ipv4Addr::from(number).into()
@@ -179,13 +168,14 @@ mod tests {
         for number in 1..30_000 {
             drop(guesses.failed(host(number), start));
         }
-        assert!(guesses.lock().len() <= SOURCES_MAX && guesses.lock().contains_key(&host(0)));
+        assert!(guesses.lock().len() <= SOURCES_MAX && guesses.lock().contains_key(&host(0).into()));
         drop(kept);
-        let [a, b] = ["2001:db8:1:2::1", "2001:db8:1:2:3:4:5:6"].map(|text| text.parse().unwrap());
+        let [a, b]: [IpAddr; 2] =
+            ["2001:db8:1:2::1", "2001:db8:1:2:3:4:5:6"].map(|text| text.parse().unwrap());
         drop(guesses.failed(a, start));
         assert_eq!(guesses.standing(b, start), Standing::Suspect);
-        assert_eq!(guesses.standing("2001:db8:1:3::1".parse().unwrap(), start), Standing::Good);
-        assert_eq!(guesses.standing("::ffff:0.0.0.0".parse().unwrap(), start), Standing::Suspect);
+        assert_eq!(guesses.standing("2001:db8:1:3::1".parse::<IpAddr>().unwrap(), start), Standing::Good);
+        assert_eq!(guesses.standing("::ffff:0.0.0.0".parse::<IpAddr>().unwrap(), start), Standing::Suspect);
     }
 
     #[test]

@@ -17,10 +17,10 @@ mod names;
 pub use current::{Hba, HbaProblem, keep_current};
 
 use crate::error::Refusal;
+use crate::source::Source;
 use names::Names;
 use rule::{Certificate, Method, Rule};
 use std::fmt;
-use std::net::IpAddr;
 
 /// How a client proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,9 @@ pub enum Way {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller<'a> {
     /// Where it comes from.
-    pub source: IpAddr,
+    pub source: Source,
+    /// The name of the user of this host that it is, if it comes by a Unix socket and that is known.
+    pub system_user: Option<&'a str>,
     /// Whether it uses TLS.
     pub tls: bool,
     /// As whom it wants to log in.
@@ -66,6 +68,11 @@ impl Rules {
         Ok(Rules { rules, names: Names::new(maps) })
     }
 
+    /// Whether users of this host are to be known by name.
+    pub fn ask_for_system_user(&self) -> bool {
+        self.rules.iter().any(|rule| rule.method == Method::Peer)
+    }
+
     /// Whether a client may come, and how it has to prove who it is.
     ///
     /// # Errors
@@ -89,6 +96,10 @@ impl Rules {
         match rule.method {
             Method::Scram => Ok(Way::Scram),
             Method::Trust => Ok(Way::Trust),
+            Method::Peer => match caller.system_user {
+                Some(name) if self.names.stand_for(rule.map.as_deref(), name, caller.user) => Ok(Way::Trust),
+                Some(_) | None => Err(refused(NoAdmission::OtherUser)),
+            },
             Method::Reject => Err(refused(NoAdmission::Rejected)),
         }
     }
@@ -110,6 +121,8 @@ pub enum NoAdmission {
     NoRule,
     /// The line that fits says so.
     Rejected,
+    /// It is another user of this host.
+    OtherUser,
     /// Its certificate is made out to somebody else.
     OtherName,
 }
@@ -122,7 +135,11 @@ impl Caller<'_> {
 
 impl fmt::Display for Caller<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (source, user) = (self.source, self.user());
+        let user = self.user();
+        let source = match self.source {
+            Source::Address(address) => address.to_string(),
+            Source::User { .. } => "[local]".to_owned(),
+        };
         let encryption = if self.tls { "SSL encryption" } else { "no encryption" };
         match self.replicates {
             true => write!(f, "replication connection from host \"{source}\", user \"{user}\", {encryption}"),

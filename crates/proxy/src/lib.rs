@@ -35,6 +35,10 @@ mod route;
 
 mod reach;
 
+mod source;
+
+mod unix_door;
+
 mod server;
 
 mod unbind;
@@ -103,5 +107,5 @@ pub use listener::{run, run_reloading};
 pub use reload::{Reader, Reload};
 pub use settings::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, RuleFiles,
-    ServerTls, Settings,
+    ServerTls, Settings, UnixListen,
 };

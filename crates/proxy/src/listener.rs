@@ -9,13 +9,15 @@ use crate::pool::Pool;
 use crate::pooled;
 use crate::reload::{Reload, Reloads, reload_when_asked};
 use crate::ring::{self, Acceptor, Ahead, Ring, RingSocket};
-use crate::settings::{ClientAuth, Settings};
+use crate::settings::{ClientAuth, Settings, UnixListen};
 use crate::socket::Socket;
 use crate::sockets::{self, Sockets};
+use crate::source::Peer;
 use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::takeover::{self, Desk, Listeners, Taken};
 use crate::tls::{Tls, keep_current};
+use crate::unix_door::{Other, UnixDoor};
 use crate::watch::{Newest, Views, follow_all};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
@@ -24,11 +26,12 @@ use pgwire::scram::KEY_LEN;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
@@ -93,6 +96,7 @@ async fn run_with(
     let workers_count = settings.workers.max(1);
     let taken = take_over(&settings).await?;
     let (sockets, offer) = open_sockets(&settings, taken.as_ref())?;
+    let unix_door = open_unix_door(&settings, taken.as_ref())?;
     let (newest, views) = Newest::new(&settings.cluster, &settings.agents);
     if let [server] = settings.servers.as_slice() {
         newest.is_always(server);
@@ -108,7 +112,8 @@ async fn run_with(
     let agents = settings.agents.clone();
     let (reader, asked) = reload.map(|Reload { reader, asked }| (reader, asked)).unzip();
     let settings = (settings, Reloads::by(reader));
-    let shared = Arc::new(Shared::new(settings, (Arc::clone(&tls), hba), desks, mock));
+    let shared = Shared::new(settings, (Arc::clone(&tls), hba), desks, mock).with_unix_door(unix_door);
+    let shared = Arc::new(shared);
     let mut tasks = JoinSet::new();
     if !agents.is_empty() {
         tasks.spawn(follow_all(caller.clone(), agents, Arc::clone(&newest), views.clone()));
@@ -126,6 +131,7 @@ async fn run_with(
     let handed = async {
         all_start(workers_count, &mut all_ready).await;
         doors.send_replace(Doors::Open);
+        open_to_this_host(&shared);
         succeed(taken).await;
         hand_over(offer).await;
     };
@@ -183,6 +189,26 @@ fn open_sockets(settings: &Settings, taken: Option<&Taken>) -> Result<(Vec<Socke
     match Desk::prepare(&path) {
         Ok(desk) => Ok((sockets, Some((desk, all)))),
         Err(source) => Err(ProxyError::Takeover { path, source }),
+    }
+}
+
+/// The Unix socket for clients of this host, if there is to be one; the address is that of its file.
+fn open_unix_door(settings: &Settings, taken: Option<&Taken>) -> Result<Option<UnixDoor>, ProxyError> {
+    let Some(UnixListen { dir, mode }) = &settings.unix_listen else { return Ok(None) };
+    let Some(port) = settings.listen.first().map(SocketAddr::port) else { return Ok(None) };
+    let path = dir.join(format!(".s.PGSQL.{port}"));
+    let other = if taken.is_some() { Other::Goes } else { Other::Stays };
+    let door = UnixDoor::prepare(&path, *mode, other);
+    door.map(Some).map_err(|source| ProxyError::UnixSocket { path, source })
+}
+
+/// Clients find the Unix socket from now on.
+fn open_to_this_host(shared: &Shared) {
+    let Some(door) = &shared.unix_door else { return };
+    let path = door.path().display();
+    match door.put_in_place() {
+        Ok(()) => tracing::info!("listening on {path} for clients of this host"),
+        Err(error) => tracing::error!("no client can come in by {path}: {error}; check its directory"),
     }
 }
 
@@ -331,6 +357,11 @@ async fn work(
         let door = Door::open(socket, worker.ring.as_ref(), worker.shared.settings().takeover.is_some())?;
         accepting.spawn_local(accept(door, Rc::clone(&worker), doors.clone()));
     }
+    if let Some(unix_door) = &worker.shared.unix_door {
+        let listener = UnixListener::from_std(unix_door.listener()?)?;
+        let door = Door::Unix(listener, worker.ring.clone());
+        accepting.spawn_local(accept(door, Rc::clone(&worker), doors.clone()));
+    }
     // Who waits for it may be gone already.
     let _ = ready.send(()).await;
     drop((doors, ready));
@@ -359,6 +390,8 @@ enum Door {
     /// The ring, if there is one, reads them nevertheless.
     Plain(TcpListener, Option<Rc<Ring>>),
     Ring(Acceptor, Rc<Ring>),
+    /// From this host; as the first.
+    Unix(UnixListener, Option<Rc<Ring>>),
 }
 
 impl Door {
@@ -371,20 +404,27 @@ impl Door {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Door::Plain(listener, None) => {
                 let (socket, peer) = listener.accept().await?;
-                Ok((Stream::Plain(Socket::Epoll(socket)), peer))
+                Ok((Stream::Plain(Socket::Epoll(socket)), Peer::Tcp(peer)))
             }
             Door::Plain(listener, Some(ring)) => {
                 let (socket, peer) = listener.accept().await?;
                 let socket = socket.into_std()?;
                 socket.set_nonblocking(false)?;
-                Ok((by_ring(socket, ring), peer))
+                Ok((by_ring(socket, ring), Peer::Tcp(peer)))
             }
             Door::Ring(acceptor, ring) => {
                 let (socket, peer) = acceptor.accept().await?;
+                Ok((by_ring(socket, ring), peer))
+            }
+            Door::Unix(listener, ring) => {
+                let socket = TcpStream::from(OwnedFd::from(listener.accept().await?.0.into_std()?));
+                let peer = Peer::of(&socket)?;
+                let Some(ring) = ring else { return Ok((Stream::Plain(Socket::by_epoll(socket)?), peer)) };
+                socket.set_nonblocking(false)?;
                 Ok((by_ring(socket, ring), peer))
             }
         }
@@ -425,7 +465,7 @@ async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Receiver<Doors
 }
 
 /// `doors` is held until the client is counted, so that a proxy that closes them does not overlook it.
-async fn serve_counted(client: Stream, peer: SocketAddr, worker: Rc<Worker>, doors: watch::Receiver<Doors>) {
+async fn serve_counted(client: Stream, peer: Peer, worker: Rc<Worker>, doors: watch::Receiver<Doors>) {
     let connections_max = worker.shared.settings().clients_max.saturating_add(CONNECTIONS_SPARE);
     let counted = worker.shared.stats.connection(connections_max);
     drop(doors);

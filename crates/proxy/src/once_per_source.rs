@@ -1,8 +1,8 @@
 //! Decides whether something about a client's address may be logged again, so that a hostile client cannot fill the log.
 //! Pure: the time is handed in.
 
+use crate::source::Source;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// One line for an address in this time.
@@ -14,12 +14,13 @@ const SOURCES_MAX: usize = 1_024;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct OncePerSource {
-    logged: HashMap<IpAddr, Instant>,
+    logged: HashMap<Source, Instant>,
 }
 
 impl OncePerSource {
     /// Whether a line about `source` is due; the answer `true` is taken as written.
-    pub fn is_due(&mut self, source: IpAddr, now: Instant) -> bool {
+    pub fn is_due(&mut self, source: impl Into<Source>, now: Instant) -> bool {
+        let source = source.into();
         if self.logged.get(&source).is_some_and(|at| now.saturating_duration_since(*at) < QUIET) {
             return false;
         }
@@ -37,7 +38,7 @@ impl OncePerSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     #[test]
     fn one_line_a_minute_for_each_address() {

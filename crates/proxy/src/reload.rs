@@ -105,6 +105,14 @@ fn differ(now: &Settings, new: &Settings) -> Vec<&'static str> {
     let mut stays = |same: bool, name: &'static str| names.extend((!same).then_some(name));
     stays(now.cluster == new.cluster, "cluster");
     stays(now.listen == new.listen, "listen");
+    stays(
+        now.unix_listen.as_ref().map(|l| &l.dir) == new.unix_listen.as_ref().map(|l| &l.dir),
+        "unix_socket_dir",
+    );
+    stays(
+        now.unix_listen.as_ref().map(|l| l.mode) == new.unix_listen.as_ref().map(|l| l.mode),
+        "unix_socket_mode",
+    );
     stays(now.agents == new.agents, "agents");
     stays(now.servers == new.servers, "servers");
     stays(now.takeover == new.takeover, "takeover");
@@ -210,6 +218,7 @@ mod tests {
         Settings {
             cluster: "c".to_owned(),
             listen: Vec::new(),
+            unix_listen: None,
             agents: vec!["a:1".to_owned()],
             servers: Vec::new(),
             ask_as: None,

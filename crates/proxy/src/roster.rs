@@ -5,6 +5,7 @@
 
 use crate::lend::ServerId;
 use crate::logical::Logical;
+use crate::source::Peer;
 use crate::sql::Pins;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -77,7 +78,7 @@ pub struct Patience {
 pub struct Seat {
     pub number: u32,
     pub who: Who,
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Peer>,
     pub local: Option<SocketAddr>,
     pub connected: SystemTime,
     waker: Waker,
@@ -183,7 +184,7 @@ pub async fn sit_down<'a>(stream: &Stream, packet: &[u8], worker: &'a Worker) ->
     let seat = Rc::new(Seat {
         number,
         who: Who::of_packet(packet),
-        peer: stream.peer_addr().ok(),
+        peer: stream.peer().ok(),
         local: stream.local_addr().ok(),
         connected: SystemTime::now(),
         waker,

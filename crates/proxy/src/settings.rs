@@ -15,6 +15,8 @@ pub struct Settings {
     pub cluster: String,
     /// Addresses on which clients are accepted.
     pub listen: Vec<SocketAddr>,
+    /// A Unix socket for clients of this host, besides.
+    pub unix_listen: Option<UnixListen>,
     /// Agents that tell the view, as `host:port`; all are listened to at the same time and the newest view counts.
     pub agents: Vec<String>,
     /// Without a cluster's agents: the servers, one of which is the primary. One alone always is.
@@ -47,6 +49,15 @@ pub struct Settings {
     pub takeover: Option<PathBuf>,
     /// How long clients may stay after that. Usually 5 minutes.
     pub drain: Duration,
+}
+
+/// The Unix socket `.s.PGSQL.PORT`, with the port of the first address of [`Settings::listen`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixListen {
+    /// The directory that it is in.
+    pub dir: PathBuf,
+    /// Permissions of its file: who may write to it may connect.
+    pub mode: u32,
 }
 
 /// How connections without TLS are read and written.

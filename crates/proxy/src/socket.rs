@@ -4,6 +4,7 @@
 //! kernel for the rest: only that it has no address, and none of TCP's options.
 
 use crate::ring::{Ahead, Ring, RingSocket};
+use crate::source::Peer;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io;
@@ -58,10 +59,18 @@ impl Socket {
         Socket::of_server(OwnedFd::from(socket).into(), ring)
     }
 
+    /// Reads a connection, which does not block, by epoll.
+    ///
+    /// # Errors
+    /// Those of telling epoll of it.
+    pub fn by_epoll(socket: std::net::TcpStream) -> io::Result<Socket> {
+        Ok(Socket::Epoll(TcpStream::from_std(socket)?))
+    }
+
     /// Of a connection that does not block.
     fn of_server(socket: std::net::TcpStream, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
         Ok(match ring {
-            None => Socket::Epoll(TcpStream::from_std(socket)?),
+            None => Socket::by_epoll(socket)?,
             Some(ring) => {
                 // As the ring wants it.
                 socket.set_nonblocking(false)?;
@@ -81,14 +90,14 @@ impl Socket {
         }
     }
 
-    /// The address of the peer.
+    /// Who is at the other end.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+    pub fn peer(&self) -> io::Result<Peer> {
         match self {
-            Socket::Epoll(socket) => socket.peer_addr(),
-            Socket::Ring(socket) => socket.peer_addr(),
+            Socket::Epoll(socket) => Peer::of(socket),
+            Socket::Ring(socket) => socket.peer(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::ring::Ring;
 use crate::socket::Socket;
+use crate::source::Peer;
 use crate::tls::{Identity, Scratch, Servers, TlsStream};
 use std::future::poll_fn;
 use std::io;
@@ -100,12 +101,12 @@ impl Stream {
         self.socket().local_addr()
     }
 
-    /// The address of the peer.
+    /// Who is at the other end.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.socket().peer_addr()
+    pub fn peer(&self) -> io::Result<Peer> {
+        self.socket().peer()
     }
 
     /// Whether bytes have come that nobody has read.

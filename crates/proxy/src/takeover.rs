@@ -111,13 +111,17 @@ pub struct Desk {
     inode: Option<(u64, u64)>,
 }
 
-fn inode(path: &Path) -> Option<(u64, u64)> {
+/// Which file it is.
+pub fn inode(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     fs::symlink_metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
 }
 
 /// Whether there is a socket. Nothing else is ever removed.
-fn is_socket(path: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// There is something else, or it cannot be looked at.
+pub fn is_socket(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
         Ok(facts) if facts.file_type().is_socket() => Ok(true),

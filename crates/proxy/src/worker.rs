@@ -16,14 +16,15 @@ use crate::reload::Reloads;
 use crate::ring::Ring;
 use crate::roster::Roster;
 use crate::settings::{ClientAuth, Io, Settings};
+use crate::source::Peer;
 use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::tls::{Scratch, Tls};
+use crate::unix_door::UnixDoor;
 use crate::watch::Views;
 use pgwire::scram::KEY_LEN;
 use std::cell::RefCell;
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -65,6 +66,8 @@ pub struct Shared {
     /// Makes verifiers for users that have none: the same in every worker, as those of users that exist are.
     pub mock: [u8; KEY_LEN],
     garbage: Mutex<OncePerSource>,
+    /// By which clients of this host come in.
+    pub unix_door: Option<UnixDoor>,
 }
 
 impl Shared {
@@ -94,7 +97,13 @@ impl Shared {
             guesses: Guesses::default(),
             mock,
             garbage: Mutex::default(),
+            unix_door: None,
         }
+    }
+
+    /// With a Unix socket for clients.
+    pub fn with_unix_door(self, unix_door: Option<UnixDoor>) -> Shared {
+        Shared { unix_door, ..self }
     }
 
     /// The settings of this moment: never needed on the path of a query.
@@ -132,19 +141,19 @@ impl Shared {
 
     /// Logs that the rules do not admit a client, once a minute for each source address.
     pub fn log_not_admitted(&self, client: &Stream, refusal: &Refusal) {
-        if let (Refusal::NotAdmitted { why, who, .. }, Ok(peer)) = (refusal, client.peer_addr()) {
+        if let (Refusal::NotAdmitted { why, who, .. }, Ok(peer)) = (refusal, client.peer()) {
             self.log_bad_client(peer, &format_args!("the rules do not admit it ({why:?}): {who}"));
         }
     }
 
     /// Logs what a hostile or broken client sent, once a minute for each source address.
-    pub fn log_bad_client(&self, peer: SocketAddr, what: &dyn fmt::Display) {
+    pub fn log_bad_client(&self, peer: Peer, what: &dyn fmt::Display) {
         let due =
-            self.garbage.lock().unwrap_or_else(PoisonError::into_inner).is_due(peer.ip(), Instant::now());
+            self.garbage.lock().unwrap_or_else(PoisonError::into_inner).is_due(peer.source(), Instant::now());
         if due {
             tracing::warn!(
                 "closed a connection from {peer}: {what} (further ones from {} are not logged for a minute)",
-                peer.ip()
+                peer.source()
             );
         }
     }

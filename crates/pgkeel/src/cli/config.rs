@@ -84,7 +84,8 @@ pub fn summary(config: &Config) -> String {
         lines.extend(agent_lines(agent));
     }
     if let Some(proxy) = &config.proxy {
-        let listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        let mut listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        listen.extend(proxy.unix_listen.as_ref().map(|unix| unix.dir.display().to_string()));
         let servers: Vec<&str> = proxy.servers.iter().map(|server| server.node.as_str()).collect();
         let asks = match servers.as_slice() {
             [] => format!("asks {}", proxy.agents.join(", ")),

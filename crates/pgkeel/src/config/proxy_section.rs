@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent::settings::PostgresSettings;
+use proxy::UnixListen;
 
 use super::console;
 use super::members::{Members, absolute_path};
@@ -31,11 +32,24 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds memory and file descriptors.
 const CLIENTS_MAX: usize = 10_000;
 
+/// As PostgreSQL's `unix_socket_permissions`.
+const SOCKET_MODE_DEFAULT: u32 = 0o777;
+
 /// Each is asked for every cancel request that is not for a client of here.
 const PEERS_MAX: usize = 32;
 
-const KEYS: [&str; 8] =
-    ["listen", "agents", "servers", "server_sockets", "peers", "hold", "takeover", "takeover_drain"];
+const KEYS: [&str; 10] = [
+    "listen",
+    "unix_socket_dir",
+    "unix_socket_mode",
+    "agents",
+    "servers",
+    "server_sockets",
+    "peers",
+    "hold",
+    "takeover",
+    "takeover_drain",
+];
 
 /// `None` when there is no `[proxy]`, or when a reported error leaves nothing to build from.
 pub(super) fn read(
@@ -49,6 +63,7 @@ pub(super) fn read(
         KEYS.into_iter().chain(pool::KEYS).chain(console::KEYS).chain(tls_section::KEYS).collect();
     section.refuse_unknown(report, &known);
     let listen = read_listen(&section, report);
+    let unix_listen = read_unix_listen(&section, report);
     let servers = proxy_servers::read_servers(root, &section, report);
     let server_sockets = proxy_servers::read_sockets(&section, report);
     let agents = match section.has("servers") {
@@ -79,7 +94,14 @@ pub(super) fn read(
     let settings =
         proxy::Settings { pool, console, tls, server_tls, servers, ask_as, peers: peers?, ..built };
     let server_sockets = server_sockets?;
-    let settings = proxy::Settings { server_sockets, takeover: takeover?, drain: drain?, ..settings };
+    let settings = proxy::Settings {
+        server_sockets,
+        unix_listen: unix_listen?,
+        takeover: takeover?,
+        drain: drain?,
+        ..settings
+    };
+    refuse_unseen_certificates(&section, report, &settings);
     tls_section::refuse_two_channels(&section, report, &settings);
     Some(settings)
 }
@@ -134,6 +156,36 @@ fn read_listen(section: &Section<'_>, report: &mut Report<'_>) -> Option<Vec<Soc
     Some(addresses)
 }
 
+/// The inner `None`: no Unix socket for clients.
+fn read_unix_listen(section: &Section<'_>, report: &mut Report<'_>) -> Option<Option<UnixListen>> {
+    let dir =
+        section.parsed_or(report, "unix_socket_dir", None, |text| proxy_servers::socket_dir(text).map(Some));
+    let mode = section.parsed_or(report, "unix_socket_mode", SOCKET_MODE_DEFAULT, permissions);
+    if section.has("unix_socket_mode") && !section.has("unix_socket_dir") {
+        let problem = "needs `unix_socket_dir`".to_owned();
+        report.error(section.line_of(report, "unix_socket_mode"), &section.path("unix_socket_mode"), problem);
+    }
+    let mode = mode?;
+    Some(dir?.map(|dir| UnixListen { dir, mode }))
+}
+
+/// Who comes by a Unix socket shows no certificate.
+fn refuse_unseen_certificates(section: &Section<'_>, report: &mut Report<'_>, settings: &proxy::Settings) {
+    let asks = settings.tls.as_ref().is_some_and(|tls| tls.mode == proxy::ClientTlsMode::Verify);
+    if asks && settings.unix_listen.is_some() {
+        let problem = "cannot go with mode = \"verify\" in [proxy.tls]: clients show no certificate there; leave one of the \
+                       two out, or let the rules of hba_file ask for certificates";
+        let line = section.line_of(report, "unix_socket_dir");
+        report.error(line, &section.path("unix_socket_dir"), problem.to_owned());
+    }
+}
+
+fn permissions(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
+    let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+    mode.ok_or_else(|| format!("{text:?} is not a mode of files; write for example \"0777\" or \"0770\""))
+}
+
 fn read_agents(
     section: &Section<'_>,
     report: &mut Report<'_>,
@@ -171,6 +223,7 @@ fn build(cluster: &str, listen: Vec<SocketAddr>, agents: Vec<String>, hold: Dura
     proxy::Settings {
         cluster: cluster.to_owned(),
         listen,
+        unix_listen: None,
         agents,
         hold,
         connect_timeout: CONNECT_TIMEOUT,

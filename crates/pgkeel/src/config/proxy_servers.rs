@@ -98,7 +98,8 @@ pub(super) fn refuse_way_around_fence(
     }
 }
 
-fn socket_dir(text: &str) -> Result<PathBuf, String> {
+/// A directory for Unix sockets.
+pub(super) fn socket_dir(text: &str) -> Result<PathBuf, String> {
     let path = absolute_path(text)?;
     if path.as_os_str().len() <= DIR_LEN_MAX {
         return Ok(path);

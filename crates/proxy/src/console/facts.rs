@@ -5,6 +5,7 @@ use crate::lend::{Lendings, PoolFacts, Stage as ServerStage};
 use crate::logical::Counts;
 use crate::pooled::Login;
 use crate::roster::{Doing, Seat, Stage, Who};
+use crate::source::Peer;
 use crate::sql::Pins;
 use crate::worker::Worker;
 use std::collections::{BTreeMap, HashMap};
@@ -78,7 +79,7 @@ pub enum Work {
 pub struct Client {
     pub id: u64,
     pub who: Who,
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Peer>,
     pub local: Option<SocketAddr>,
     pub connected: SystemTime,
     pub prepared: usize,
@@ -95,7 +96,7 @@ pub struct Server {
     pub since: Moment,
     pub node: Option<String>,
     pub epoch: Option<u64>,
-    pub remote: Option<SocketAddr>,
+    pub remote: Option<Peer>,
     pub local: Option<SocketAddr>,
     pub opened: Option<SystemTime>,
     pub pid: Option<u32>,

@@ -10,12 +10,12 @@ use super::show_proxy::SERVER_VERSION;
 use crate::error::Refusal;
 use crate::pooled::{NotAdmitted, check_with, negotiate};
 use crate::settings::{ClientAuth, ConsoleSettings};
+use crate::source::Source;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use pgwire::message::put;
 use pgwire::startup::parse_body;
 use pgwire::{CancelKey, Startup};
-use std::net::IpAddr;
 use std::rc::Rc;
 use tokio::time::timeout;
 
@@ -47,7 +47,7 @@ pub async fn check(stream: &mut Stream, packet: &[u8], worker: &Rc<Worker>) -> R
     };
     let settings = &worker.shared.settings();
     let auth = settings.pool.as_ref().map(|pool| &pool.auth);
-    let proof = proof(&settings.console, auth, stream.peer_addr()?.ip())?;
+    let proof = proof(&settings.console, auth, stream.peer()?.source())?;
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
     let mut greeting = Vec::new();
     negotiate(&message, &mut greeting);
@@ -63,7 +63,7 @@ pub async fn check(stream: &mut Stream, packet: &[u8], worker: &Rc<Worker>) -> R
     Ok(role(&settings.console, user)?)
 }
 
-fn proof(console: &ConsoleSettings, auth: Option<&ClientAuth>, peer: IpAddr) -> Result<Proof, Refusal> {
+fn proof(console: &ConsoleSettings, auth: Option<&ClientAuth>, peer: Source) -> Result<Proof, Refusal> {
     if !console.is_on() {
         let why = "the database \"pgkeel\" is the proxy's own console, and it is off";
         let hint =
@@ -72,7 +72,7 @@ fn proof(console: &ConsoleSettings, auth: Option<&ClientAuth>, peer: IpAddr) -> 
     }
     match auth {
         Some(ClientAuth::Scram(_) | ClientAuth::Rules(..)) => Ok(Proof::Scram),
-        Some(ClientAuth::Trust) if peer.to_canonical().is_loopback() => Ok(Proof::Nothing),
+        Some(ClientAuth::Trust) if peer.is_here() => Ok(Proof::Nothing),
         Some(ClientAuth::Trust) => {
             let why = "with auth = \"trust\" the console takes clients of the proxy's own host only";
             Err(refused("28000", why, "Connect to 127.0.0.1 there, or set auth = \"scram\" in `[proxy]`."))
@@ -138,8 +138,9 @@ mod tests {
 
     #[test]
     fn nobody_is_believed_without_proof_but_where_everybody_is() {
-        let (here, there): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap());
-        let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
+        let at = |text: &str| Source::Address(text.parse().unwrap());
+        let (here, there) = (at("127.0.0.1"), at("10.0.0.1"));
+        let mapped = at("::ffff:127.0.0.1");
         let scram = ClientAuth::Scram(lookup());
         for auth in [Some(&scram), Some(&ClientAuth::Trust), None] {
             assert_eq!(state(proof(&ConsoleSettings::default(), auth, here)), "3D000", "it is off");

@@ -102,6 +102,9 @@ pub fn config(settings: &Settings) -> Table {
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     add("cluster", Some(settings.cluster.clone()));
     add("listen", list(&listen));
+    let unix = settings.unix_listen.as_ref();
+    add("unix_socket_dir", unix.map(|unix| unix.dir.display().to_string()));
+    add("unix_socket_mode", unix.map(|unix| format!("{:04o}", unix.mode)));
     add("agents", list(&settings.agents));
     add("hold", time(settings.hold));
     add("connect_timeout", time(settings.connect_timeout));

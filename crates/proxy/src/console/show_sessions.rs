@@ -3,6 +3,7 @@
 use super::facts::{Client, Prepared, Server, Work};
 use super::stamp::{Moment, stamp};
 use super::table::{Kind, Table, Value};
+use crate::source::Peer;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,21 @@ fn ip(address: Option<SocketAddr>) -> Value {
 
 fn port(address: Option<SocketAddr>) -> Value {
     address.map(|address| u64::from(address.port())).into()
+}
+
+fn peer_ip(peer: Option<Peer>) -> Value {
+    match peer {
+        Some(Peer::Unix { .. }) => "unix".into(),
+        Some(Peer::Tcp(address)) => ip(Some(address)),
+        None => Value::Null,
+    }
+}
+
+fn peer_port(peer: Option<Peer>) -> Value {
+    match peer {
+        Some(Peer::Tcp(address)) => port(Some(address)),
+        Some(Peer::Unix { .. }) | None => Value::Null,
+    }
 }
 
 fn replication(is: bool) -> Value {
@@ -54,8 +70,8 @@ pub fn clients(clients: &[Client], held: Option<&str>) -> Table {
             Value::bytes(&client.who.database),
             replication(client.who.replication),
             state.into(),
-            ip(client.peer),
-            port(client.peer),
+            peer_ip(client.peer),
+            peer_port(client.peer),
             ip(client.local),
             port(client.local),
             stamp(client.connected).into(),
@@ -151,8 +167,8 @@ pub fn servers(servers: &[Server]) -> Table {
             Value::bytes(&server.of.database),
             replication(server.replication),
             server.state.into(),
-            ip(server.remote),
-            port(server.remote),
+            peer_ip(server.remote),
+            peer_port(server.remote),
             ip(server.local),
             port(server.local),
             server.opened.map(stamp).into(),

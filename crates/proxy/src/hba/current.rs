@@ -3,6 +3,7 @@
 use super::{Caller, File, Rules, Way};
 use crate::error::Refusal;
 use crate::settings::RuleFiles;
+use crate::source::Peer;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::worker::Shared;
@@ -17,6 +18,9 @@ use thiserror::Error;
 
 /// Longer files are refused. Bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Users of this host, for `peer`.
+const USERS: &str = "/etc/passwd";
 
 /// Most wrong lines that are told at once.
 const WRONG_MAX: usize = 20;
@@ -74,12 +78,17 @@ impl Hba {
             return Err(Refusal::NoUser);
         };
         let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
-        let source = client.peer_addr().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
+        let peer = client.peer().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
         let common_name = client.tls().and_then(TlsStream::peer_common_name);
         // It is replaced as a whole, so a panic elsewhere spoils nothing.
         let rules = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let system_user = match peer {
+            Peer::Unix { uid } if rules.ask_for_system_user() => system_user(uid),
+            Peer::Unix { .. } | Peer::Tcp(_) => None,
+        };
         rules.decide(&Caller {
-            source: source.ip().to_canonical(),
+            source: peer.source(),
+            system_user: system_user.as_deref(),
             tls: client.tls().is_some(),
             user,
             database: message.get("database").filter(|name| !name.is_empty()).unwrap_or(user),
@@ -93,6 +102,17 @@ impl Hba {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         Ok(())
     }
+}
+
+/// The name of a user of this host, of those that /etc/passwd has.
+fn system_user(uid: u32) -> Option<String> {
+    let users = std::fs::read(USERS).ok()?;
+    let mut lines = users.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    lines.find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
 }
 
 /// Whether it asks for the whole WAL; with `database` it asks for one database, like any client

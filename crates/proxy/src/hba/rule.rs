@@ -3,6 +3,7 @@
 use super::Caller;
 use super::network::Network;
 use super::words::{Field, Word};
+use crate::source::Source;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,11 +11,20 @@ pub struct Rule {
     encryption: Encryption,
     databases: Vec<Database>,
     users: Vec<User>,
-    from: Network,
+    from: From,
     /// What follows if it fits.
     pub method: Method,
     /// Which certificate is asked for, whatever the method.
     pub certificate: Certificate,
+    /// In which the names of users of this host are looked up.
+    pub map: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum From {
+    /// By a Unix socket.
+    Here,
+    Network(Network),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +55,8 @@ pub enum Method {
     Scram,
     /// It is believed.
     Trust,
+    /// By who it is on this host.
+    Peer,
     /// It is sent away.
     Reject,
 }
@@ -82,10 +94,12 @@ impl Rule {
             User::All => true,
             User::Named(name) => name.as_bytes() == caller.user,
         };
-        encryption
-            && self.from.has(caller.source)
-            && self.databases.iter().any(database)
-            && self.users.iter().any(user)
+        let from = match (&self.from, caller.source) {
+            (From::Here, Source::User { .. }) => true,
+            (From::Network(network), Source::Address(address)) => network.has(address),
+            (From::Here, Source::Address(_)) | (From::Network(_), Source::User { .. }) => false,
+        };
+        encryption && from && self.databases.iter().any(database) && self.users.iter().any(user)
     }
 }
 
@@ -97,9 +111,12 @@ pub fn parse(fields: &[Field]) -> Result<Option<Rule>, String> {
         "hostssl" => Encryption::Tls,
         "hostnossl" => Encryption::None,
         // No client comes so.
-        "local" | "hostgssenc" => return Ok(None),
+        "hostgssenc" => return Ok(None),
+        "local" => return local(&fields[1..]).map(Some),
         other => {
-            return Err(format!("{other:?} is not a type of connection; host, hostssl or hostnossl are"));
+            return Err(format!(
+                "{other:?} is not a type of connection; local, host, hostssl or hostnossl are"
+            ));
         }
     };
     let [databases, users, address, rest @ ..] = &fields[1..] else {
@@ -125,7 +142,34 @@ pub fn parse(fields: &[Field]) -> Result<Option<Rule>, String> {
     };
     let [method, options @ ..] = rest else { return Err("names no method".to_owned()) };
     let (method, certificate) = method_of(one(method, "a method")?, options, encryption)?;
-    Ok(Some(Rule { encryption, databases, users, from, method, certificate }))
+    let from = From::Network(from);
+    Ok(Some(Rule { encryption, databases, users, from, method, certificate, map: None }))
+}
+
+/// What follows `local`.
+fn local(fields: &[Field]) -> Result<Rule, String> {
+    let [databases, users, method, options @ ..] = fields else {
+        return Err("ends too early; a line for local has type, database, user and method".to_owned());
+    };
+    let databases = databases.iter().map(database).collect::<Result<_, _>>()?;
+    let users = users.iter().map(user).collect::<Result<_, _>>()?;
+    let word = one(method, "a method")?;
+    let (encryption, from) = (Encryption::Either, From::Here);
+    if word.text != "peer" {
+        let (method, certificate) = method_of(word, options, Encryption::None)?;
+        return Ok(Rule { encryption, databases, users, from, method, certificate, map: None });
+    }
+    let map = match options {
+        [] => None,
+        [option] => {
+            let option = &one(option, "an option")?.text;
+            let map = option.strip_prefix("map=");
+            Some(map.ok_or_else(|| format!("{option:?} is not an option of peer here"))?.to_owned())
+        }
+        [_, ..] => return Err("has more options than peer knows here: map alone".to_owned()),
+    };
+    let (method, certificate) = (Method::Peer, Certificate::NotAsked);
+    Ok(Rule { encryption, databases, users, from, method, certificate, map })
 }
 
 fn database(word: &Word) -> Result<Database, String> {
@@ -170,6 +214,7 @@ fn method_of(
         "trust" => (Method::Trust, Certificate::NotAsked),
         "reject" => (Method::Reject, Certificate::NotAsked),
         "cert" => (Method::Trust, Certificate::OfUser { map: None }),
+        "peer" => return Err("peer needs local: nobody says who is at the other end of a network".to_owned()),
         other => {
             return Err(format!("{other:?} is not a method here; scram-sha-256, cert, trust and reject are"));
         }

@@ -1,8 +1,13 @@
 use super::*;
 
+fn address(text: &str) -> Source {
+    Source::Address(text.parse().unwrap())
+}
+
 fn caller() -> Caller<'static> {
     Caller {
-        source: "10.0.0.7".parse().unwrap(),
+        source: address("10.0.0.7"),
+        system_user: None,
         tls: true,
         user: b"ann",
         database: b"shop",
@@ -35,8 +40,9 @@ fn the_first_line_that_fits_decides() {
          host replication,wal dan all md5\n",
     );
     let at = |source: &str, tls, user, database, replicates| {
-        let source = source.parse().unwrap();
-        told(rules.decide(&Caller { source, tls, user, database, replicates, common_name: None }))
+        let source = address(source);
+        let caller = Caller { source, tls, user, database, replicates, ..caller() };
+        told(rules.decide(&caller))
     };
     assert_eq!(at("10.0.0.7", true, b"ann", b"shop", false), "Rejected");
     assert_eq!(at("10.0.1.7", true, b"ann", b"shop", false), "Scram");
@@ -144,5 +150,33 @@ fn any_text_is_read_or_refused() {
         if let Ok(rules) = Rules::parse(&text, &text) {
             let _ = rules.decide(&caller());
         }
+    }
+}
+
+#[test]
+fn local_is_for_unix_sockets_and_peer_asks_the_host() {
+    let rules = Rules::parse(
+        "host all all all reject\n\
+         local shop bob scram-sha-256\n\
+         local all bob peer map=staff\n\
+         local all ann peer\n",
+        "staff ann bob\n",
+    )
+    .unwrap();
+    let at = |system_user, user, database| {
+        let source = Source::User { uid: 7 };
+        told(rules.decide(&Caller { source, system_user, user, database, tls: false, ..caller() }))
+    };
+    assert_eq!(at(None, b"bob", b"shop"), "Scram", "lines for host are not asked");
+    assert_eq!(at(Some("ann"), b"bob", b"x"), "Trust");
+    assert_eq!(at(Some("ann"), b"ann", b"x"), "Trust");
+    assert_eq!(at(Some("bob"), b"bob", b"x"), "OtherUser", "with a map, only what stands there");
+    assert_eq!(at(Some("bob"), b"ann", b"x"), "OtherUser");
+    assert_eq!(at(None, b"ann", b"x"), "OtherUser");
+    assert_eq!(at(Some("dan"), b"dan", b"x"), "NoRule");
+    assert_eq!(told(rules.decide(&caller())), "Rejected");
+    for wrong in ["host all all all peer", "local all all", "local all all peer krb=1", "local all all cert"]
+    {
+        assert!(Rules::parse(wrong, "").is_err(), "{wrong}");
     }
 }

@@ -192,7 +192,7 @@ async fn reported(
 /// Checks a client by SCRAM-SHA-256, bound to its TLS connection where both can (src/backend/libpq/auth-scram.c). An unknown
 /// user, one without a password and a wrong password get the same answers.
 async fn check(stream: &mut Stream, user: &[u8], worker: &Rc<Worker>) -> Result<Secret, NotAdmitted> {
-    let (source, since) = (stream.peer_addr()?.ip(), Instant::now());
+    let (source, since) = (stream.peer()?.source(), Instant::now());
     let standing = worker.shared.guesses.standing(source, since);
     let found = find_verifier(user, worker).await?;
     if standing == Standing::Suspect {
@@ -232,7 +232,7 @@ pub async fn check_with(
     let begun = Server::begin(data, mechanism, &channel, found.clone(), &nonce).map_err(refused)?;
     say(stream, 11, &begun.answer).await?;
     let last = hear(stream, &mut messages).await?;
-    let (source, guesses) = (stream.peer_addr()?.ip(), &worker.shared.guesses);
+    let (source, guesses) = (stream.peer()?.source(), &worker.shared.guesses);
     // Here, where nothing comes between this question and its consequence.
     if guesses.standing(source, Instant::now()) == Standing::Shut {
         return Err(Refusal::TooManyFailures { source }.into());

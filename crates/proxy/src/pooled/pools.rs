@@ -9,6 +9,7 @@ use crate::error::Refusal;
 use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
 use crate::logical::{Holding, Reported, Tally};
 use crate::settings::{Lookup, PoolSettings, Settings};
+use crate::source::Peer;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use pgwire::scram::{ClientKey, Verifier};
@@ -93,7 +94,7 @@ pub struct Opened {
     pub epoch: u64,
     pub at: SystemTime,
     pub local: Option<SocketAddr>,
-    pub remote: Option<SocketAddr>,
+    pub remote: Option<Peer>,
 }
 
 #[derive(Debug)]
@@ -327,7 +328,7 @@ pub fn opened(worker: &Rc<Worker>, lent: Box<Lent>) {
         epoch: lent.epoch,
         at: SystemTime::now(),
         local: lent.stream.local_addr().ok(),
-        remote: lent.stream.peer_addr().ok(),
+        remote: lent.stream.peer().ok(),
     };
     {
         let mut pools = worker.pools.borrow_mut();

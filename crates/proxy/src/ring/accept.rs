@@ -2,6 +2,7 @@
 
 use super::Ring;
 use super::inner::{ACCEPTED, CANCELLED, Inner};
+use crate::source::Peer;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode};
 use rustix::net::SocketFlags;
@@ -9,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -57,9 +58,9 @@ impl Acceptor {
     ///
     /// # Errors
     /// Those of accepting: mostly that no file can be opened any more.
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         let socket = TcpStream::from(poll_fn(|cx| self.poll_accept(cx)).await?);
-        let peer = socket.peer_addr()?;
+        let peer = Peer::of(&socket)?;
         Ok((socket, peer))
     }
 

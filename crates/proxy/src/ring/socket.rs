@@ -3,6 +3,7 @@
 use super::Ring;
 use super::inner::{Inner, WRITABLE};
 use super::slot::{Ahead, End, Unread};
+use crate::source::Peer;
 use io_uring::opcode;
 use io_uring::types::Fd;
 use rustix::event::PollFlags;
@@ -163,12 +164,12 @@ impl RingSocket {
         self.with_socket(TcpStream::local_addr)
     }
 
-    /// Of the peer.
+    /// Who is at the other end.
     ///
     /// # Errors
     /// Those of asking.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.with_socket(TcpStream::peer_addr)
+    pub fn peer(&self) -> io::Result<Peer> {
+        self.with_socket(|socket| Peer::of(socket))
     }
 
     fn with_socket<T>(&self, ask: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {

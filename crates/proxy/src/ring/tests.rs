@@ -1,6 +1,7 @@
 use super::buffers::{self, Buffers, COUNT};
 use super::slot::{SPARE, Slot, UNREAD_MAX, Unread};
 use super::*;
+use crate::source::Peer;
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -214,7 +215,7 @@ fn clients_come_in_until_the_door_is_closed() {
                 (0..20).map(|_| TcpStream::connect(address).expect("a connection")).collect();
             for there in &coming {
                 let (here, peer) = acceptor.accept().await.expect("a client");
-                assert_eq!(here.peer_addr().expect("an address"), peer);
+                assert_eq!(Peer::Tcp(here.peer_addr().expect("an address")), peer);
                 assert_eq!(there.peer_addr().expect("an address"), address);
             }
         }

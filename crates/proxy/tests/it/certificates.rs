@@ -67,6 +67,11 @@ impl Files {
         Files { dir }
     }
 
+    /// Where they are.
+    pub fn path(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Writes a file that only its owner can read, in the place of an older one.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let (file, new) = (self.dir.join(name), self.dir.join("new"));

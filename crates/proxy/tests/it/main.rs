@@ -70,3 +70,5 @@ mod tls_login;
 mod tls_servers;
 
 mod unix_servers;
+
+mod unix_clients;

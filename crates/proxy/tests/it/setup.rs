@@ -31,6 +31,7 @@ pub fn settings() -> Settings {
     Settings {
         cluster: "shop".to_string(),
         listen: vec![SocketAddr::from(([127, 0, 0, 1], free_port()))],
+        unix_listen: None,
         agents: Vec::new(),
         hold: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(2),
