@@ -10,6 +10,9 @@ pub const BODY_LEN_MAX: usize = 10_000;
 /// Shortest one: the version number alone (src/backend/postmaster/postmaster.c, `ProcessStartupPacket`). Bytes.
 pub const BODY_LEN_MIN: usize = 4;
 
+/// Longest name of a role or a database; `NAMEDATALEN` - 1, src/include/pg_config_manual.h. Bytes.
+pub const NAME_LEN_MAX: usize = 63;
+
 /// `CANCEL_REQUEST_CODE`, src/include/libpq/pqcomm.h.
 pub const CANCEL_REQUEST_CODE: u32 = (1234 << 16) | 5678;
 
@@ -73,7 +76,7 @@ pub type Parameter<'a> = (&'a [u8], &'a [u8]);
 pub struct StartupMessage<'a> {
     /// Minor version of protocol 3 that the client asks for.
     pub minor: u16,
-    /// Names and values in the order sent.
+    /// Names and values in the order sent; of the names of a role and of a database as much as PostgreSQL takes.
     pub parameters: Vec<Parameter<'a>>,
 }
 
@@ -140,8 +143,15 @@ fn parse_parameters(mut rest: &[u8]) -> Result<Vec<Parameter<'_>>, StartupError>
             return if rest.is_empty() { Ok(parameters) } else { Err(StartupError::Layout) };
         }
         let value = take_string(&mut rest)?;
-        parameters.push((name, value));
+        let is_name = matches!(name, b"user" | b"database");
+        parameters.push((name, if is_name { as_name(value) } else { value }));
     }
+}
+
+/// What PostgreSQL takes of a name that is too long, whatever bytes that cuts in two (src/backend/tcop/backend_startup.c,
+/// `ProcessStartupPacket`).
+fn as_name(value: &[u8]) -> &[u8] {
+    &value[..value.len().min(NAME_LEN_MAX)]
 }
 
 fn take_string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], StartupError> {
@@ -169,6 +179,18 @@ mod tests {
         for refused in [0_u32, 3, 4, 7, 10_005, u32::MAX, u32::from_be_bytes(*b"GET ")] {
             assert_eq!(body_len(refused.to_be_bytes()), Err(StartupError::Length(refused)));
         }
+    }
+
+    #[test]
+    fn names_are_as_long_as_postgresql_takes_them() {
+        let long = "n".repeat(70);
+        let body =
+            session(0, format!("user\0{long}\0database\0{long}\0application_name\0{long}\0\0").as_bytes());
+        let Ok(Startup::Session(message)) = parse_body(&body) else { panic!("{body:?}") };
+        for name in ["user", "database"] {
+            assert_eq!(message.get(name), Some(&long.as_bytes()[..63]));
+        }
+        assert_eq!(message.get("application_name"), Some(long.as_bytes()));
     }
 
     #[test]

@@ -21,3 +21,4 @@ mod setting;
 pub use ends::Ends;
 pub use pin::{Pin, Pins};
 pub use read::{Effect, Reading, read};
+pub use setting::WITHOUT_MEANING;

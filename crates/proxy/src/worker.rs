@@ -8,7 +8,7 @@ use crate::guesses::Guesses;
 use crate::hba::{Hba, Way};
 use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
-use crate::peers;
+use crate::peers::PassingOn;
 use crate::pool::Pool;
 use crate::pooled::{Bell, Pools, Rounds, Secrets};
 use crate::reach::Detours;
@@ -169,7 +169,7 @@ pub struct Worker {
     pub stop: watch::Receiver<bool>,
     pub probes: Semaphore,
     /// Cancel requests that are passed on to other proxies.
-    pub passing_on: Semaphore,
+    pub passing_on: RefCell<PassingOn>,
     /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
     pub chunk: RefCell<Box<[u8]>>,
     /// Of the pooled mode; see there.
@@ -213,7 +213,7 @@ impl Worker {
             views,
             stop,
             probes: Semaphore::new(PROBES_MAX),
-            passing_on: Semaphore::new(peers::AT_ONCE_MAX),
+            passing_on: RefCell::default(),
             chunk,
             pools,
             texts: RefCell::new(Texts::new(u64::from_be_bytes(names))),

@@ -1,6 +1,7 @@
 //! The settings of a session, as statements that put them in place.
 
 use super::reported::share;
+use crate::sql::WITHOUT_MEANING;
 use std::rc::Rc;
 
 /// Most settings of one session; more pin the server.
@@ -76,10 +77,10 @@ impl Settings {
         self.0.iter().map(|setting| &*setting.name)
     }
 
-    /// Whether there are none but the application's name, which changes the meaning of no statement.
+    /// Whether there are none that change the meaning of statements.
     #[must_use]
     pub fn are_plain(&self) -> bool {
-        self.0.iter().all(|setting| &*setting.name == "application_name")
+        self.0.iter().all(|setting| WITHOUT_MEANING.contains(&&*setting.name))
     }
 
     /// Appends statements that make these settings out of `others`; whether there is something to do. If not, they are the

@@ -19,6 +19,24 @@ pub enum Left {
 /// byte by byte (src/include/mb/pg_wchar.h, `PG_ENCODING_BE_LAST` and before).
 const PLAIN_ENCODINGS: [&str; 6] = ["utf8", "unicode", "utf-8", "sql_ascii", "latin1", "latin9"];
 
+/// Settings that change when a statement is given up, how surely it is kept and what is told of it, but never what a text
+/// means, and no plan: clients that differ in these alone can share prepared statements.
+pub const WITHOUT_MEANING: [&str; 13] = [
+    "application_name",
+    "client_min_messages",
+    "deadlock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "log_duration",
+    "log_min_duration_statement",
+    "log_min_error_statement",
+    "log_min_messages",
+    "statement_timeout",
+    "synchronous_commit",
+    "transaction_timeout",
+];
+
 /// Reads a SET, whose tokens are `statement`; `text` is what they were read from.
 #[must_use]
 pub fn set(statement: &[Placed<'_>], text: &[u8]) -> Left {
@@ -108,7 +126,8 @@ pub fn changes_meaning(statement: &[Placed<'_>]) -> bool {
     };
     let at = 1 + usize::from(is(1, &["local", "session"]) && !has_dot(&statement[1..]));
     let of_extension = statement.get(at..).is_some_and(has_dot);
-    !of_extension && !is(at, &["transaction", "constraints", "characteristics", "application_name"])
+    let of_transaction = is(at, &["transaction", "constraints", "characteristics"]);
+    !of_extension && !of_transaction && !is(at, &WITHOUT_MEANING)
 }
 
 /// The setting's name in lower case, and the tokens of its value.
