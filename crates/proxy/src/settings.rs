@@ -181,7 +181,9 @@ impl Settings {
     /// The role that looks up verifiers.
     pub(crate) fn lookup(&self) -> Option<&Lookup> {
         match self.pool.as_ref().map(|pool| &pool.auth) {
-            Some(ClientAuth::Scram(lookup) | ClientAuth::Rules(_, lookup)) => Some(lookup),
+            Some(ClientAuth::Scram(lookup) | ClientAuth::Md5(lookup) | ClientAuth::Rules(_, lookup)) => {
+                Some(lookup)
+            }
             Some(ClientAuth::Trust) => None,
             None => self.console.lookup.as_ref(),
         }
@@ -230,6 +232,8 @@ pub enum ClientAuth {
     Trust,
     /// By SCRAM-SHA-256, with the verifiers that this role reads from pg_authid on the server.
     Scram(Lookup),
+    /// As [`ClientAuth::Scram`]; roles whose password is an old one of MD5 by that.
+    Md5(Lookup),
     /// As the rules of these files say; this role looks up verifiers.
     Rules(RuleFiles, Lookup),
 }

@@ -57,6 +57,7 @@ enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Auth {
     Scram,
+    Md5,
     Trust,
     Rules,
 }
@@ -90,6 +91,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
     let auth = match (auth, files) {
         (Auth::Trust, _) => ClientAuth::Trust,
         (Auth::Scram, _) | (Auth::Rules, None) => ClientAuth::Scram(read_verifying_role(section, report)?),
+        (Auth::Md5, _) => ClientAuth::Md5(read_verifying_role(section, report)?),
         (Auth::Rules, Some(files)) => ClientAuth::Rules(files, read_verifying_role(section, report)?),
     };
     Some(Some(PoolSettings {
@@ -119,7 +121,7 @@ fn read_rule_files(section: &Section<'_>, report: &mut Report<'_>, auth: Auth) -
             section.require(report, "hba_file", "\"/etc/pgkeel/pg_hba.conf\", who may come and how");
             None
         }
-        (Auth::Scram | Auth::Trust, _) => {
+        (Auth::Scram | Auth::Md5 | Auth::Trust, _) => {
             for key in ["hba_file", "ident_file"].into_iter().filter(|key| section.has(key)) {
                 let problem = "needs auth = \"hba\"".to_owned();
                 report.error(section.line_of(report, key), &section.path(key), problem);
@@ -153,7 +155,9 @@ pub(super) fn asking_role(
     pool: Option<&PoolSettings>,
 ) -> Option<Lookup> {
     match pool.map(|pool| &pool.auth) {
-        Some(ClientAuth::Scram(lookup) | ClientAuth::Rules(_, lookup)) => Some(lookup.clone()),
+        Some(ClientAuth::Scram(lookup) | ClientAuth::Md5(lookup) | ClientAuth::Rules(_, lookup)) => {
+            Some(lookup.clone())
+        }
         Some(ClientAuth::Trust) | None => {
             read_lookup(section, report, "a role that asks the servers which of them is the primary")
         }
@@ -207,9 +211,12 @@ fn io(text: &str) -> Result<Io, String> {
 fn auth(text: &str) -> Result<Auth, String> {
     match text {
         "scram" => Ok(Auth::Scram),
+        "md5" => Ok(Auth::Md5),
         "trust" => Ok(Auth::Trust),
         "hba" => Ok(Auth::Rules),
-        _ => Err(format!("{text:?} is not a way to let clients in; write \"scram\", \"hba\" or \"trust\"")),
+        _ => Err(format!(
+            "{text:?} is not a way to let clients in; write \"scram\", \"md5\", \"hba\" or \"trust\""
+        )),
     }
 }
 
