@@ -26,6 +26,8 @@ pub mod message;
 
 pub mod scram;
 
+pub mod md5;
+
 #[cfg(any(test, feature = "random"))]
 #[doc(hidden)]
 pub mod random;

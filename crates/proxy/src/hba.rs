@@ -27,6 +27,8 @@ use std::fmt;
 pub enum Way {
     /// By SCRAM-SHA-256.
     Scram,
+    /// By SCRAM-SHA-256, or by MD5 where that is the kind of its password.
+    Md5,
     /// It need not, or has done so by its certificate.
     Trust,
 }
@@ -95,6 +97,7 @@ impl Rules {
         }
         match rule.method {
             Method::Scram => Ok(Way::Scram),
+            Method::Md5 => Ok(Way::Md5),
             Method::Trust => Ok(Way::Trust),
             Method::Peer => match caller.system_user {
                 Some(name) if self.names.stand_for(rule.map.as_deref(), name, caller.user) => Ok(Way::Trust),

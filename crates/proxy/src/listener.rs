@@ -154,7 +154,7 @@ fn read_files(settings: &Settings) -> Result<(Arc<Tls>, Option<Hba>), ProxyError
     }
     let hba = match settings.pool.as_ref().map(|pool| &pool.auth) {
         Some(ClientAuth::Rules(files, _)) => Some(Hba::load(files)?),
-        Some(ClientAuth::Scram(_) | ClientAuth::Trust) | None => None,
+        Some(ClientAuth::Scram(_) | ClientAuth::Md5(_) | ClientAuth::Trust) | None => None,
     };
     Ok((tls, hba))
 }

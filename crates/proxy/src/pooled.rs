@@ -13,6 +13,8 @@ mod greeting;
 
 mod login;
 
+mod md5;
+
 mod loss;
 
 mod open;

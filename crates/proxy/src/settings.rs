@@ -199,7 +199,9 @@ impl Settings {
     /// Who tells verifiers.
     pub(crate) fn verifiers(&self) -> Option<&Verifiers> {
         match self.pool.as_ref().map(|pool| &pool.auth) {
-            Some(ClientAuth::Scram(verifiers) | ClientAuth::Rules(_, verifiers)) => Some(verifiers),
+            Some(
+                ClientAuth::Scram(verifiers) | ClientAuth::Md5(verifiers) | ClientAuth::Rules(_, verifiers),
+            ) => Some(verifiers),
             Some(ClientAuth::Trust) => None,
             None => self.console.verifiers.as_ref(),
         }
@@ -249,6 +251,8 @@ pub enum ClientAuth {
     Trust,
     /// By SCRAM-SHA-256.
     Scram(Verifiers),
+    /// As [`ClientAuth::Scram`]; roles whose password is an old one of MD5 by that.
+    Md5(Verifiers),
     /// As the rules of these files say.
     Rules(RuleFiles, Verifiers),
 }

@@ -143,6 +143,7 @@ impl Shared {
         match (&self.hba, self.settings().pool.as_ref().map(|pool| &pool.auth)) {
             (Some(hba), _) => hba.admit(client, packet),
             (None, Some(ClientAuth::Trust) | None) => Ok(Way::Trust),
+            (None, Some(ClientAuth::Md5(_))) => Ok(Way::Md5),
             (None, Some(ClientAuth::Scram(_) | ClientAuth::Rules(..))) => Ok(Way::Scram),
         }
     }

@@ -60,6 +60,7 @@ enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Auth {
     Scram,
+    Md5,
     Trust,
     Rules,
 }
@@ -95,6 +96,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Opt
     let auth = match (auth, files) {
         (Auth::Trust, _) => ClientAuth::Trust,
         (Auth::Scram, _) | (Auth::Rules, None) => ClientAuth::Scram(read_verifiers(section, report)?),
+        (Auth::Md5, _) => ClientAuth::Md5(read_verifiers(section, report)?),
         (Auth::Rules, Some(files)) => ClientAuth::Rules(files, read_verifiers(section, report)?),
     };
     Some(Some(PoolSettings {
@@ -125,7 +127,7 @@ fn read_rule_files(section: &Section<'_>, report: &mut Report<'_>, auth: Auth) -
             section.require(report, "hba_file", "\"/etc/pgkeel/pg_hba.conf\", who may come and how");
             None
         }
-        (Auth::Scram | Auth::Trust, _) => {
+        (Auth::Scram | Auth::Md5 | Auth::Trust, _) => {
             for key in ["hba_file", "ident_file"].into_iter().filter(|key| section.has(key)) {
                 let problem = "needs auth = \"hba\"".to_owned();
                 report.error(section.line_of(report, key), &section.path(key), problem);
@@ -164,12 +166,13 @@ pub(super) fn asking_role(
     pool: Option<&PoolSettings>,
 ) -> Option<Lookup> {
     match pool.map(|pool| &pool.auth) {
-        Some(ClientAuth::Scram(Verifiers::Role(lookup)) | ClientAuth::Rules(_, Verifiers::Role(lookup))) => {
-            Some(lookup.clone())
-        }
-        Some(ClientAuth::Scram(_) | ClientAuth::Rules(..) | ClientAuth::Trust) | None => {
-            read_lookup(section, report, "a role that asks the servers which of them is the primary")
-        }
+        Some(
+            ClientAuth::Scram(Verifiers::Role(lookup))
+            | ClientAuth::Md5(Verifiers::Role(lookup))
+            | ClientAuth::Rules(_, Verifiers::Role(lookup)),
+        ) => Some(lookup.clone()),
+        Some(ClientAuth::Scram(_) | ClientAuth::Md5(_) | ClientAuth::Rules(..) | ClientAuth::Trust)
+        | None => read_lookup(section, report, "a role that asks the servers which of them is the primary"),
     }
 }
 
@@ -185,6 +188,7 @@ pub(crate) fn line(pool: Option<&PoolSettings>) -> String {
     let who = match &pool.auth {
         ClientAuth::Trust => "anybody may come, under any name".to_owned(),
         ClientAuth::Scram(verifiers) => format!("clients come by SCRAM, {}", told(verifiers)),
+        ClientAuth::Md5(verifiers) => format!("clients come by SCRAM or MD5, {}", told(verifiers)),
         ClientAuth::Rules(files, verifiers) => {
             format!("clients come as {} says, {}", files.hba.display(), told(verifiers))
         }
@@ -239,9 +243,12 @@ fn io(text: &str) -> Result<Io, String> {
 fn auth(text: &str) -> Result<Auth, String> {
     match text {
         "scram" => Ok(Auth::Scram),
+        "md5" => Ok(Auth::Md5),
         "trust" => Ok(Auth::Trust),
         "hba" => Ok(Auth::Rules),
-        _ => Err(format!("{text:?} is not a way to let clients in; write \"scram\", \"hba\" or \"trust\"")),
+        _ => Err(format!(
+            "{text:?} is not a way to let clients in; write \"scram\", \"md5\", \"hba\" or \"trust\""
+        )),
     }
 }
 

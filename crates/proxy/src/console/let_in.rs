@@ -71,7 +71,7 @@ fn proof(console: &ConsoleSettings, auth: Option<&ClientAuth>, peer: Source) -> 
         return Err(refused("3D000", why, hint));
     }
     match auth {
-        Some(ClientAuth::Scram(_) | ClientAuth::Rules(..)) => Ok(Proof::Scram),
+        Some(ClientAuth::Scram(_) | ClientAuth::Md5(_) | ClientAuth::Rules(..)) => Ok(Proof::Scram),
         Some(ClientAuth::Trust) if peer.is_here() => Ok(Proof::Nothing),
         Some(ClientAuth::Trust) => {
             let why = "with auth = \"trust\" the console takes clients of the proxy's own host only";

@@ -128,6 +128,7 @@ pub fn config(settings: &Settings) -> Table {
     let auth = match pool.auth {
         ClientAuth::Trust => "trust",
         ClientAuth::Scram(_) => "scram",
+        ClientAuth::Md5(_) => "md5",
         ClientAuth::Rules(..) => "hba",
     };
     let count = |count: Option<usize>| count.map(|count| count.to_string());

@@ -53,6 +53,8 @@ enum User {
 pub enum Method {
     /// By SCRAM-SHA-256.
     Scram,
+    /// By SCRAM-SHA-256, or by MD5 where that is the kind of its password.
+    Md5,
     /// It is believed.
     Trust,
     /// By who it is on this host.
@@ -209,14 +211,16 @@ fn method_of(
     encryption: Encryption,
 ) -> Result<(Method, Certificate), String> {
     let (method, mut certificate) = match word.text.as_str() {
-        // As at a server, md5 is SCRAM for roles whose password is stored for that.
-        "scram-sha-256" | "md5" => (Method::Scram, Certificate::NotAsked),
+        "scram-sha-256" => (Method::Scram, Certificate::NotAsked),
+        "md5" => (Method::Md5, Certificate::NotAsked),
         "trust" => (Method::Trust, Certificate::NotAsked),
         "reject" => (Method::Reject, Certificate::NotAsked),
         "cert" => (Method::Trust, Certificate::OfUser { map: None }),
         "peer" => return Err("peer needs local: nobody says who is at the other end of a network".to_owned()),
         other => {
-            return Err(format!("{other:?} is not a method here; scram-sha-256, cert, trust and reject are"));
+            return Err(format!(
+                "{other:?} is not a method here; scram-sha-256, md5, cert, trust and reject are"
+            ));
         }
     };
     let is_cert = word.text == "cert";

@@ -54,9 +54,9 @@ fn the_first_line_that_fits_decides() {
     assert_eq!(at("10.0.0.7", true, b"bob", b"all", false), "Trust", "a name, because it is quoted");
     assert_eq!(at("10.0.0.7", true, b"bob", b"shop", false), "NoRule");
     assert_eq!(at("::1", true, b"bob", b"bob", false), "NoRule", "0.0.0.0/0 has no IPv6 addresses");
-    assert_eq!(at("::1", true, b"dan", b"dan", true), "Scram");
+    assert_eq!(at("::1", true, b"dan", b"dan", true), "Md5");
     assert_eq!(at("::1", true, b"dan", b"replication", false), "NoRule", "no database of this name is meant");
-    assert_eq!(at("::1", true, b"dan", b"wal", false), "Scram");
+    assert_eq!(at("::1", true, b"dan", b"wal", false), "Md5");
     assert_eq!(at("::1", true, b"\xff", b"wal", false), "NoRule");
     assert_eq!(told(Rules::default().decide(&caller())), "NoRule", "nobody may come without a rule");
 }

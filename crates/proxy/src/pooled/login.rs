@@ -1,5 +1,6 @@
 //! Lets a client in: finds its pool, checks it, tells it what a server would.
 
+use super::md5;
 use super::pools::{Login, Secret, give_back, want};
 use super::post::Told;
 use super::secrets::find_verifier;
@@ -74,6 +75,11 @@ pub async fn admit<'a>(
             let limit = worker.shared.settings().startup_timeout;
             timeout(limit, check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
         }
+        Way::Md5 => {
+            stream.write_all(&std::mem::take(&mut greeting)).await?;
+            let limit = worker.shared.settings().startup_timeout;
+            timeout(limit, md5::check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
+        }
         Way::Trust => Secret::None,
     };
     let place = match &worker.shared.settings().pool {
@@ -81,7 +87,7 @@ pub async fn admit<'a>(
         None => None,
     };
     let (pool, login) = worker.pools.borrow_mut().pool(&of_pool).ok_or(Refusal::TooManyPools)?;
-    if let Secret::Key(..) = secret {
+    if let Secret::Key(..) | Secret::Md5(_) = secret {
         *login.secret.borrow_mut() = secret;
     }
     let id = ClientId(seat.number);
@@ -257,14 +263,15 @@ pub async fn check_with(
     }
 }
 
-async fn say(stream: &mut Stream, request: u32, data: &[u8]) -> std::io::Result<()> {
+/// Sends a request for authentication.
+pub async fn say(stream: &mut Stream, request: u32, data: &[u8]) -> std::io::Result<()> {
     let mut out = Vec::new();
     put(b'R', &[&request.to_be_bytes(), data], &mut out);
     stream.write_all(&out).await
 }
 
 /// The body of the client's next message, which must be a `p`.
-async fn hear(stream: &mut Stream, messages: &mut WholeMessages) -> Result<Vec<u8>, NotAdmitted> {
+pub async fn hear(stream: &mut Stream, messages: &mut WholeMessages) -> Result<Vec<u8>, NotAdmitted> {
     loop {
         let taken = messages.take().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
         if let Some(message) = taken {

@@ -126,7 +126,7 @@ async fn answer(
         (0, None) => return Ok(()),
         (10, None) if offers(data, Mechanism::Plain) => {
             let secret = match login.secret.borrow().clone() {
-                Secret::None => return Err(LoginError::NoSecret),
+                Secret::None | Secret::Md5(_) => return Err(LoginError::NoSecret),
                 Secret::Key(key, verifier) => ScramSecret::Key(key, verifier),
                 Secret::Password(password) => ScramSecret::Password(password),
             };
@@ -141,6 +141,14 @@ async fn answer(
             let name = client.mechanism().name().as_bytes();
             put(b'p', &[name, b"\0", &length.to_be_bytes(), &first], &mut out);
             *exchange = Some(Exchange::Begun(client));
+        }
+        (5, None) => {
+            // Only a client that was let in so has given it; of no other secret is a hash given away that can be guessed at.
+            let Secret::Md5(verifier) = login.secret.borrow().clone() else {
+                return Err(LoginError::Method(5));
+            };
+            let salt = data.try_into().map_err(|_| LoginError::Strange)?;
+            put(b'p', &[&verifier.answer(salt), b"\0"], &mut out);
         }
         (11, Some(Exchange::Begun(client))) => {
             let (proving, last) = client.prove(data)?;

@@ -12,6 +12,7 @@ use crate::settings::{Lookup, PoolSettings, Settings};
 use crate::source::Peer;
 use crate::stream::Stream;
 use crate::worker::Worker;
+use pgwire::md5::Md5Verifier;
 use pgwire::scram::{ClientKey, Verifier};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -49,6 +50,8 @@ pub enum Secret {
     None,
     /// What the last client of the pool has shown.
     Key(ClientKey, Verifier),
+    /// Likewise, by MD5: it is all that a server asks for.
+    Md5(Md5Verifier),
     /// Of the role that looks up verifiers.
     Password(Vec<u8>),
 }

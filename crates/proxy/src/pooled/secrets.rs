@@ -9,8 +9,9 @@ use crate::lend::Returned;
 use crate::settings::{Lookup, Verifiers};
 use crate::worker::Worker;
 use pgwire::WholeMessages;
+use pgwire::md5::Md5Verifier;
 use pgwire::message::put;
-use pgwire::scram::Verifier;
+use pgwire::scram::{KEY_LEN, Verifier};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -26,13 +27,38 @@ const USERS_MAX: usize = 10_000;
 const LOOKUP_MAX: Duration = Duration::from_secs(10);
 
 /// Nothing here depends on the session's search_path.
-const LOOKUP: &[u8] = b"SELECT a.rolpassword FROM pg_catalog.pg_authid a WHERE a.rolname OPERATOR(pg_catalog.=) $1 \
-    AND a.rolcanlogin AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())";
+/// Of who has no password, the kind that it would be given now is told.
+const LOOKUP: &[u8] = b"SELECT COALESCE((SELECT a.rolpassword FROM pg_catalog.pg_authid a \
+    WHERE a.rolname OPERATOR(pg_catalog.=) $1 AND a.rolcanlogin \
+    AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())), \
+    pg_catalog.current_setting('password_encryption'))";
+
+/// What a server keeps of a password, by its kind.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    Scram(Verifier),
+    Md5(Md5Verifier),
+}
+
+impl Stored {
+    /// Reads rolpassword, or the kind of password that the server makes now; for who has none it is one that no
+    /// password fits.
+    fn read(text: Option<&str>, user: &[u8], mock: &[u8; KEY_LEN]) -> Stored {
+        let text = text.unwrap_or_default();
+        match (Verifier::parse(text), Md5Verifier::parse(text), text) {
+            (Ok(verifier), _, _) => Stored::Scram(verifier),
+            (Err(_), Some(verifier), _) => Stored::Md5(verifier),
+            // Before PostgreSQL 14 it may be `on` (src/backend/utils/misc/guc.c, `password_encryption_options`).
+            (Err(_), None, "md5" | "on") => Stored::Md5(Md5Verifier::mock(user, mock)),
+            (Err(_), None, _) => Stored::Scram(Verifier::mock(user, mock)),
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Secrets {
-    known: HashMap<Box<[u8]>, (Verifier, Instant)>,
+    known: HashMap<Box<[u8]>, (Stored, Instant)>,
 }
 
 impl Secrets {
@@ -41,23 +67,31 @@ impl Secrets {
         self.known.remove(user);
     }
 
-    fn get(&self, user: &[u8], now: Instant) -> Option<Verifier> {
-        let (verifier, since) = self.known.get(user)?;
-        (now.saturating_duration_since(*since) < KEPT).then(|| verifier.clone())
+    fn get(&self, user: &[u8], now: Instant) -> Option<Stored> {
+        let (stored, since) = self.known.get(user)?;
+        (now.saturating_duration_since(*since) < KEPT).then(|| stored.clone())
     }
 
-    fn keep(&mut self, user: &[u8], verifier: Verifier, now: Instant) {
+    fn keep(&mut self, user: &[u8], stored: Stored, now: Instant) {
         if self.known.len() >= USERS_MAX {
             self.known.clear();
         }
-        self.known.insert(user.into(), (verifier, now));
+        self.known.insert(user.into(), (stored, now));
     }
 }
 
-/// The verifier of a user; one that no password fits, if there is none.
+/// The verifier of SCRAM of a user; one that no password fits, if there is none.
 pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier, NotAdmitted> {
-    if let Some(verifier) = worker.secrets.borrow().get(user, Instant::now()) {
-        return Ok(verifier);
+    match find_stored(user, worker).await? {
+        Stored::Scram(verifier) => Ok(verifier),
+        Stored::Md5(_) => Ok(Verifier::mock(user, &worker.shared.mock)),
+    }
+}
+
+/// What the servers keep of a user's password; something that no password fits, if there is none.
+pub async fn find_stored(user: &[u8], worker: &Rc<Worker>) -> Result<Stored, NotAdmitted> {
+    if let Some(stored) = worker.secrets.borrow().get(user, Instant::now()) {
+        return Ok(stored);
     }
     let settings = worker.shared.settings();
     let text = match settings.verifiers() {
@@ -66,10 +100,9 @@ pub async fn find_verifier(user: &[u8], worker: &Rc<Worker>) -> Result<Verifier,
         Some(Verifiers::Role(lookup)) => ask_server(lookup, user, worker).await?,
     };
     let mut secrets = worker.secrets.borrow_mut();
-    let verifier = text.as_deref().and_then(|text| Verifier::parse(text).ok());
-    let verifier = verifier.unwrap_or_else(|| Verifier::mock(user, &worker.shared.mock));
-    secrets.keep(user, verifier.clone(), Instant::now());
-    Ok(verifier)
+    let stored = Stored::read(text.as_deref(), user, &worker.shared.mock);
+    secrets.keep(user, stored.clone(), Instant::now());
+    Ok(stored)
 }
 
 async fn ask_agents(user: &[u8], worker: &Rc<Worker>) -> Result<Option<String>, NotAdmitted> {
@@ -188,5 +221,24 @@ async fn ask(lent: &mut Lent, user: &[u8]) -> Result<Option<String>, String> {
             return Err("the server closed the connection".to_owned());
         }
         messages.push(&bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_none_is_asked_as_others_would_be() {
+        let read = |text| match Stored::read(text, b"ann", &[7; KEY_LEN]) {
+            Stored::Scram(verifier) => format!("scram {}", verifier == Verifier::mock(b"ann", &[7; KEY_LEN])),
+            Stored::Md5(verifier) => format!("md5 {}", verifier == Md5Verifier::mock(b"ann", &[7; KEY_LEN])),
+        };
+        assert_eq!(read(None), "scram true");
+        assert_eq!(read(Some("scram-sha-256")), "scram true");
+        assert_eq!(read(Some("SCRAM-SHA-256$broken")), "scram true");
+        assert_eq!(read(Some("md5")), "md5 true");
+        assert_eq!(read(Some("on")), "md5 true");
+        assert_eq!(read(Some("md5a3556571e93b0d20722ba62be61e8c2d")), "md5 false");
     }
 }

@@ -72,3 +72,5 @@ mod tls_servers;
 mod unix_servers;
 
 mod unix_clients;
+
+mod md5;

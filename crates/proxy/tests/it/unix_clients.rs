@@ -32,6 +32,16 @@ fn by_socket(socket: &std::path::Path, rest: &str) -> String {
     format!("host={} port={port} dbname=postgres {rest}", socket.parent().unwrap().display())
 }
 
+/// Clients find the socket a moment after the port is there.
+async fn opened(socket: &std::path::Path) {
+    let opened = async {
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, opened).await.unwrap();
+}
+
 fn run(conninfo: &str, sql: &str) -> (bool, String) {
     block_in_place(|| psql(conninfo, sql))
 }
@@ -45,6 +55,7 @@ async fn they_are_let_in_as_by_tcp_in_both_modes() {
         let files = Files::new();
         let (settings, socket) = here(&files, settings);
         let proxy = Proxy::start_with(settings, view(1, 1, Some(postgres.as_node("n1")))).await;
+        opened(&socket).await;
         let facts = fs::metadata(&socket).unwrap();
         assert!(facts.file_type().is_socket() && facts.permissions().mode() & 0o777 == 0o700);
         // Long answers and questions, too.
@@ -75,12 +86,7 @@ async fn lines_for_local_decide_about_them() {
     let settings = Settings { agents: vec![agent.address.to_string()], ..settings };
     let (stop, stop_seen) = tokio::sync::watch::channel(false);
     let running = tokio::spawn(proxy::run(settings, Default::default(), stop_seen));
-    let up = async {
-        while !socket.exists() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(LIMIT, up).await.unwrap();
+    opened(&socket).await;
     let sql = "select session_user";
     assert_eq!(run(&by_socket(&socket, "user=ann password='pen cil'"), sql), (true, "ann\n".to_owned()));
     let mapped = by_socket(&socket, "user=postgres").replace("dbname=postgres", "dbname=template1");
@@ -104,6 +110,7 @@ async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
     let (settings, socket) = here(&files, pooled(1, ClientAuth::Trust));
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let living = Proxy::start_with(settings.clone(), view(1, 1, Some(postgres.as_node("n1")))).await;
+    opened(&socket).await;
     assert_eq!(run(&by_socket(&socket, "user=postgres"), "select 1"), (true, "1\n".to_owned()));
 
     // The same port of another address.
@@ -134,6 +141,7 @@ async fn none_is_turned_away_while_a_proxy_is_exchanged() {
     while !desk.exists() {
         sleep(Duration::from_millis(5)).await;
     }
+    opened(&socket).await;
     let config = by_socket(&socket, "user=postgres");
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     let coming = tokio::spawn(async move {
