@@ -17,6 +17,7 @@ use crate::roster::Roster;
 use crate::settings::{ClientAuth, Io, Settings};
 use crate::stats::Stats;
 use crate::stream::Stream;
+use crate::takeover::{Ferry, Predecessor};
 use crate::tls::{Scratch, Tls};
 use crate::watch::Views;
 use pgwire::scram::KEY_LEN;
@@ -63,6 +64,10 @@ pub struct Shared {
     /// Makes verifiers for users that have none: the same in every worker, as those of users that exist are.
     pub mock: [u8; KEY_LEN],
     garbage: Mutex<OncePerSource>,
+    /// The process whose sockets were taken over, while it still has clients.
+    pub predecessor: Predecessor,
+    /// The way to the process that has taken the sockets over, when there is one.
+    pub leaving: watch::Sender<Option<Ferry>>,
 }
 
 impl Shared {
@@ -91,6 +96,8 @@ impl Shared {
             guesses: Guesses::default(),
             mock,
             garbage: Mutex::default(),
+            predecessor: Predecessor::default(),
+            leaving: watch::Sender::new(None),
         }
     }
 
@@ -120,8 +127,20 @@ impl Shared {
     /// # Errors
     /// What it is told.
     pub fn way_of(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+        self.way_by(|hba| hba.admit(client, packet))
+    }
+
+    /// The same for a client without TLS, which comes from this address.
+    ///
+    /// # Errors
+    /// What it would be told.
+    pub fn way_from(&self, peer: SocketAddr, packet: &[u8]) -> Result<Way, Refusal> {
+        self.way_by(|hba| hba.admit_from(peer, None, packet))
+    }
+
+    fn way_by(&self, admit: impl FnOnce(&Hba) -> Result<Way, Refusal>) -> Result<Way, Refusal> {
         match (&self.hba, self.settings().pool.as_ref().map(|pool| &pool.auth)) {
-            (Some(hba), _) => hba.admit(client, packet),
+            (Some(hba), _) => admit(hba),
             (None, Some(ClientAuth::Trust) | None) => Ok(Way::Trust),
             (None, Some(ClientAuth::Scram(_) | ClientAuth::Rules(..))) => Ok(Way::Scram),
         }
@@ -173,6 +192,8 @@ pub struct Worker {
     pub roster: Roster,
     /// What goes to a client and to a server next; as `chunk`, one for all sessions.
     pub outgoing: RefCell<Outgoing>,
+    /// As [`Shared::leaving`]: each client looks here, and is woken when it changes.
+    pub ferry: RefCell<Option<Ferry>>,
 }
 
 /// Bytes made ready for either side.
@@ -211,6 +232,7 @@ impl Worker {
             scratch: Rc::default(),
             roster: Roster::new(Instant::now()),
             outgoing: RefCell::default(),
+            ferry: RefCell::default(),
         })
     }
 }

@@ -11,6 +11,7 @@ use pgwire::startup::parse_body;
 use pgwire::{Startup, StartupMessage};
 use std::fmt;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
@@ -70,17 +71,30 @@ impl Hba {
     /// # Errors
     /// What it is told.
     pub fn admit(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+        let source = client.peer_addr().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
+        self.admit_from(source, client.tls(), packet)
+    }
+
+    /// The same for a client that comes from there, with that TLS.
+    ///
+    /// # Errors
+    /// What it is told.
+    pub fn admit_from(
+        &self,
+        source: SocketAddr,
+        tls: Option<&TlsStream>,
+        packet: &[u8],
+    ) -> Result<Way, Refusal> {
         let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
             return Err(Refusal::NoUser);
         };
         let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
-        let source = client.peer_addr().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
-        let common_name = client.tls().and_then(TlsStream::peer_common_name);
+        let common_name = tls.and_then(TlsStream::peer_common_name);
         // It is replaced as a whole, so a panic elsewhere spoils nothing.
         let rules = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         rules.decide(&Caller {
             source: source.ip().to_canonical(),
-            tls: client.tls().is_some(),
+            tls: tls.is_some(),
             user,
             database: message.get("database").filter(|name| !name.is_empty()).unwrap_or(user),
             replicates: replicates(&message),
