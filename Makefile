@@ -9,7 +9,7 @@ FROM ?=
 LAB_AT_ONCE ?= 2
 
 # Tests of the proxy that `make test` runs a second time, reading by epoll.
-WITHOUT_RING = test(/^(pooled|leaks|loss|gone|servers|console_orders|tls|tls_login)::/)
+WITHOUT_RING = test(/^(pooled|leaks|loss|gone|servers|console_orders|tls|tls_login|takeover_sessions)::/)
 # CI has more time than a person.
 SIM_TIME_IN_TEST ?= $(if $(filter true 1,$(CI)),180,20)
 # They need the rules only: built without the servers, with all optimisation.

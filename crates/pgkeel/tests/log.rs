@@ -1,7 +1,7 @@
 //! What the program writes to its log, read line by line as another program would.
 
-use std::io::{BufRead, BufReader, Read as _};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -120,6 +120,13 @@ fn a_new_proxy_takes_over_and_the_old_one_ends_in_order() {
     assert_eq!(output.status.code(), Some(2), "an agent would end with the proxy");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("`pgkeel agent` and `pgkeel proxy`"), "{told}");
+    let port = free_port();
+    let text = format!(
+        "cluster = \"shop\"\nproxy.listen = \"127.0.0.1:{port}\"\nproxy.servers = \"127.0.0.1:{}\"\n\
+         proxy.pool_mode = \"pooled\"\nproxy.auth = \"trust\"\n{settings}",
+        pretended_server()
+    );
+    std::fs::write(dir.0.join("pgkeel.toml"), text).expect("a configuration file");
     let proxy = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeel"));
         command.arg("proxy").arg("-c").arg(dir.0.join("pgkeel.toml")).env_remove("PGKEEL_LOG");
@@ -131,11 +138,67 @@ fn a_new_proxy_takes_over_and_the_old_one_ends_in_order() {
     while !dir.0.join("takeover").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+    let mut client = TcpStream::connect(("127.0.0.1", port)).expect("the proxy");
+    say(&mut client, None, b"\0\x03\0\0user\0ann\0\0");
+    until_ready(&mut client);
+    say(&mut client, Some(b'Q'), b"select 1\0");
+    until_ready(&mut client);
     let second = proxy();
     read_until(&mut log_of_first, "another process listens now");
-    assert!(first.wait().expect("its end").success());
-    lines_until(second, "the proxy that ran before serves its clients to their end");
+    assert!(first.wait().expect("its end").success(), "its client has gone over, so it ends");
+    say(&mut client, Some(b'Q'), b"select 2\0");
+    until_ready(&mut client);
+    drop(client);
+    lines_until(second, "the proxy that ran before has ended");
     assert!(!dir.0.join("takeover").exists());
+}
+
+/// One message; the first one of a connection has no kind.
+fn say(stream: &mut TcpStream, kind: Option<u8>, body: &[u8]) {
+    let len = u32::try_from(body.len() + 4).expect("a short message").to_be_bytes();
+    let message: Vec<u8> = kind.into_iter().chain(len).chain(body.iter().copied()).collect();
+    stream.write_all(&message).expect("an open connection");
+}
+
+/// Reads a message: its kind, and its body.
+fn hear(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).ok()?;
+    let len = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+    let mut body = vec![0; len as usize - 4];
+    stream.read_exact(&mut body).ok()?;
+    Some((header[0], body))
+}
+
+fn until_ready(client: &mut TcpStream) {
+    while hear(client).expect("an answer").0 != b'Z' {}
+}
+
+/// Something that lets everybody in and has nothing to say to any query; its port.
+fn pretended_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut len = [0; 4];
+                stream.read_exact(&mut len).expect("a start-up packet");
+                let mut rest = vec![0; u32::from_be_bytes(len) as usize - 4];
+                stream.read_exact(&mut rest).expect("a start-up packet");
+                say(&mut stream, Some(b'R'), &[0; 4]);
+                for setting in ["client_encoding\0UTF8\0", "standard_conforming_strings\0on\0"] {
+                    say(&mut stream, Some(b'S'), setting.as_bytes());
+                }
+                say(&mut stream, Some(b'K'), &[1; 8]);
+                say(&mut stream, Some(b'Z'), b"I");
+                while let Some((b'Q', _)) = hear(&mut stream) {
+                    say(&mut stream, Some(b'C'), b"SELECT 0\0");
+                    say(&mut stream, Some(b'Z'), b"I");
+                }
+            });
+        }
+    });
+    port
 }
 
 fn check_json(lines: &[String]) {

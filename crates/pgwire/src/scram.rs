@@ -29,6 +29,24 @@ pub type Key = [u8; KEY_LEN];
 pub struct ClientKey(Key);
 
 impl ClientKey {
+    /// As [`ClientKey::to_bytes`] gives it.
+    #[must_use]
+    pub fn of_bytes(bytes: Key) -> ClientKey {
+        ClientKey(bytes)
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn to_bytes(&self) -> Key {
+        self.0
+    }
+
+    /// Whether it is the key of the password that this is the verifier of.
+    #[must_use]
+    pub fn fits(&self, verifier: &Verifier) -> bool {
+        self.stored_key() == verifier.stored_key
+    }
+
     /// The verifier's part that can be checked against it.
     fn stored_key(&self) -> Key {
         hash(&self.0)

@@ -77,6 +77,17 @@ impl Cancels {
         }
     }
 
+    /// The entry of a client that has been given its key elsewhere; `None` if another client has it.
+    pub fn enter_with(&self, key: CancelKey) -> Option<Entry<'_>> {
+        let mut slots = lock(&self.slots);
+        if slots.contains_key(&key) {
+            return None;
+        }
+        let slot = Arc::new(Slot::default());
+        slots.insert(key.clone(), Arc::clone(&slot));
+        Some(Entry { cancels: self, key, slot })
+    }
+
     /// Passes a request on, if its key is a client's of here and that one is lent a server. Whether the key is known.
     pub async fn forward(&self, key: &CancelKey, worker: &Worker) -> bool {
         let Some(slot) = lock(&self.slots).get(key).cloned() else { return false };

@@ -70,20 +70,29 @@ pub async fn serve<'a>(
 
 async fn cancel(key: &CancelKey, worker: &Worker) {
     let (key, was_passed_on) = peers::read(key);
-    if worker.shared.cancels.forward(&key, worker).await {
+    if cancel_here(&key, worker).await {
         return;
     }
     // An unknown key is not answered and not logged as trouble: the session may just have ended.
-    let Some((server, key)) = worker.shared.pool.cancels(&key) else {
-        tracing::debug!("cancel request for process {}, which has no session here", key.pid());
-        if !was_passed_on {
-            peers::ask(&key, worker).await;
-        }
-        return;
+    tracing::debug!("cancel request for process {}, which has no session here", key.pid());
+    if !was_passed_on {
+        peers::ask(&key, worker).await;
+    }
+}
+
+/// Cancels what has this key, here or in an older process that still has clients; whether it is known.
+pub async fn cancel_here(key: &CancelKey, worker: &Worker) -> bool {
+    if worker.shared.cancels.forward(key, worker).await {
+        return true;
+    }
+    let Some((server, key)) = worker.shared.pool.cancels(key) else {
+        let Ok(_permit) = worker.to_predecessor.try_acquire() else { return false };
+        return worker.shared.predecessor.cancel(key).await;
     };
     if let Err(error) = forward_cancel(&server, &key, worker).await {
         tracing::warn!("cannot pass a cancel request on to {}: {error}; the statement goes on", server.node);
     }
+    true
 }
 
 async fn serve_session<'a>(

@@ -29,7 +29,7 @@ mod table;
 
 mod talk;
 
-pub use ask::{Answers, Desks, Inbox, Wish, answer, desks};
+pub use ask::{Answers, Desks, Inbox, Told, Wish, answer, desks};
 pub use keys::{Consoles, keep_keys};
 pub use orders::silence;
 
@@ -40,7 +40,7 @@ use crate::pooled::NotAdmitted;
 use crate::roster::Who;
 use crate::stream::Stream;
 use crate::worker::{Worker, stopped};
-use ask::Told;
+
 use let_in::Role;
 use orders::{Quit, Stopped};
 use pgwire::cancel::KEY_LEN_MIN;

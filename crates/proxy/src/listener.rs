@@ -15,7 +15,7 @@ use crate::sockets::{self, Sockets};
 use crate::source::Peer;
 use crate::stats::Stats;
 use crate::stream::Stream;
-use crate::takeover::{self, Desk, Listeners, Taken};
+use crate::takeover::{self, Arrival, Arrivals, Desk, Ferry, Listeners, Taken, carry};
 use crate::tls::{Tls, keep_current};
 use crate::unix_door::{Other, UnixDoor};
 use crate::watch::{Newest, Views, follow_all};
@@ -31,7 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
@@ -107,6 +107,7 @@ async fn run_with(
     let (doors, doors_seen) = watch::channel(Doors::NotYet);
     let (ready, mut all_ready) = mpsc::channel(workers_count);
     let (desks, inboxes) = console::desks(workers_count);
+    let (arriving, arrivals) = takeover::inboxes(workers_count);
     let mut mock = [0; KEY_LEN];
     aws_lc_rs::rand::fill(&mut mock).map_err(|_| ProxyError::NoRandom)?;
     let agents = settings.agents.clone();
@@ -126,18 +127,21 @@ async fn run_with(
     }
 
     let signs = Signs { stop: stop_seen, doors: doors_seen, ready };
-    let works = sockets.into_iter().zip(inboxes);
+    let works = sockets.into_iter().zip(inboxes.into_iter().zip(arrivals));
     let mut workers = start_workers(works, &newest, (&shared, &views), signs)?;
     let handed = async {
         all_start(workers_count, &mut all_ready).await;
         doors.send_replace(Doors::Open);
         open_to_this_host(&shared);
-        succeed(taken).await;
-        hand_over(offer).await;
+        if let Some(line) = succeed(taken).await {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move { shared.predecessor.hear(line, arriving).await });
+        }
+        hand_over(offer).await
     };
     let outcome = tokio::select! {
         outcome = wait_for_end(&mut workers, shutdown.clone()) => outcome,
-        () = handed => serve_to_the_end(&mut workers, shutdown, &doors, &shared).await,
+        line = handed => serve_to_the_end(&mut workers, shutdown, (&doors, line), &shared).await,
     };
     stop.send_replace(true);
     while let Some(ended) = workers.join_next().await {
@@ -222,32 +226,46 @@ async fn all_start(workers: usize, ready: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// Tells the one whose sockets were taken over that they are accepted now.
-async fn succeed(taken: Option<Taken>) {
-    let Some(taken) = taken else { return };
+/// Tells the one whose sockets were taken over that they are accepted now. The line by which its sessions come, if they do.
+async fn succeed(taken: Option<Taken>) -> Option<UnixStream> {
+    let taken = taken?;
     let telling = tokio::task::spawn_blocking(move || taken.accepts());
     match telling.await.map_err(io::Error::other).and_then(|told| told) {
-        Ok(()) => tracing::info!("the proxy that ran before serves its clients to their end"),
-        Err(error) => tracing::warn!("the proxy whose sockets were taken over does not hear of it: {error}"),
+        Ok(Some(line)) => {
+            tracing::info!(
+                "the proxy that ran before hands its clients over, and serves the others to their end"
+            );
+            UnixStream::from_std(line).ok()
+        }
+        Ok(None) => {
+            tracing::info!(
+                "the proxy that ran before serves its clients to their end; it is of another version"
+            );
+            None
+        }
+        Err(error) => {
+            tracing::warn!("the proxy whose sockets were taken over does not hear of it: {error}");
+            None
+        }
     }
 }
 
-/// Returns when the sockets have been taken over.
-async fn hand_over(offer: Offer) {
+/// Returns when the sockets have been taken over, with the line by which sessions can follow.
+async fn hand_over(offer: Offer) -> Option<UnixStream> {
     let Some((mut desk, sockets)) = offer else { return std::future::pending().await };
     if let Err(error) = desk.put_in_place() {
         tracing::error!("no later process can take over by `takeover`: {error}");
         return std::future::pending().await;
     }
-    desk.give(sockets).await;
+    desk.give(sockets).await
 }
 
-/// Its sockets were taken over: the clients that it has may stay for a while.
+/// Its sockets were taken over: clients follow by the `line` as they become idle, and those that cannot may stay for a while.
 async fn serve_to_the_end(
     workers: &mut Workers,
     shutdown: watch::Receiver<bool>,
-    doors: &watch::Sender<Doors>,
-    shared: &Shared,
+    (doors, line): (&watch::Sender<Doors>, Option<UnixStream>),
+    shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
     doors.send_replace(Doors::Closed);
     let (drain, clients) = (shared.settings().drain, shared.stats.snapshot().clients);
@@ -259,10 +277,29 @@ async fn serve_to_the_end(
             tokio::time::sleep(LEFT_LOOK).await;
         }
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = wait_for_end(workers, shutdown) => outcome,
         _ = tokio::time::timeout(drain, all_left) => Ok(()),
+        () = pass_on(line, shared) => Ok(()),
+    };
+    if let Some(ferry) = &*shared.leaving.borrow() {
+        let clients = shared.stats.snapshot().clients;
+        tracing::info!(
+            "{} clients were handed over in all, {clients} stayed to the end",
+            ferry.tally().taken()
+        );
     }
+    outcome
+}
+
+/// Passes clients on. Never returns.
+async fn pass_on(line: Option<UnixStream>, shared: &Arc<Shared>) {
+    if let Some(line) = line {
+        let (ferry, parcels) = Ferry::new();
+        shared.leaving.send_replace(Some(ferry.clone()));
+        tokio::join!(carry(line, &ferry, parcels, shared), pooled::tell_who_stays(&ferry, shared));
+    }
+    std::future::pending().await
 }
 
 async fn wait_for_end(workers: &mut Workers, mut shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
@@ -281,17 +318,17 @@ async fn wait_for_end(workers: &mut Workers, mut shutdown: watch::Receiver<bool>
 }
 
 fn start_workers(
-    works: impl Iterator<Item = (Sockets, Inbox)>,
+    works: impl Iterator<Item = (Sockets, (Inbox, Arrivals))>,
     newest: &Arc<Newest>,
     (shared, views): (&Arc<Shared>, &Views),
     signs: Signs,
 ) -> Result<Workers, ProxyError> {
     let mut workers = JoinSet::new();
-    for (number, (sockets, inbox)) in works.enumerate() {
+    for (number, (sockets, inboxes)) in works.enumerate() {
         // One is enough to look for the primary.
         let newest = (number == 0 && shared.settings().servers.len() > 1).then(|| Arc::clone(newest));
         let shared = (Arc::clone(shared), views.clone());
-        let ended = start_worker(number, (sockets, inbox, newest), shared, signs.clone())?;
+        let ended = start_worker(number, (sockets, inboxes, newest), shared, signs.clone())?;
         workers.spawn(async move { (number, ended.await) });
     }
     Ok(workers)
@@ -323,8 +360,9 @@ fn start_worker(
     thread.map(|_| ended).map_err(|source| ProxyError::Worker { worker: number, source })
 }
 
-/// What one worker has to do: where it listens, who asks it, and whom it tells where the primary is, if it looks for it.
-type Work = (Sockets, Inbox, Option<Arc<Newest>>);
+/// What one worker has to do: where it listens, where it is asked and sessions come, and whom it tells where the primary is,
+/// if it looks for it.
+type Work = (Sockets, (Inbox, Arrivals), Option<Arc<Newest>>);
 
 /// By which a worker and the one who started it know of each other.
 #[derive(Clone)]
@@ -347,7 +385,7 @@ enum Doors {
 
 /// The life of one worker: accepts until the proxy stops, or its `doors` are closed, then lets its clients say farewell.
 async fn work(
-    (sockets, inbox, newest): Work,
+    (sockets, (inbox, arrivals), newest): Work,
     worker: Rc<Worker>,
     doors: watch::Receiver<Doors>,
     ready: mpsc::Sender<()>,
@@ -362,6 +400,7 @@ async fn work(
         let door = Door::Unix(listener, worker.ring.clone());
         accepting.spawn_local(accept(door, Rc::clone(&worker), doors.clone()));
     }
+    accepting.spawn_local(arrive(arrivals, Rc::clone(&worker), doors.clone()));
     // Who waits for it may be gone already.
     let _ = ready.send(()).await;
     drop((doors, ready));
@@ -412,9 +451,7 @@ impl Door {
             }
             Door::Plain(listener, Some(ring)) => {
                 let (socket, peer) = listener.accept().await?;
-                let socket = socket.into_std()?;
-                socket.set_nonblocking(false)?;
-                Ok((by_ring(socket, ring), Peer::Tcp(peer)))
+                Ok((Stream::Plain(Socket::adopt(socket.into_std()?, Some(ring))?), Peer::Tcp(peer)))
             }
             Door::Ring(acceptor, ring) => {
                 let (socket, peer) = acceptor.accept().await?;
@@ -461,6 +498,31 @@ async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Receiver<Doors
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Sessions come from an older process, as long as this one accepts clients.
+async fn arrive(mut arrivals: Arrivals, worker: Rc<Worker>, mut doors: watch::Receiver<Doors>) {
+    loop {
+        let arrival = tokio::select! {
+            biased;
+            _ = doors.wait_for(|doors| *doors == Doors::Closed) => return,
+            arrival = arrivals.recv() => arrival,
+        };
+        let Some(arrival) = arrival else { return };
+        spawn_local(serve_arrived(arrival, Rc::clone(&worker), doors.clone()));
+    }
+}
+
+/// As [`serve_counted`].
+async fn serve_arrived(arrival: Arrival, worker: Rc<Worker>, doors: watch::Receiver<Doors>) {
+    let connections_max = worker.shared.settings().clients_max.saturating_add(CONNECTIONS_SPARE);
+    let Some(_counted) = worker.shared.stats.connection(connections_max) else {
+        return arrival.reply.refused("there are too many connections");
+    };
+    drop(doors);
+    if let Some(client) = Box::pin(pooled::take_in(arrival, &worker)).await {
+        client.live().await;
     }
 }
 

@@ -17,6 +17,8 @@ mod examine;
 
 mod code;
 
+mod described;
+
 mod drain;
 
 mod expected;
@@ -49,6 +51,7 @@ mod tally;
 mod tests;
 
 pub use code::Changes;
+pub use described::{Described, SetBy, Statement};
 pub use holding::{Goodbye, Holding};
 pub use lost::{AfterLoss, Lost};
 pub use prepared::Texts;

@@ -17,6 +17,8 @@ mod md5;
 
 mod loss;
 
+mod moved;
+
 mod open;
 
 mod pause;
@@ -29,13 +31,17 @@ mod rounds;
 
 mod secrets;
 
+mod staying;
+
 pub use bell::Bell;
 pub use login::{NotAdmitted, check_with, negotiate};
+pub use moved::take_in;
 pub use open::log_in;
 pub use pause::{Chosen, pause, reconnect, resume};
 pub use pools::{Login, Pools, settle};
 pub use rounds::Rounds;
 pub use secrets::{Secrets, find_verifier};
+pub use staying::{Staying, tell_who_stays};
 
 use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
@@ -52,6 +58,7 @@ use crate::worker::Worker;
 use bell::Listener;
 use exchange::{Exchange, Front, Stop};
 use login::Admitted;
+use moved::Going;
 use pgwire::cancel::KEY_LEN_MIN;
 use pgwire::message::put;
 use pgwire::startup::parse_body;
@@ -81,6 +88,8 @@ enum Awake<'a> {
     Gone,
     Stopping,
     Ordered(Order),
+    /// Another process can go on with its session.
+    Moves,
 }
 
 /// Random characters for one SCRAM exchange; `None` if the system gives none.
@@ -126,7 +135,16 @@ pub async fn let_in<'a>(
         has_ended: false,
     };
     let (post, is_here) = (Rc::default(), (seat, listener, counted));
-    Some(Box::new(Client { front, admitted, entry, worker, liked: None, post, _is_here: is_here }))
+    Some(Box::new(Client {
+        front,
+        admitted,
+        entry,
+        worker,
+        liked: None,
+        post,
+        going: Going::default(),
+        _is_here: is_here,
+    }))
 }
 
 /// A client that was let in.
@@ -139,6 +157,8 @@ pub struct Client<'a> {
     liked: Option<ServerId>,
     /// Where it hears of a server that it waits for.
     post: Rc<Post>,
+    /// Whether its session goes to another process.
+    going: Going,
     _is_here: (Seated<'a>, Listener<'a>, Counted<'a>),
 }
 
@@ -153,6 +173,10 @@ impl<'a> Client<'a> {
                     Err(last) => return Box::pin(self.leave(last)).await,
                 },
                 Awake::Gone => return,
+                Awake::Moves => match Box::pin(self.moves()).await {
+                    true => return,
+                    false => continue,
+                },
                 Awake::Stopping => return Box::pin(self.leave(Last::refusal(Refusal::Stopping))).await,
                 Awake::Ordered(order) => {
                     return Box::pin(self.leave(Last::refusal(Refusal::Ordered(order)))).await;
@@ -220,6 +244,9 @@ impl<'a> Client<'a> {
             if let Poll::Ready(Err(_)) = self.front.unsent.poll_send(&mut self.front.stream, cx) {
                 return Poll::Ready(Awake::Gone);
             }
+            if self.worker.ferry.borrow().is_some() && ready!(self.poll_going(cx)) {
+                return Poll::Ready(Awake::Moves);
+            }
             if Logical::needs_server(&self.front.input) {
                 return Poll::Ready(self.ask(&[], cx));
             }
@@ -244,6 +271,7 @@ impl<'a> Client<'a> {
 
     /// Asks for a server; what was read goes to it at once, or has to wait.
     fn ask(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Awake<'a> {
+        self.going.later();
         match want(self.worker, self.admitted.pool, self.admitted.id, self.liked, &self.post) {
             Ok(mut lent) => {
                 let begun = self.begin(&mut lent, bytes, cx);
@@ -409,6 +437,7 @@ pub async fn mind(worker: Rc<Worker>) {
     let mut views = worker.views.clone();
     let mut stop = worker.stop.clone();
     let mut known = views.latest();
+    let mut leaving = worker.shared.leaving.subscribe();
     let mut databases_known = worker.shared.rounds.of_databases();
     let mut tick_at = tokio::time::interval(TICK);
     tick_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -427,6 +456,10 @@ pub async fn mind(worker: Rc<Worker>) {
                     pools::do_deeds(&worker);
                 }
                 known = view;
+                worker.bell.ring();
+            }
+            Ok(()) = leaving.changed() => {
+                worker.ferry.borrow_mut().clone_from(&leaving.borrow_and_update());
                 worker.bell.ring();
             }
             _ = code_at.tick() => worker.shared.rounds.note(Changes { code: true, ..Changes::default() }),

@@ -66,6 +66,17 @@ pub enum Order {
     Idle(Duration),
 }
 
+/// Why a client that is idle stays with this process, though another one could have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bound {
+    /// By its TLS connection, whose keys are here.
+    Tls,
+    /// Its session cannot be described, or would be too long.
+    TooMuch,
+    /// The other process would not have it.
+    Refused,
+}
+
 /// How long clients may sit and say nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patience {
@@ -92,6 +103,7 @@ pub struct Seat {
     pins: Cell<Pins>,
     prepared: Cell<usize>,
     own_server: RefCell<Option<(Arc<Server>, u64)>>,
+    bound: Cell<Option<Bound>>,
 }
 
 /// What a client is doing.
@@ -179,14 +191,25 @@ impl Patience {
 
 /// The task that calls this, whose start-up packet is `packet`, takes its seat.
 pub async fn sit_down<'a>(stream: &Stream, packet: &[u8], worker: &'a Worker) -> Seated<'a> {
+    let ends = (stream.peer().ok(), stream.local_addr().ok());
+    sit_down_again(ends, SystemTime::now(), packet, worker).await
+}
+
+/// As [`sit_down`], for a client with these ends (the other one, and this one) that has connected then.
+pub async fn sit_down_again<'a>(
+    (peer, local): (Option<Peer>, Option<SocketAddr>),
+    connected: SystemTime,
+    packet: &[u8],
+    worker: &'a Worker,
+) -> Seated<'a> {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let number = worker.pools.borrow_mut().client().0;
     let seat = Rc::new(Seat {
         number,
         who: Who::of_packet(packet),
-        peer: stream.peer().ok(),
-        local: stream.local_addr().ok(),
-        connected: SystemTime::now(),
+        peer,
+        local,
+        connected,
         waker,
         order: Cell::new(None),
         stage: Cell::new(Stage::LoggingIn),
@@ -197,6 +220,7 @@ pub async fn sit_down<'a>(stream: &Stream, packet: &[u8], worker: &'a Worker) ->
         pins: Cell::new(Pins::NONE),
         prepared: Cell::new(0),
         own_server: RefCell::new(None),
+        bound: Cell::new(None),
     });
     worker.roster.seats.borrow_mut().insert(number, Rc::clone(&seat));
     Seated { roster: &worker.roster, seat }
@@ -230,6 +254,16 @@ impl Seat {
             pins: self.pins.get(),
             prepared: self.prepared.get(),
         }
+    }
+
+    /// It stays with this process.
+    pub fn stays(&self, why: Bound) {
+        self.bound.set(Some(why));
+    }
+
+    /// Why it stays, if it does when idle.
+    pub fn bound(&self) -> Option<Bound> {
+        self.bound.get()
     }
 
     /// It is in a pool, and has no server.

@@ -79,6 +79,39 @@ impl Socket {
         })
     }
 
+    /// A connection that was accepted already, by whomever: one reads from it here from now on.
+    ///
+    /// # Errors
+    /// Those of setting how it waits, and of watching it.
+    pub fn adopt(socket: std::net::TcpStream, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
+        // Whether it blocks is a property of the connection, not of a process.
+        socket.set_nonblocking(ring.is_none())?;
+        Ok(match ring {
+            None => Socket::Epoll(TcpStream::from_std(socket)?),
+            Some(ring) => Socket::Ring(RingSocket::new(socket, Ahead::One, ring)),
+        })
+    }
+
+    /// See [`crate::stream::Stream::poll_rest`].
+    pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self {
+            // Nothing is read or written but when it is asked for.
+            Socket::Epoll(_) => Poll::Ready(true),
+            Socket::Ring(socket) => socket.poll_rest(cx),
+        }
+    }
+
+    /// See [`crate::stream::Stream::to_parts`].
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn to_parts(&self) -> io::Result<(Vec<u8>, OwnedFd)> {
+        match self {
+            Socket::Epoll(socket) => Ok((Vec::new(), socket.as_fd().try_clone_to_owned()?)),
+            Socket::Ring(socket) => socket.to_parts(),
+        }
+    }
+
     /// The address of this side.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::tls::{Identity, Scratch, Servers, TlsStream};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -112,6 +113,26 @@ impl Stream {
     /// Whether bytes have come that nobody has read.
     pub async fn has_unread(&self) -> bool {
         self.socket().has_unread().await
+    }
+
+    /// Stops reading, so that another process can begin to. Ready when nobody reads here any more and all that was written
+    /// has left; whether that is so, for it may still be on its way. Never so with TLS.
+    pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self {
+            Stream::Plain(socket) => socket.poll_rest(cx),
+            Stream::Tls(_) => Poll::Ready(false),
+        }
+    }
+
+    /// Of a connection that rests: what was received and not read, and the socket, once more.
+    ///
+    /// # Errors
+    /// There are too many open files, or it has TLS.
+    pub fn to_parts(&self) -> io::Result<(Vec<u8>, OwnedFd)> {
+        match self {
+            Stream::Plain(socket) => socket.to_parts(),
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Reads what is there into `chunk`; nothing, if the peer sends nothing more.

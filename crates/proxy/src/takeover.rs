@@ -4,9 +4,25 @@
 //! knocks meanwhile waits in them for whoever accepts next, and none is turned away. Only when the new one has said that it
 //! accepts does the old one stop; until then nothing has changed, whatever becomes of the new one.
 //!
+//! Then, if both are of the same version, the old one passes its clients' sessions on as they become idle ([`leave`],
+//! [`arrive`]; what a session is, [`session`]).
+//!
 //! Both sides look who the other is: only the same user, or the superuser, is given or believed anything.
 
+mod arrive;
+
+mod leave;
+
 mod pass;
+
+mod session;
+
+mod wire;
+
+pub use arrive::{Arrival, Arrivals, Predecessor, inboxes};
+pub use leave::{Ferry, Outcome, carry};
+pub use session::Session;
+pub use wire::BODY_LEN_MAX;
 
 use pass::{Message, receive, send};
 use rustix::net::sockopt::socket_peercred;
@@ -19,7 +35,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 
@@ -30,7 +46,13 @@ const WORD_MAX: Duration = Duration::from_secs(10);
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// By which the new one says that it accepts.
-const ACCEPTS: &[u8] = b"accepts\n";
+const ACCEPTS: &[u8; 8] = b"accepts\n";
+
+/// By which it says so, and that sessions can come. It gives this word to nobody who has not named the very same format.
+const TAKES_ALL: &[u8; 8] = b"accepts+";
+
+/// By which the old one says then that its desk is gone, where otherwise it ends the line.
+const SESSIONS_FOLLOW: u8 = b'+';
 
 /// Sockets, each with the address on which it listens.
 pub type Listeners = Vec<(SocketAddr, TcpListener)>;
@@ -38,6 +60,8 @@ pub type Listeners = Vec<(SocketAddr, TcpListener)>;
 /// Sockets of an old process.
 pub struct Taken {
     pub listeners: Listeners,
+    /// The old one can pass on sessions, too.
+    has_sessions: bool,
     line: UnixStream,
 }
 
@@ -48,15 +72,21 @@ impl fmt::Debug for Taken {
 }
 
 impl Taken {
-    /// Tells the old one that its sockets are accepted from now on; returns when its desk is gone. Blocks.
+    /// Tells the old one that its sockets are accepted from now on; returns when its desk is gone. Blocks. The line by
+    /// which sessions will come, if they can.
     ///
     /// # Errors
     /// It does not hear it any more, or does not answer.
-    pub fn accepts(mut self) -> io::Result<()> {
-        self.line.write_all(ACCEPTS)?;
-        // It says nothing more, but ends the line.
-        match self.line.read(&mut [0])? {
-            0 => Ok(()),
+    pub fn accepts(mut self) -> io::Result<Option<UnixStream>> {
+        self.line.write_all(if self.has_sessions { TAKES_ALL } else { ACCEPTS })?;
+        let mut word = [0];
+        match (self.line.read(&mut word)?, word) {
+            // It says nothing more, but ends the line.
+            (0, _) => Ok(None),
+            (_, [SESSIONS_FOLLOW]) if self.has_sessions => {
+                self.line.set_nonblocking(true)?;
+                Ok(Some(self.line))
+            }
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it said nothing known")),
         }
     }
@@ -76,7 +106,7 @@ pub fn ask(path: &Path) -> io::Result<Option<Taken>> {
     check_peer(&line)?;
     line.set_read_timeout(Some(WORD_MAX))?;
     line.set_write_timeout(Some(WORD_MAX))?;
-    let (Message { listen }, files) = receive(&line)?;
+    let (Message { listen, sessions }, files) = receive(&line)?;
     if listen.len() != files.len() {
         let what = format!("{} sockets were announced and {} came", listen.len(), files.len());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -88,7 +118,8 @@ pub fn ask(path: &Path) -> io::Result<Option<Taken>> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
     }
-    Ok(Some(Taken { listeners, line }))
+    let has_sessions = sessions.as_deref() == Some(session::FORMAT);
+    Ok(Some(Taken { listeners, has_sessions, line }))
 }
 
 fn check_peer(line: impl AsFd) -> io::Result<()> {
@@ -165,8 +196,9 @@ impl Desk {
         Ok(())
     }
 
-    /// Gives the sockets to whoever asks; returns when somebody has taken them over.
-    pub async fn give(self, listeners: Listeners) {
+    /// Gives the sockets to whoever asks; returns when somebody has taken them over, with the line by which that one takes
+    /// sessions, if it does.
+    pub async fn give(self, listeners: Listeners) -> Option<tokio::net::UnixStream> {
         loop {
             let mut line = match self.listener.accept().await {
                 Ok((line, _)) => line,
@@ -177,10 +209,13 @@ impl Desk {
                 }
             };
             match give_to(&mut line, &listeners).await {
-                Ok(()) => {
-                    // Before the line ends, which the new one takes for its own desk to be put in place.
+                Ok(takes_sessions) => {
+                    // Before anything is said, which the new one takes for its own desk to be put in place.
                     drop(self);
-                    return;
+                    if !takes_sessions {
+                        return None;
+                    }
+                    return line.write_all(&[SESSIONS_FOLLOW]).await.is_ok().then_some(line);
                 }
                 Err(error) => tracing::warn!("who wanted to take over did not: {error}; goes on"),
             }
@@ -196,20 +231,21 @@ impl Drop for Desk {
     }
 }
 
+/// Whether sessions can go there, too.
 async fn give_to(
     line: &mut tokio::net::UnixStream,
     listeners: &[(SocketAddr, TcpListener)],
-) -> io::Result<()> {
+) -> io::Result<bool> {
     check_peer(&*line)?;
     let listen = listeners.iter().map(|(address, _)| *address).collect();
     let files: Vec<_> = listeners.iter().map(|(_, listener)| listener.as_fd()).collect();
-    send(&*line, &Message { listen }, &files)?;
+    send(&*line, &Message { listen, sessions: Some(session::FORMAT.to_owned()) }, &files)?;
     let mut word = [0; ACCEPTS.len()];
     timeout(START_MAX, line.read_exact(&mut word)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    if word == ACCEPTS {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "it said nothing known"))
+    match &word {
+        ACCEPTS => Ok(false),
+        TAKES_ALL => Ok(true),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it said nothing known")),
     }
 }
 
@@ -249,7 +285,8 @@ mod tests {
         assert_eq!(taken.listeners[0].0, address);
         let own = taken.listeners[0].1.try_clone().unwrap();
         assert!(!giving.is_finished(), "it has not been told yet");
-        tokio::task::spawn_blocking(move || taken.accepts().unwrap()).await.unwrap();
+        let line = tokio::task::spawn_blocking(move || taken.accepts().unwrap()).await.unwrap();
+        assert!(line.is_some(), "it is the same program");
         assert!(!path.exists(), "the way is gone with the old one");
         tokio::time::timeout(WORD_MAX, giving).await.unwrap().unwrap();
         let (_, peer) = own.accept().unwrap();

@@ -19,6 +19,7 @@ use crate::settings::{ClientAuth, Io, Settings};
 use crate::source::Peer;
 use crate::stats::Stats;
 use crate::stream::Stream;
+use crate::takeover::{Ferry, Predecessor};
 use crate::tls::{Scratch, Tls};
 use crate::unix_door::UnixDoor;
 use crate::watch::Views;
@@ -71,6 +72,10 @@ pub struct Shared {
     garbage: Mutex<OncePerSource>,
     /// By which clients of this host come in.
     pub unix_door: Option<UnixDoor>,
+    /// The process whose sockets were taken over, while it still has clients.
+    pub predecessor: Predecessor,
+    /// The way to the process that has taken the sockets over, when there is one.
+    pub leaving: watch::Sender<Option<Ferry>>,
 }
 
 impl Shared {
@@ -102,6 +107,8 @@ impl Shared {
             mock,
             garbage: Mutex::default(),
             unix_door: None,
+            predecessor: Predecessor::default(),
+            leaving: watch::Sender::new(None),
         }
     }
 
@@ -140,8 +147,20 @@ impl Shared {
     /// # Errors
     /// What it is told.
     pub fn way_of(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+        self.way_by(|hba| hba.admit(client, packet))
+    }
+
+    /// The same for a client without TLS, which comes from this address.
+    ///
+    /// # Errors
+    /// What it would be told.
+    pub fn way_from(&self, peer: Peer, packet: &[u8]) -> Result<Way, Refusal> {
+        self.way_by(|hba| hba.admit_from(peer, None, packet))
+    }
+
+    fn way_by(&self, admit: impl FnOnce(&Hba) -> Result<Way, Refusal>) -> Result<Way, Refusal> {
         match (&self.hba, self.settings().pool.as_ref().map(|pool| &pool.auth)) {
-            (Some(hba), _) => hba.admit(client, packet),
+            (Some(hba), _) => admit(hba),
             (None, Some(ClientAuth::Trust) | None) => Ok(Way::Trust),
             (None, Some(ClientAuth::Md5(_))) => Ok(Way::Md5),
             (None, Some(ClientAuth::Scram(_) | ClientAuth::Rules(..))) => Ok(Way::Scram),
@@ -179,6 +198,8 @@ pub struct Worker {
     pub probes: Semaphore,
     /// Cancel requests that are passed on to other proxies.
     pub passing_on: RefCell<PassingOn>,
+    /// Those that go to the process whose sockets were taken over, likewise.
+    pub to_predecessor: Semaphore,
     /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
     pub chunk: RefCell<Box<[u8]>>,
     /// Of the pooled mode; see there.
@@ -194,6 +215,8 @@ pub struct Worker {
     pub roster: Roster,
     /// What goes to a client and to a server next; as `chunk`, one for all sessions.
     pub outgoing: RefCell<Outgoing>,
+    /// As [`Shared::leaving`]: each client looks here, and is woken when it changes.
+    pub ferry: RefCell<Option<Ferry>>,
 }
 
 /// Bytes made ready for either side.
@@ -223,6 +246,7 @@ impl Worker {
             stop,
             probes: Semaphore::new(PROBES_MAX),
             passing_on: RefCell::default(),
+            to_predecessor: Semaphore::new(crate::peers::AT_ONCE_MAX),
             chunk,
             pools,
             texts: RefCell::new(Texts::new(u64::from_be_bytes(names))),
@@ -232,6 +256,7 @@ impl Worker {
             scratch: Rc::default(),
             roster: Roster::new(Instant::now()),
             outgoing: RefCell::default(),
+            ferry: RefCell::default(),
         })
     }
 }

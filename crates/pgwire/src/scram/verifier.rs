@@ -55,6 +55,14 @@ impl Verifier {
         Ok(Verifier { iterations, salt, stored_key: key(stored_key)?, server_key: key(server_key)? })
     }
 
+    /// As [`Verifier::parse`] reads it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let encode = |bytes: &[u8]| STANDARD.encode(bytes);
+        let Verifier { iterations, salt, stored_key, server_key } = self;
+        format!("SCRAM-SHA-256${iterations}:{}${}:{}", encode(salt), encode(stored_key), encode(server_key))
+    }
+
     /// Of a password, prepared by SASLprep before (or as it is, where that is impossible; as PostgreSQL does).
     #[must_use]
     pub fn of_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Verifier {
@@ -102,6 +110,11 @@ mod tests {
             encode(&made.salt),
             encode(&made.stored_key),
             encode(&made.server_key)
+        );
+        assert_eq!(made.to_text(), text);
+        let (key, _) = keys(&salted_password(b"pencil", &[7; 16], ITERATIONS));
+        assert!(
+            ClientKey::of_bytes(key.to_bytes()).fits(&made) && !ClientKey::of_bytes([1; KEY_LEN]).fits(&made)
         );
         assert_eq!(Verifier::parse(&text), Ok(made));
         for cut in 0..text.len() {

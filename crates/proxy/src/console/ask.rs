@@ -1,13 +1,16 @@
 //! The console runs on one worker and asks all of them: a message there, an answer back, and no lock in between.
 
 use super::facts::{self, Client, Of, Pool, Prepared, Server};
-use crate::pooled::{self, Chosen};
+use crate::client::cancel_here;
+use crate::pooled::{self, Chosen, Staying};
 use crate::roster::Order;
 use crate::worker::{Worker, stopped};
+use pgwire::CancelKey;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a worker may take to answer.
 pub const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -36,6 +39,10 @@ pub enum Wish {
     },
     /// All clients of this database are ended.
     KillAll(Chosen),
+    /// The statement of the client with this key is cancelled; when that is done, whether there is such a client.
+    Cancel(CancelKey, mpsc::Sender<bool>),
+    /// Who is here yet, though another process listens.
+    Staying,
 }
 
 /// The answer of one worker.
@@ -57,6 +64,7 @@ pub enum Told {
     Resumed {
         lends: bool,
     },
+    Staying(Staying),
 }
 
 /// A wish on its way.
@@ -97,6 +105,13 @@ impl Desks {
     /// Asks all workers, and waits until all have answered, or [`ANSWER_MAX`] is over.
     pub async fn ask(&self, wish: &Wish) -> Answers {
         self.ask_within(ANSWER_MAX, wish).await
+    }
+
+    /// Asks one worker; `None` if it does not answer in time.
+    pub async fn ask_one(&self, number: usize, wish: Wish) -> Option<Told> {
+        let (answer, answered) = oneshot::channel();
+        self.0.get(number)?.try_send(Ask { wish, answer }).ok()?;
+        timeout(ANSWER_MAX, answered).await.ok()?.ok()
     }
 
     async fn ask_within(&self, limit: Duration, wish: &Wish) -> Answers {
@@ -170,6 +185,16 @@ fn fulfil(wish: &Wish, worker: &Rc<Worker>) -> Told {
             meant().for_each(|seat| seat.give(Order::Killed));
             Told::Count(meant().count())
         }
+        Wish::Cancel(key, done) => {
+            let (key, done, worker) = (key.clone(), done.clone(), Rc::clone(worker));
+            spawn_local(async move {
+                let known = cancel_here(&key, &worker).await;
+                // Who has asked may not wait any more.
+                let _ = done.send(known).await;
+            });
+            Told::Count(1)
+        }
+        Wish::Staying => Told::Staying(Staying::of(worker)),
     }
 }
 

@@ -74,12 +74,20 @@ impl Hba {
     /// # Errors
     /// What it is told.
     pub fn admit(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+        let peer = client.peer().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
+        self.admit_from(peer, client.tls(), packet)
+    }
+
+    /// The same for a client that comes from there, with that TLS.
+    ///
+    /// # Errors
+    /// What it is told.
+    pub fn admit_from(&self, peer: Peer, tls: Option<&TlsStream>, packet: &[u8]) -> Result<Way, Refusal> {
         let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
             return Err(Refusal::NoUser);
         };
         let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
-        let peer = client.peer().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
-        let common_name = client.tls().and_then(TlsStream::peer_common_name);
+        let common_name = tls.and_then(TlsStream::peer_common_name);
         // It is replaced as a whole, so a panic elsewhere spoils nothing.
         let rules = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         let system_user = match peer {
@@ -89,7 +97,7 @@ impl Hba {
         rules.decide(&Caller {
             source: peer.source(),
             system_user: system_user.as_deref(),
-            tls: client.tls().is_some(),
+            tls: tls.is_some(),
             user,
             database: message.get("database").filter(|name| !name.is_empty()).unwrap_or(user),
             replicates: replicates(&message),

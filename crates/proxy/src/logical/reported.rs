@@ -6,7 +6,8 @@ use std::rc::Rc;
 /// Most settings that are remembered; servers report about fifteen.
 const REPORTED_MAX: usize = 64;
 
-type Pair = (Box<[u8]>, Box<[u8]>);
+/// A name and a value.
+pub type Pair = (Box<[u8]>, Box<[u8]>);
 
 /// Encodings in which no byte of a longer character can be taken for another one.
 const PLAIN_ENCODINGS: [&[u8]; 5] = [b"UTF8", b"SQL_ASCII", b"LATIN1", b"LATIN9", b"WIN1252"];
@@ -59,6 +60,18 @@ impl Reported {
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.0.pairs.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
+    }
+
+    /// All names and values.
+    pub(super) fn to_pairs(&self) -> Vec<Pair> {
+        self.0.pairs.clone()
+    }
+
+    /// As [`Reported::to_pairs`] gave them.
+    pub(super) fn of_pairs(pairs: &[Pair]) -> Reported {
+        let mut reported = Reported::default();
+        pairs.iter().for_each(|(name, value)| reported.note(name, value));
+        reported
     }
 
     /// Whether it is the very same.

@@ -1,5 +1,6 @@
 //! The settings of a session, as statements that put them in place.
 
+use super::described::SetBy;
 use super::reported::share;
 use crate::sql::WITHOUT_MEANING;
 use std::rc::Rc;
@@ -70,6 +71,17 @@ impl Settings {
         if !self.0.is_empty() {
             Rc::make_mut(&mut self.0).iter_mut().for_each(|setting| setting.text = Box::default());
         }
+    }
+
+    /// Names and statements, in order.
+    pub(super) fn to_pairs(&self) -> Vec<SetBy> {
+        self.0.iter().map(|setting| (setting.name.clone(), setting.text.clone())).collect()
+    }
+
+    /// As [`Settings::to_pairs`] gave them; `None` if there are too many.
+    pub(super) fn of_pairs(pairs: &[SetBy]) -> Option<Settings> {
+        let mut settings = Settings::default();
+        pairs.iter().all(|(name, text)| settings.set(name, text)).then_some(settings)
     }
 
     /// Their names.

@@ -1,5 +1,7 @@
 //! Whole conversations: a client, and servers that it is lent.
 
+mod described;
+
 mod lost;
 
 mod pipelines;

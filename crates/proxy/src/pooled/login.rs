@@ -33,6 +33,13 @@ pub struct Admitted<'a> {
     _place: Option<Box<Place<'a>>>,
 }
 
+impl<'a> Admitted<'a> {
+    /// One of this pool, with its session, that counts there.
+    pub fn new(pool: PoolId, id: ClientId, logical: Logical, place: Option<Place<'a>>) -> Admitted<'a> {
+        Admitted { pool, id, logical, _place: place.map(Box::new) }
+    }
+}
+
 /// Why a client was not.
 #[derive(Debug)]
 pub enum NotAdmitted {
@@ -105,7 +112,7 @@ pub async fn admit<'a>(
     put(b'K', &[&key.to_bytes()], &mut greeting);
     put(b'Z', &[b"I"], &mut greeting);
     stream.write_all(&greeting).await?;
-    Ok(Admitted { pool, id, logical, _place: place.map(Box::new) })
+    Ok(Admitted::new(pool, id, logical, place))
 }
 
 /// The newest protocol that is spoken with clients.
@@ -136,7 +143,7 @@ pub fn negotiate(message: &StartupMessage<'_>, greeting: &mut Vec<u8>) {
 
 /// The start-up packet of the pool's own servers: all that the client gave but the application's name, which is put in
 /// place like a setting.
-fn packet_of_pool(user: &[u8], message: &StartupMessage<'_>) -> Vec<u8> {
+pub(super) fn packet_of_pool(user: &[u8], message: &StartupMessage<'_>) -> Vec<u8> {
     let database = message.get("database").filter(|database| !database.is_empty()).unwrap_or(user);
     let mut body = (3_u32 << 16).to_be_bytes().to_vec();
     let mut add = |name: &[u8], value: &[u8]| {

@@ -82,6 +82,14 @@ impl Login {
         }
     }
 
+    /// With what a client has shown elsewhere: what one has shown here is newer.
+    pub fn use_if_none(&self, secret: Secret) {
+        let mut known = self.secret.borrow_mut();
+        if let Secret::None = *known {
+            *known = secret;
+        }
+    }
+
     /// With the password of the proxy's own role, if it has one.
     pub fn use_password(&self, lookup: &Lookup) {
         if let Some(password) = &lookup.password {

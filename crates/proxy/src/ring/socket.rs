@@ -2,7 +2,7 @@
 
 use super::Ring;
 use super::inner::{Inner, WRITABLE};
-use super::slot::{Ahead, End, Unread};
+use super::slot::{Ahead, End, Receiving, Unread};
 use crate::source::Peer;
 use io_uring::opcode;
 use io_uring::types::Fd;
@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -80,6 +80,43 @@ impl RingSocket {
         keep_waker(&mut slot.reader, cx.waker());
         inner.receive(self.number);
         Poll::Pending
+    }
+
+    /// Has the kernel receive nothing more. Ready when it does not, and has nothing to send either; or with `false` when
+    /// this has to wait, for room to send, or is no use any more.
+    pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut inner = self.ring.inner.borrow_mut();
+        let Some(slot) = inner.slot(self.number) else { return Poll::Ready(false) };
+        if slot.sending.is_some() || slot.awaits_room {
+            keep_waker(&mut slot.writer, cx.waker());
+            return Poll::Ready(false);
+        }
+        if slot.end.is_some() || slot.unsendable.is_some() {
+            return Poll::Ready(false);
+        }
+        if slot.receiving == Receiving::No {
+            return Poll::Ready(true);
+        }
+        keep_waker(&mut slot.reader, cx.waker());
+        inner.stop_receiving(self.number);
+        Poll::Pending
+    }
+
+    /// What was received and not read, and the socket, once more.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn to_parts(&self) -> io::Result<(Vec<u8>, OwnedFd)> {
+        let mut inner = self.ring.inner.borrow_mut();
+        let inner = &mut *inner;
+        let slot = inner.slots.get_mut(self.number as usize).and_then(Option::as_mut);
+        let slot = slot.ok_or(io::ErrorKind::NotConnected)?;
+        let unread = match (&slot.unread, &inner.buffers) {
+            (Unread::InBuffer(filled, from), Some(buffers)) => buffers.bytes(filled)[*from..].to_vec(),
+            (Unread::Own(own, from), _) => own[*from..].to_vec(),
+            (Unread::Nothing, _) | (_, None) => Vec::new(),
+        };
+        Ok((unread, OwnedFd::from(slot.socket.try_clone()?)))
     }
 
     /// Takes as much of `bytes` as can be sent now; how many. They may still be here.

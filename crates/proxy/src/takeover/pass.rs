@@ -20,10 +20,13 @@ const LEN_MAX: usize = 64 * 1024;
 /// Of which others are refused.
 const VERSION: u64 = 1;
 
-/// On which addresses the files listen, one for each file.
+/// What the old process has.
 #[derive(Debug)]
 pub struct Message {
+    /// On which addresses the files listen, one for each file.
     pub listen: Vec<SocketAddr>,
+    /// How it would write sessions, if it can pass them on.
+    pub sessions: Option<String>,
 }
 
 fn invalid(what: impl Into<String>) -> io::Error {
@@ -42,7 +45,10 @@ pub fn send(line: impl AsFd, message: &Message, files: &[BorrowedFd<'_>]) -> io:
         )));
     }
     let listen: Vec<String> = message.listen.iter().map(ToString::to_string).collect();
-    let text = format!("{}\n", json!({ "pgkeel_takeover": VERSION, "listen": listen }));
+    let text = format!(
+        "{}\n",
+        json!({ "pgkeel_takeover": VERSION, "listen": listen, "sessions": message.sessions })
+    );
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(files)) {
@@ -97,7 +103,9 @@ fn parse(text: &[u8]) -> io::Result<Message> {
         value.get("listen").and_then(Value::as_array).ok_or_else(|| invalid("it names no addresses"))?;
     let address = |text: &Value| text.as_str().and_then(|text| text.parse().ok());
     let listen: Option<Vec<SocketAddr>> = listed.iter().map(address).collect();
-    Ok(Message { listen: listen.ok_or_else(|| invalid("it names what is no address"))? })
+    // Of another kind, or not there, it is none that is known.
+    let sessions = value.get("sessions").and_then(Value::as_str).map(str::to_owned);
+    Ok(Message { listen: listen.ok_or_else(|| invalid("it names what is no address"))?, sessions })
 }
 
 #[cfg(test)]
@@ -110,9 +118,10 @@ mod tests {
         let (here, there) = UnixStream::pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         let listen: Vec<SocketAddr> = vec!["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
-        send(&here, &Message { listen: listen.clone() }, &[file.as_fd(), file.as_fd()]).unwrap();
+        let sent = Message { listen: listen.clone(), sessions: Some("1".to_owned()) };
+        send(&here, &sent, &[file.as_fd(), file.as_fd()]).unwrap();
         let (message, files) = receive(&there).unwrap();
-        assert_eq!((message.listen, files.len()), (listen, 2));
+        assert_eq!((message.listen, message.sessions, files.len()), (listen, sent.sessions, 2));
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod reload;
 
 mod takeover;
 
+mod takeover_sessions;
+
 mod pgbench;
 
 mod views;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// A client that sleeps, and its key.
-async fn sleeper(proxy: SocketAddr) -> (RawClient, CancelKey) {
+pub async fn sleeper(proxy: SocketAddr) -> (RawClient, CancelKey) {
     let mut client = RawClient::connect(proxy).await;
     client.stream.write_all(&crate::raw_client::startup_packet()).await.unwrap();
     let greeting = client.hear_until_ready().await;
@@ -27,14 +27,14 @@ async fn sleeper(proxy: SocketAddr) -> (RawClient, CancelKey) {
 }
 
 /// Returns when the proxy has closed the connection.
-async fn cancel(proxy: SocketAddr, key: &CancelKey) {
+pub async fn cancel(proxy: SocketAddr, key: &CancelKey) {
     let mut stream = TcpStream::connect(proxy).await.unwrap();
     stream.write_all(&encode_cancel_request(key)).await.unwrap();
     let closed = timeout(Duration::from_secs(20), stream.read(&mut [0])).await.expect("it is answered");
     assert!(matches!(closed, Ok(0) | Err(_)), "nothing is said");
 }
 
-async fn sleeps(client: &mut RawClient) -> bool {
+pub async fn sleeps(client: &mut RawClient) -> bool {
     timeout(Duration::from_millis(700), client.stream.peek(&mut [0])).await.is_err()
 }
 

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_postgres::NoTls;
 
-fn path(name: &str) -> PathBuf {
+pub fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pgkeel-it-takeover-{name}-{}", std::process::id()))
 }
 
 /// Starts one, and waits until the next one can ask it.
-async fn start(postgres: &Postgres, settings: &Settings) -> Proxy {
+pub async fn start(postgres: &Postgres, settings: &Settings) -> Proxy {
     let place = settings.takeover.as_ref().unwrap();
     let inode = || std::fs::metadata(place).ok().map(|facts| facts.ino());
     let before = inode();
