@@ -55,6 +55,8 @@ mod login_attacks;
 
 mod leaks;
 
+mod listen;
+
 mod loss;
 
 mod servers;
