@@ -108,6 +108,11 @@ impl Drop for Subscribed {
 }
 
 impl Subscribed {
+    /// As [`Ear::speaks_to`].
+    pub fn speaks_to(&self, logical: &Logical) -> bool {
+        self.ear.speaks_to(logical)
+    }
+
     /// The client wants these channels as well.
     pub fn want(&self, channels: &[Channel]) {
         self.marked.set(false);

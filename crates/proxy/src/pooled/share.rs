@@ -100,7 +100,8 @@ impl Exchange<'_> {
         }
         let Some(offered) = self.logical.offered_channels() else { return Ok(false) };
         let ear = match &self.front.ear {
-            Some(ear) => ear,
+            Some(ear) if ear.speaks_to(self.logical) => ear,
+            Some(_) => return Ok(false),
             None => match self.ear() {
                 Some(ear) if ear.speaks_to(self.logical) => {
                     let client = self.front.as_hearer();
@@ -112,7 +113,6 @@ impl Exchange<'_> {
         };
         if !ear.wants() {
             ear.want(offered);
-            return Ok(false);
         }
         let Some((marker, text)) = ear.take_marker() else { return Ok(false) };
         self.logical.mark_channels(&marker, &text, &mut self.lent.holding, to_server);
