@@ -122,7 +122,7 @@ pub enum Refusal {
     Crowded { what: &'static str, name: String, max: usize },
     /// The console is not for this client; why, and what could be done.
     NoConsole { sqlstate: &'static str, why: String, hint: String },
-    /// The session cannot be continued on the server that it was lent; why.
+    /// The session cannot be continued, on the server that it was lent or at all; why.
     NotContinued { why: String },
     /// The rules do not admit this client; `who` it is, in words.
     NotAdmitted { why: NoAdmission, who: String, user: String },

@@ -8,6 +8,7 @@
 //!
 //! A pool that is paused ([`Lending::pause`]) lends nothing; its servers are closed as soon as nobody has them.
 
+mod apart;
 mod facts;
 mod pause;
 mod pool;
@@ -148,7 +149,7 @@ impl Lending {
 
     /// Other limits from now on. What is open beyond them is not closed for that: it goes as it becomes idle for long.
     pub fn set_limits(&mut self, open_max: usize, bounds: &Bounds, now: Instant) {
-        self.open_max = open_max;
+        self.open_max = open_max.max(self.apart() + 1);
         self.pools.iter_mut().for_each(|pool| pool.bounds = bounds.clone());
         for pool in 0..self.pools.len() {
             self.serve(PoolId(u32::try_from(pool).unwrap_or(u32::MAX)), now);
@@ -224,13 +225,17 @@ impl Lending {
         }
     }
 
-    /// A client's transaction has ended, and nothing keeps its server.
+    /// A client's transaction has ended, and nothing keeps its server. One that was set apart is closed.
     pub fn returned(&mut self, server: ServerId, how: Returned, now: Instant) {
-        let Some(state) = self.server_mut(server).filter(|s| s.stage == Stage::Lent) else { return };
+        let is_out = |server: &&mut Server| matches!(server.stage, Stage::Lent | Stage::Apart);
+        let Some(state) = self.server_mut(server).filter(is_out) else { return };
+        let was_apart = state.stage == Stage::Apart;
+        let how = if was_apart { Returned::Unclean } else { how };
         let lent_for = now.saturating_duration_since(state.since);
         (state.stage, state.since) = (Stage::Idle, now);
         let (pool, outdated, opened) = (state.pool, state.outdated, state.opened);
         let of = &mut self.pools[pool.0 as usize];
+        of.apart -= usize::from(was_apart);
         of.lendings.time += lent_for;
         let old = now.saturating_duration_since(opened) > of.bounds.age_max;
         let closes = match (how, outdated, old, of.paused) {
@@ -304,6 +309,7 @@ impl Lending {
         if server.stage == Stage::Opening {
             pool.opening -= 1;
         }
+        pool.apart -= usize::from(server.stage == Stage::Apart);
         pool.idle.retain(|idle| *idle != id);
         Some(server.pool)
     }

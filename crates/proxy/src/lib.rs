@@ -7,7 +7,7 @@
 //! the registry of open server connections ([`pool`]) and the counters ([`stats`]).
 //!
 //! In the pooled mode a client is lent a server for a transaction ([`pooled`]): [`lend`], [`logical`] and [`sql`], all pure, say
-//! which, how and for how long; [`hba`] says who may come and how, [`guesses`] slows down who guesses passwords. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
+//! which, how and for how long, [`hearing`] who hears which notifications; [`hba`] says who may come and how, [`guesses`] slows down who guesses passwords. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
 //! pause it.
 //!
 //! Connections are plain or have TLS ([`stream`], [`tls`]), and are read by epoll or by io_uring ([`ring`]); nothing else
@@ -56,6 +56,8 @@ mod tls;
 mod reload;
 
 mod hba;
+
+mod hearing;
 
 mod check;
 

@@ -147,6 +147,8 @@ async fn run_with(
     while let Some(ended) = workers.join_next().await {
         drop(ended);
     }
+    // Tasks that were told to end may keep `shared` for a moment.
+    shared.unix_door.iter().for_each(UnixDoor::take_away);
     tracing::info!("stopped; {}", shared.stats.snapshot());
     outcome
 }

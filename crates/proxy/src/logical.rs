@@ -15,6 +15,8 @@ mod place;
 
 mod examine;
 
+mod channels;
+
 mod code;
 
 mod described;
@@ -50,6 +52,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use channels::Channel;
 pub use code::Changes;
 pub use described::{Described, SetBy, Statement};
 pub use holding::{Goodbye, Holding};
@@ -60,6 +63,7 @@ pub use settings::Settings;
 pub use tally::{Counts, Tally};
 
 use crate::sql::{Pin, Pins};
+use channels::Channels;
 use drain::Rehearsed;
 use expected::{CopyIn, Expected};
 use outcome::Outcome;
@@ -152,6 +156,8 @@ pub struct Logical {
     suspects: bool,
     /// What it may have changed for all, until that is passed on.
     changes: Changes,
+    /// Of one whose channels were moved, or might be; nearly always none.
+    channels: Option<Box<Channels>>,
     /// Requests that were answered to their end.
     answers: u64,
     tally: Rc<Tally>,
@@ -190,6 +196,7 @@ impl Logical {
             telling: false,
             suspects: false,
             changes: Changes::default(),
+            channels: None,
             answers: 0,
             tally: Rc::default(),
             passing: 0,
@@ -227,7 +234,10 @@ impl Logical {
     /// Whether the server is at work for the client, and not only asked whether it still has to be kept.
     #[must_use]
     pub fn is_at_work(&self) -> bool {
-        !matches!(self.expected.back(), None | Some(Expected::Examination { .. }))
+        !matches!(
+            self.expected.back(),
+            None | Some(Expected::Examination { .. } | Expected::Marker { .. } | Expected::Unlisten { .. })
+        )
     }
 
     /// How many requests of the client were answered to their end.

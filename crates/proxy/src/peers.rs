@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 /// Requests that one worker passes on to one proxy at the same time: a flood of wrong ones must not become a larger flood
 /// elsewhere. A proxy that is silent has only its own places taken.
-const AT_ONCE_MAX: usize = 16;
+pub const AT_ONCE_MAX: usize = 16;
 
 /// Places for requests that are passed on, of each proxy.
 #[derive(Debug, Default)]

@@ -7,6 +7,8 @@ mod agents;
 
 mod bell;
 
+mod ear;
+
 mod exchange;
 
 mod greeting;
@@ -31,6 +33,8 @@ mod rounds;
 
 mod secrets;
 
+mod share;
+
 mod staying;
 
 pub use bell::Bell;
@@ -50,7 +54,7 @@ use crate::hba::Way;
 use crate::lend::{Returned, ServerId};
 use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
-use crate::roster::{Order, Seated, sit_down};
+use crate::roster::{Seated, sit_down};
 use crate::session::AtStake;
 use crate::stats::Counted;
 use crate::stream::Stream;
@@ -65,6 +69,7 @@ use pgwire::startup::parse_body;
 use pgwire::{ErrorFields, Severity, Startup, encode_notice_response};
 use pools::{Lent, Waiting, give_back, tick, want};
 use post::{Post, Told};
+use share::Unheard;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -86,10 +91,9 @@ enum Awake<'a> {
     /// It has to wait for one.
     Waits(Waiting<'a>),
     Gone,
-    Stopping,
-    Ordered(Order),
     /// Another process can go on with its session.
     Moves,
+    Ended(Box<Refusal>),
 }
 
 /// Random characters for one SCRAM exchange; `None` if the system gives none.
@@ -133,6 +137,7 @@ pub async fn let_in<'a>(
         input: Vec::new(),
         unsent: Unsent::default(),
         has_ended: false,
+        ear: None,
     };
     let (post, is_here) = (Rc::default(), (seat, listener, counted));
     Some(Box::new(Client {
@@ -177,10 +182,7 @@ impl<'a> Client<'a> {
                     true => return,
                     false => continue,
                 },
-                Awake::Stopping => return Box::pin(self.leave(Last::refusal(Refusal::Stopping))).await,
-                Awake::Ordered(order) => {
-                    return Box::pin(self.leave(Last::refusal(Refusal::Ordered(order)))).await;
-                }
+                Awake::Ended(refusal) => return Box::pin(self.leave(Last::refusal(*refusal))).await,
             };
             let worker = self.worker;
             let stop = match begun {
@@ -196,6 +198,12 @@ impl<'a> Client<'a> {
                 }
                 Err(stop) => stop,
             };
+            if let Stop::Apart = stop {
+                match Box::pin(self.set_apart(lent)).await {
+                    Ok(()) => continue,
+                    Err(last) => return Box::pin(self.leave(last)).await,
+                }
+            }
             let last = self.last_word(&stop, &lent);
             // What is seldom needed is kept apart: an idle client's task is to be small.
             let goes_on = match stop {
@@ -224,6 +232,8 @@ impl<'a> Client<'a> {
                 Stop::ServerGone
                 | Stop::Broken(_)
                 | Stop::EpochChanged
+                | Stop::Apart
+                | Stop::Missed(_)
                 | Stop::Stopping
                 | Stop::Ordered(_) => {
                     return Box::pin(self.leave(last)).await;
@@ -236,16 +246,21 @@ impl<'a> Client<'a> {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Awake<'a>> {
         loop {
             if self.worker.bell.is_stopping() {
-                return Poll::Ready(Awake::Stopping);
+                return Poll::Ready(Awake::Ended(Box::new(Refusal::Stopping)));
             }
             if let Some(order) = self.front.seat.order() {
-                return Poll::Ready(Awake::Ordered(order));
+                return Poll::Ready(Awake::Ended(Box::new(Refusal::Ordered(order))));
             }
             if let Poll::Ready(Err(_)) = self.front.unsent.poll_send(&mut self.front.stream, cx) {
                 return Poll::Ready(Awake::Gone);
             }
             if self.worker.ferry.borrow().is_some() && ready!(self.poll_going(cx)) {
                 return Poll::Ready(Awake::Moves);
+            }
+            match self.front.hear_ear(&mut self.admitted.logical, cx) {
+                Ok(()) => {}
+                Err(Unheard::Gone) => return Poll::Ready(Awake::Gone),
+                Err(Unheard::Missed(refusal)) => return Poll::Ready(Awake::Ended(refusal)),
             }
             if Logical::needs_server(&self.front.input) {
                 return Poll::Ready(self.ask(&[], cx));
@@ -307,7 +322,7 @@ impl<'a> Client<'a> {
 
     /// What the client is told when its session ends so, if anything.
     fn last_word(&self, stop: &Stop, lent: &Lent) -> Option<Box<Last>> {
-        if matches!(stop, Stop::Free) {
+        if matches!(stop, Stop::Free | Stop::Apart) {
             return None;
         }
         let pins = self.admitted.logical.pins();
@@ -334,7 +349,8 @@ impl<'a> Client<'a> {
             _ => {}
         }
         let refusal = match stop {
-            Stop::Free | Stop::Terminated | Stop::ClientGone => return None,
+            Stop::Free | Stop::Apart | Stop::Terminated | Stop::ClientGone => return None,
+            Stop::Missed(refusal) => (**refusal).clone(),
             Stop::ServerGone => Refusal::ServerBroke { cluster, node, epoch: lent.epoch, at_stake },
             Stop::EpochChanged => {
                 shared.stats.session_ended(lent.epoch);

@@ -13,11 +13,12 @@ use std::fmt;
 const STATEMENT: &str = "pgkeel: may this session move?";
 
 /// One row for everything that a new session on another server would not have; no row if there is nothing. Not asked for
-/// are settings that fulfil `exempt` and prepared statements that fulfil `own`.
+/// are settings that fulfil `exempt` and prepared statements that fulfil `own`. The row of a channel that it listens on is
+/// `channel`, an expression in which `l` is its name.
 ///
 /// A function is suspect if it sets what pg_settings does not show: settings whose name has a dot.
 #[must_use]
-pub fn question_sql(exempt: &str, own: &str) -> String {
+pub fn question_sql(exempt: &str, own: &str, channel: &str) -> String {
     format!(
         "\
 SELECT 'setting' FROM pg_catalog.pg_settings s WHERE s.source OPERATOR(pg_catalog.=) 'session' AND NOT ({exempt})
@@ -25,7 +26,7 @@ UNION ALL SELECT 'role' FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backe
   WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
   OR pg_catalog.pg_get_userbyid(a.usesysid) OPERATOR(pg_catalog.<>) session_user OR session_user OPERATOR(pg_catalog.<>) current_user
 UNION ALL SELECT 'prepared' FROM pg_catalog.pg_prepared_statements p WHERE NOT ({own})
-UNION ALL SELECT 'listening' FROM pg_catalog.pg_listening_channels()
+UNION ALL SELECT {channel} FROM pg_catalog.pg_listening_channels() l
 UNION ALL SELECT 'cursor' FROM pg_catalog.pg_cursors c WHERE c.is_holdable
 UNION ALL SELECT 'temporary' FROM pg_catalog.pg_depend d
   WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
@@ -97,7 +98,7 @@ pub enum Verdict {
 pub fn question() -> Vec<u8> {
     let name = STATEMENT.as_bytes();
     let own = format!("p.name OPERATOR(pg_catalog.=) '{STATEMENT}'");
-    let sql = question_sql("false", &own) + "\nLIMIT 1";
+    let sql = question_sql("false", &own, "'listening'") + "\nLIMIT 1";
     let mut out = Vec::with_capacity(sql.len() + 256);
     put(b'P', &[name, b"\0", sql.as_bytes(), b"\0\0\0"], &mut out);
     put(b'B', &[b"\0", name, b"\0\0\0\0\0\0\0"], &mut out);

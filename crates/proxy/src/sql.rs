@@ -6,6 +6,8 @@
 
 mod calls;
 
+mod channels;
+
 mod ends;
 
 mod keyword;
@@ -18,6 +20,7 @@ mod read;
 
 mod setting;
 
+pub use channels::{ChannelChange, is_plain_channel};
 pub use ends::Ends;
 pub use pin::{Pin, Pins};
 pub use read::{Effect, Reading, read};

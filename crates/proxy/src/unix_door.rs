@@ -83,6 +83,14 @@ impl UnixDoor {
         self.listener.try_clone()
     }
 
+    /// Nobody finds it any more. The file of somebody else who has the place by now stays.
+    pub fn take_away(&self) {
+        let at = self.at();
+        if self.inode.is_some() && inode(&at) == self.inode {
+            let _ = fs::remove_file(&*at);
+        }
+    }
+
     fn at(&self) -> std::sync::MutexGuard<'_, PathBuf> {
         // Each change is one statement, so a panic elsewhere spoils nothing.
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
@@ -91,10 +99,7 @@ impl UnixDoor {
 
 impl Drop for UnixDoor {
     fn drop(&mut self) {
-        let at = self.at();
-        if self.inode.is_some() && inode(&at) == self.inode {
-            let _ = fs::remove_file(&*at);
-        }
+        self.take_away();
     }
 }
 

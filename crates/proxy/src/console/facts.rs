@@ -297,6 +297,7 @@ pub fn servers(worker: &Worker) -> Vec<Server> {
                 ServerStage::Opening => "new",
                 ServerStage::Idle => "idle",
                 ServerStage::Lent => "active",
+                ServerStage::Apart => "listening",
             },
             since: Moment::of(facts.since),
             node: opened.map(|opened| opened.running.server.node.clone()),

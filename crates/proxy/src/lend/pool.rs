@@ -23,6 +23,8 @@ pub enum Stage {
     Idle,
     /// A client has it.
     Lent,
+    /// It is lent no more: it listens for many clients.
+    Apart,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Pool {
     /// Open or being opened.
     pub(super) open: usize,
     pub(super) opening: usize,
+    /// Open, and not to be lent.
+    pub(super) apart: usize,
     /// The last attempt failed: the next one is made then.
     pub(super) retry_at: Option<Instant>,
     /// Nothing is lent until it is resumed.
@@ -61,6 +65,7 @@ impl Pool {
             idle: Vec::new(),
             open: 0,
             opening: 0,
+            apart: 0,
             retry_at: None,
             paused: false,
             lendings: Lendings::default(),
@@ -71,7 +76,8 @@ impl Pool {
     fn room(&self, now: Instant) -> usize {
         let long = |w: &Waiting| now.saturating_duration_since(w.since) >= self.bounds.reserve_after;
         let reserve = if self.queue.front().is_some_and(long) { self.bounds.reserve } else { 0 };
-        self.bounds.servers_max + reserve
+        // With less than before, one is left to be lent.
+        (self.bounds.servers_max + reserve).max(self.apart + 1)
     }
 
     /// Whether one more server is to be opened for those who wait.

@@ -86,6 +86,39 @@ fn servers_are_opened_for_those_who_wait_and_lent_in_turn() {
 }
 
 #[test]
+fn a_server_is_set_apart_where_another_one_is_left_and_closed_when_it_comes_back() {
+    let mut story = Story::new(10, Bounds { reserve: 0, ..bounds() });
+    story.want(1);
+    story.want(2);
+    assert!(!story.lending.set_apart(ServerId(0), story.now), "it is not open yet");
+    story.opened(0);
+    assert!(story.lending.set_apart(ServerId(0), story.now));
+    assert_eq!(story.opened(1), [lend(2, 1)]);
+    assert!(!story.lending.set_apart(ServerId(1), story.now), "the last of its pool");
+    assert_eq!(story.want(3), [], "the pool is full");
+    let why = Why::Unclean;
+    assert_eq!(
+        story.returned(0, Returned::Clean),
+        [Deed::Close { server: ServerId(0), why }, story.open(0)],
+        "somebody waits"
+    );
+    let mut story = Story::new(1, bounds());
+    story.want(1);
+    story.opened(0);
+    assert!(!story.lending.set_apart(ServerId(0), story.now), "the last of all");
+}
+
+#[test]
+fn one_is_left_to_be_lent_when_there_may_be_less() {
+    let mut story = Story::new(10, Bounds { reserve: 0, ..bounds() });
+    story.want(1);
+    story.opened(0);
+    assert!(story.lending.set_apart(ServerId(0), story.now));
+    story.lending.set_limits(1, &Bounds { servers_max: 1, reserve: 0, ..bounds() }, story.now);
+    assert_eq!(story.want(2), [story.open(1)]);
+}
+
+#[test]
 fn a_server_that_is_liked_is_lent_last_or_to_the_same_client() {
     let mut story = Story::new(10, bounds());
     story.want(1);

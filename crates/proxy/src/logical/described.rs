@@ -52,7 +52,7 @@ impl Logical {
     #[must_use]
     pub fn described(&self) -> Option<Described> {
         let is_idle = self.is_quiet() && self.throwing_away == 0 && self.untold.is_none() && !self.telling;
-        if !is_idle || !self.pins.is_empty() {
+        if !is_idle || !self.pins.is_empty() || self.shares_channels() {
             return None;
         }
         let mut statements: Vec<_> =

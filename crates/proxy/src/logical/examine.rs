@@ -1,7 +1,8 @@
 //! Asks a server that is kept whether there is still a reason to: temporary tables are dropped, locks released, and most
 //! functions leave nothing behind.
 
-use super::expected::Expected;
+use super::channels::{MOVED_MAX, TELLS_CHANNEL};
+use super::expected::{Expected, Found};
 use super::holding::Unnamed;
 use super::{Holding, Logical};
 use crate::portable::question_sql;
@@ -15,6 +16,16 @@ UNION ALL SELECT 'language' FROM pg_catalog.pg_language g
   WHERE g.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])
 UNION ALL SELECT 'connection' FROM pg_catalog.pg_proc k
   WHERE k.proname OPERATOR(pg_catalog.=) 'dblink_connect'";
+
+impl Found {
+    /// Takes a row of the answer, which has one column.
+    pub(super) fn note(&mut self, row: &[u8]) {
+        match row.get(6..).and_then(|text| text.strip_prefix(TELLS_CHANNEL)) {
+            Some(channel) if self.channels.len() <= MOVED_MAX => self.channels.push(channel.into()),
+            Some(_) | None => self.obstacle = true,
+        }
+    }
+}
 
 impl Logical {
     /// Whether it is worth asking: the client is quiet, the server can tell, and something has happened since the last
@@ -39,17 +50,27 @@ impl Logical {
             ),
         };
         let keepers = if self.pins.has(Pin::Function) { KEEPERS } else { "" };
-        let sql = question_sql(&exempt, "NOT p.from_sql") + keepers + "\nLIMIT 1";
-        put_query(sql.as_bytes(), to_server);
+        // Who listens may be asked for all its channels; one row more shows that there are too many.
+        let (channel, rows) = match self.pins.has(Pin::Listening) {
+            true => ("pg_catalog.concat('listening:', l)", MOVED_MAX + 1),
+            false => ("'listening'", 1),
+        };
+        let sql = question_sql(&exempt, "NOT p.from_sql", channel) + keepers;
+        put_query(format!("{sql}\nLIMIT {rows}").as_bytes(), to_server);
         holding.unnamed = Unnamed::Nothing;
         self.examined = true;
-        self.expected.push_back(Expected::Examination { found: false });
+        self.expected.push_back(Expected::Examination { found: Found::default() });
     }
 
     /// The answer is there. A client that has sent something meanwhile goes on as before.
-    pub(super) fn examination_ended(&mut self, found: bool, holding: &mut Holding) {
-        if !found && self.expected.is_empty() && !self.unsynced {
+    pub(super) fn examination_ended(&mut self, found: Found, holding: &mut Holding) {
+        let is_left = found.obstacle || !Logical::can_move(&found.channels);
+        if !is_left && self.expected.is_empty() && !self.unsynced {
             self.pins = Pins::NONE;
+            if !found.channels.is_empty() {
+                self.pins.add(Pin::Listening);
+                self.offer_channels(found.channels);
+            }
             // It would have been found: SET SESSION AUTHORIZATION has ended it.
             self.settings.reset("role");
             holding.in_place.reset("role");

@@ -1,7 +1,7 @@
 //! The answers that a server owes, in order.
 
 use super::prepared::Prepared;
-use crate::sql::{Effect, Ends};
+use crate::sql::{ChannelChange, Effect, Ends};
 use std::rc::Rc;
 
 /// Whose message is answered: the proxy's own answers are not for the client.
@@ -29,16 +29,20 @@ pub(super) enum Expected {
     Close { by: By, statement: Option<(Box<[u8]>, Rc<Prepared>)>, drops: bool },
     /// ReadyForQuery.
     Sync { by: By },
-    /// Anything, then ReadyForQuery.
-    Query { effect: Option<Box<Effect>>, ends: Ends },
+    /// Anything, then ReadyForQuery; with its LISTEN and UNLISTEN that were not completed yet.
+    Query { effect: Option<Box<Effect>>, ends: Ends, channels: Vec<ChannelChange> },
     /// The settings, put in place by a query of the proxy.
     Placing,
     /// A query of the proxy that nobody waits for.
     Aside,
     /// A transaction that the proxy begins and has fail, for the client's was lost with another server.
     Failing,
-    /// At most one row, which names what keeps the client on its server; the proxy has asked for it.
-    Examination { found: bool },
+    /// Rows that name what keeps the client on its server; the proxy has asked for it.
+    Examination { found: Found },
+    /// The proxy has put its marker into the server's queue of notifications.
+    Marker { failed: bool },
+    /// The server is to listen no more: somebody else does.
+    Unlisten { failed: bool },
     /// At most one row, when the database has code that may leave something behind; the proxy has asked.
     Code { found: bool },
     /// FunctionCallResponse, then ReadyForQuery.
@@ -51,6 +55,11 @@ impl Expected {
         Expected::Parse { by, name: None, prepared: None, before: None }
     }
 
+    /// A query that leaves nothing that is followed.
+    pub(super) fn query_of_nothing(ends: Ends) -> Expected {
+        Expected::Query { effect: None, ends, channels: Vec::new() }
+    }
+
     /// Whether ReadyForQuery is the end of it.
     pub(super) fn ends_with_ready(&self) -> bool {
         match self {
@@ -61,6 +70,8 @@ impl Expected {
             | Expected::Failing
             | Expected::Code { .. }
             | Expected::Examination { .. }
+            | Expected::Marker { .. }
+            | Expected::Unlisten { .. }
             | Expected::FunctionCall => true,
             Expected::Parse { .. }
             | Expected::ParseKnown { .. }
@@ -81,7 +92,9 @@ impl Expected {
             | Expected::Aside
             | Expected::Failing
             | Expected::Code { .. }
-            | Expected::Examination { .. } => true,
+            | Expected::Examination { .. }
+            | Expected::Marker { .. }
+            | Expected::Unlisten { .. } => true,
             Expected::ParseKnown { .. }
             | Expected::Bind
             | Expected::Describe
@@ -90,6 +103,15 @@ impl Expected {
             | Expected::FunctionCall => false,
         }
     }
+}
+
+/// What an examination has found so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Something that cannot be moved.
+    pub(super) obstacle: bool,
+    /// Channels that it listens on.
+    pub(super) channels: Vec<Box<[u8]>>,
 }
 
 /// The server reads a COPY from the client.

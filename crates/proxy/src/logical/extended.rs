@@ -159,7 +159,8 @@ impl Logical {
         if let Some(prepared) = prepared {
             self.heed(&prepared.reading, desk.holding);
             let reading = &prepared.reading;
-            if reading.effect.is_some() || reading.ends != Ends::Nothing || reading.drops_all {
+            let is_followed = reading.effect.is_some() || !reading.channels.is_empty();
+            if is_followed || reading.ends != Ends::Nothing || reading.drops_all {
                 self.note_portal(portal, prepared);
             }
         } else {

@@ -63,6 +63,7 @@ impl Logical {
         let mut desk = Desk { holding, texts, to_server };
         loop {
             if self.is_placing()
+                || self.is_moving_channels()
                 || (at < bytes.len() && self.is_draining())
                 || self.expected.len() >= EXPECTED_MAX
                 || desk.to_server.len() > READY_LEN_MAX
@@ -103,6 +104,7 @@ impl Logical {
     fn message(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Result<Option<usize>, Broken> {
         let Message { kind, body_len, body } = *message;
         self.examined = false;
+        self.withdraw_channels();
         let is_whole = body.len() == body_len;
         match kind {
             b'Q' | b'P' if body_len <= TEXT_LEN_MAX && !is_whole => return Ok(None),
@@ -205,7 +207,7 @@ impl Logical {
         if message.body.len() < message.body_len {
             self.pins.add(Pin::Unreadable);
             desk.holding.sequences_of = Some(self.owner);
-            self.expected.push_back(Expected::Query { effect: None, ends: Ends::Unclear });
+            self.expected.push_back(Expected::query_of_nothing(Ends::Unclear));
             return self.forward(message, desk.to_server);
         }
         let mut reading = read(message.body);
@@ -226,12 +228,14 @@ impl Logical {
             put(b'Q', &[&renamed(message.body, &reading, &named)], desk.to_server);
             // What EXECUTE leaves is what the statement leaves.
             let effect = reading.effect.take().or_else(|| named.reading.effect.clone());
-            self.expected.push_back(Expected::Query { effect: effect.map(Box::new), ends: Ends::Unclear });
+            let (effect, channels) = (effect.map(Box::new), named.reading.channels.clone());
+            self.expected.push_back(Expected::Query { effect, ends: Ends::Unclear, channels });
             self.drains |= named.reading.drops_all;
             return message.body.len();
         }
         let effect = reading.effect.take().map(Box::new);
-        self.expected.push_back(Expected::Query { effect, ends: reading.ends });
+        let channels = std::mem::take(&mut reading.channels);
+        self.expected.push_back(Expected::Query { effect, ends: reading.ends, channels });
         // What is sent behind it must not be taken for dropped when the server says that it has.
         self.drains |= reading.drops_all;
         self.forward(message, desk.to_server)

@@ -1,6 +1,6 @@
 //! What the server sends: answers are told apart by what is expected, those of the proxy's own messages are taken out.
 
-use super::expected::{By, CopyIn, Expected};
+use super::expected::{By, CopyIn, Expected, Found};
 use super::holding::{Goodbye, Unnamed};
 use super::{Broken, Holding, Logical};
 use pgwire::message::{put, put_header};
@@ -75,7 +75,7 @@ impl Logical {
             let FrameHeader { kind, body_len } = FrameHeader::parse(*header).map_err(Broken::Server)?;
             let body = &rest[..rest.len().min(body_len)];
             let is_whole = body.len() == body_len;
-            if !is_whole && is_looked_into(kind) && body_len <= HELD_LEN_MAX {
+            if !is_whole && self.is_looked_into(kind) && body_len <= HELD_LEN_MAX {
                 break;
             }
             let fate = self.answer(kind, body, is_whole, holding, to_client)?;
@@ -116,10 +116,11 @@ impl Logical {
         let own = if is_own { Fate::Swallow } else { Fate::Forward };
         let fate = match kind {
             b'D' | b'T' if is_own => {
-                if let Some(Expected::Examination { found } | Expected::Code { found }) =
-                    self.expected.front_mut()
-                {
-                    *found |= kind == b'D';
+                match self.expected.front_mut() {
+                    Some(Expected::Code { found }) => *found |= kind == b'D',
+                    Some(Expected::Examination { found }) if kind == b'D' && is_whole => found.note(body),
+                    Some(Expected::Examination { found }) => found.obstacle |= kind == b'D',
+                    _ => {}
                 }
                 Fate::Swallow
             }
@@ -156,6 +157,7 @@ impl Logical {
                 holding.is_strange = true;
                 Fate::Swallow
             }
+            b'A' if self.hears_elsewhere(body) => Fate::Swallow,
             b'A' if is_whole && body.starts_with(&holding.pid.to_be_bytes()) => Fate::OwnNotification,
             b'A' => Fate::Forward,
             _ => {
@@ -163,10 +165,19 @@ impl Logical {
                 Fate::Forward
             }
         };
-        if !is_whole && is_looked_into(kind) && kind != b'E' {
+        if !is_whole && self.is_looked_into(kind) && kind != b'E' {
             self.lose_sight();
         }
         Ok(fate)
+    }
+
+    /// Messages that are looked into, or must not be passed on in part.
+    fn is_looked_into(&self, kind: u8) -> bool {
+        match kind {
+            b'S' | b'C' | b'E' | b'Z' | b'1' | b'2' | b'3' | b'N' | b'A' => true,
+            b'D' => matches!(self.expected.front(), Some(Expected::Examination { .. })),
+            _ => false,
+        }
     }
 
     fn pop_if(&mut self, fits: impl Fn(&Expected) -> bool) -> Option<Expected> {
@@ -186,20 +197,28 @@ impl Logical {
             Some(Expected::Execute { prepared }) => {
                 let prepared = prepared.clone();
                 let effect = prepared.as_ref().and_then(|prepared| prepared.reading.effect.as_ref());
-                self.command_completed(tag, effect, holding);
+                let change =
+                    prepared.as_ref().and_then(|prepared| prepared.reading.channels.first().cloned());
+                self.command_completed(tag, (effect, change), holding);
                 self.expected.pop_front();
             }
             Some(Expected::Query { .. }) => {
-                let Some(Expected::Query { effect, .. }) = self.expected.front_mut() else { return };
+                let Some(Expected::Query { effect, channels, .. }) = self.expected.front_mut() else {
+                    return;
+                };
                 // It is had once: a text with an effect is one statement.
                 let effect = effect.take();
-                self.command_completed(tag, effect.as_deref(), holding);
+                let is_next = matches!(tag, b"LISTEN" | b"UNLISTEN") && !channels.is_empty();
+                let change = is_next.then(|| channels.remove(0));
+                self.command_completed(tag, (effect.as_deref(), change), holding);
             }
             Some(
                 Expected::Placing
                 | Expected::Aside
                 | Expected::Failing
                 | Expected::Code { .. }
+                | Expected::Marker { .. }
+                | Expected::Unlisten { .. }
                 | Expected::Examination { .. },
             ) => {}
             _ => self.lose_sight(),
@@ -264,7 +283,13 @@ impl Logical {
         holding.is_strange |= self.has_other_statements(&summary, body);
         if !matches!(
             self.expected.front(),
-            Some(Expected::Failing | Expected::Code { .. } | Expected::Examination { .. })
+            Some(
+                Expected::Failing
+                    | Expected::Code { .. }
+                    | Expected::Examination { .. }
+                    | Expected::Marker { .. }
+                    | Expected::Unlisten { .. }
+            )
         ) {
             self.statement_failed();
         }
@@ -283,7 +308,16 @@ impl Logical {
             }
             // Cancelled, or out of time: the reasons stay.
             Some(Expected::Examination { .. }) => {
-                self.expected[0] = Expected::Examination { found: true };
+                let found = Found { obstacle: true, channels: Vec::new() };
+                self.expected[0] = Expected::Examination { found };
+                Ok(Fate::Swallow)
+            }
+            Some(Expected::Marker { .. }) => {
+                self.expected[0] = Expected::Marker { failed: true };
+                Ok(Fate::Swallow)
+            }
+            Some(Expected::Unlisten { .. }) => {
+                self.expected[0] = Expected::Unlisten { failed: true };
                 Ok(Fate::Swallow)
             }
             Some(expected) if expected.ends_with_ready() => Ok(told),
@@ -357,7 +391,11 @@ impl Logical {
             // The server keeps it; the client must not take it for its own.
             Expected::ParseKnown { name } => drop(self.forget(&name)),
             Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
-            Expected::Failing | Expected::Code { .. } | Expected::Examination { .. } => {}
+            Expected::Failing
+            | Expected::Code { .. }
+            | Expected::Examination { .. }
+            | Expected::Marker { .. }
+            | Expected::Unlisten { .. } => {}
             Expected::Close { .. }
             | Expected::Bind
             | Expected::Describe
@@ -384,20 +422,17 @@ impl Logical {
         if matches!(ended, Expected::Placing) {
             self.placed(holding, to_client);
         }
-        if let Expected::Code { found } = ended {
-            self.code_known(found, holding);
-        }
-        if let Expected::Examination { found } = ended {
-            self.examination_ended(found, holding);
+        let fate = if ended.is_own() { Fate::Swallow } else { Fate::Forward };
+        match ended {
+            Expected::Code { found } => self.code_known(found, holding),
+            Expected::Examination { found } => self.examination_ended(found, holding),
+            Expected::Marker { failed } => self.marker_answered(failed),
+            Expected::Unlisten { failed } => self.unlistened(failed),
+            _ => {}
         }
         self.ready(status, holding);
-        if ended.is_own() { Fate::Swallow } else { Fate::Forward }
+        fate
     }
-}
-
-/// Messages that are looked into, or must not be passed on in part.
-fn is_looked_into(kind: u8) -> bool {
-    matches!(kind, b'S' | b'C' | b'E' | b'Z' | b'1' | b'2' | b'3' | b'N' | b'A')
 }
 
 /// The text of an ErrorResponse.

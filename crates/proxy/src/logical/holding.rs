@@ -123,6 +123,11 @@ impl Holding {
         rest.is_empty()
     }
 
+    /// Takes note of the body of a ParameterStatus.
+    pub fn note_setting(&mut self, body: &[u8]) {
+        self.reported.note_body(body);
+    }
+
     /// What the server reports.
     #[must_use]
     pub fn reported(&self) -> &Reported {

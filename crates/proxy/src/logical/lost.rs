@@ -130,6 +130,7 @@ impl Logical {
         (self.skipping, self.unsynced, self.examined) = (false, false, false);
         (self.drains, self.unshared) = (false, false);
         self.outcome = Outcome::default();
+        self.settle_channels(true);
         self.transaction = left;
     }
 
@@ -156,7 +157,7 @@ impl Logical {
                 self.unnamed = None;
                 desk.holding.unnamed = Unnamed::Nothing;
                 put(b'Q', &[REFUSED], desk.to_server);
-                self.expected.push_back(Expected::Query { effect: None, ends: Ends::Nothing });
+                self.expected.push_back(Expected::query_of_nothing(Ends::Nothing));
                 self.throwing_away = message.body_len - message.body.len();
                 Some(message.body.len())
             }

@@ -1,7 +1,7 @@
 //! What becomes of settings that are changed inside a transaction.
 
 use super::{Holding, Logical, Settings};
-use crate::sql::{Effect, Pin};
+use crate::sql::{ChannelChange, Effect, Pin};
 use pgwire::TransactionStatus;
 
 /// Of the transaction that is open, or of the statements up to the next ReadyForQuery.
@@ -39,7 +39,13 @@ impl Outcome {
 
 impl Logical {
     /// A statement has succeeded, with this command tag.
-    pub(super) fn command_completed(&mut self, tag: &[u8], effect: Option<&Effect>, holding: &mut Holding) {
+    /// With its effect, or what it does to a channel.
+    pub(super) fn command_completed(
+        &mut self,
+        tag: &[u8],
+        (effect, channel): (Option<&Effect>, Option<ChannelChange>),
+        holding: &mut Holding,
+    ) {
         match tag {
             b"SET" | b"RESET" => {
                 if let Some(effect) = effect {
@@ -52,6 +58,7 @@ impl Logical {
             b"COMMIT" => {
                 self.outcome.ended = true;
                 self.settle(holding);
+                self.settle_channels(false);
             }
             b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
             b"ROLLBACK" => {
@@ -63,8 +70,10 @@ impl Logical {
                 // Without a BEGIN it undoes what the same pipeline has done (src/backend/access/transam/xact.c,
                 // UserAbortTransactionBlock).
                 self.outcome.pending.clear();
+                self.channels_rolled_back();
             }
             b"SAVEPOINT" => self.outcome.in_savepoint = true,
+            b"LISTEN" | b"UNLISTEN" => self.channel_changed(channel, self.outcome.in_savepoint),
             b"DEALLOCATE" => {
                 if let Some(Effect::Deallocate { name }) = effect
                     && let Some(gone) = self.forget(name)
@@ -95,6 +104,7 @@ impl Logical {
         self.settings = self.first_settings.clone();
         holding.in_place = Settings::default();
         self.outcome = Outcome::default();
+        self.give_up_all_channels();
         // Only if nothing was sent behind it that pins again.
         if self.expected.len() <= 1 {
             self.pins = self.pins.after_discard_all();
@@ -110,6 +120,7 @@ impl Logical {
                     self.outcome.pending.clear();
                 }
                 self.settle(holding);
+                self.settle_channels(self.outcome.failed);
                 if self.outcome.restates_date_style {
                     self.restate_date_style(holding);
                 }
@@ -120,6 +131,7 @@ impl Logical {
                 // ROLLBACK TO a savepoint undoes an error.
                 self.outcome.failed = status == TransactionStatus::Failed;
                 (self.outcome.ended, self.outcome.told_error) = (false, false);
+                self.channels_go_on();
             }
         }
         // They live as long as their transaction.

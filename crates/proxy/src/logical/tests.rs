@@ -1,5 +1,7 @@
 //! Whole conversations: a client, and servers that it is lent.
 
+mod channels;
+
 mod described;
 
 mod lost;

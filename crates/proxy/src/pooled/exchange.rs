@@ -1,6 +1,8 @@
 //! Moves bytes between a client and the server that it is lent, until the server can be given back, or one of them ends.
 
+use super::ear::Subscribed;
 use super::pools::Lent;
+use crate::error::Refusal;
 use crate::lend::PoolId;
 use crate::logical::{Broken, Changes, Logical, Progress};
 use crate::relay::{Unsent, poll_chunk};
@@ -16,6 +18,10 @@ use std::task::{Context, Poll};
 pub enum Stop {
     /// The server can be given back.
     Free,
+    /// It was set apart, and listens from now on for this client and for others.
+    Apart,
+    /// Notifications may not have reached the client.
+    Missed(Box<Refusal>),
     /// The client said goodbye.
     Terminated,
     ClientGone,
@@ -41,6 +47,8 @@ pub struct Front {
     pub unsent: Unsent,
     /// It sends nothing more.
     pub has_ended: bool,
+    /// Who listens for it, if somebody does.
+    pub ear: Option<Box<Subscribed>>,
 }
 
 /// See the module.
@@ -50,8 +58,8 @@ pub struct Exchange<'a> {
     pub lent: &'a mut Lent,
     pub logical: &'a mut Logical,
     pub worker: &'a Worker,
-    pool: PoolId,
-    to_server: Unsent,
+    pub(super) pool: PoolId,
+    pub(super) to_server: Unsent,
 }
 
 impl<'a> Exchange<'a> {
@@ -108,13 +116,14 @@ impl<'a> Exchange<'a> {
             if let Poll::Ready(Err(_)) = self.to_server.poll_send(&mut self.lent.stream, cx) {
                 return Err(Stop::ServerGone);
             }
+            self.hear_ear(cx)?;
             let heard = self.front.unsent.is_empty() && self.hear_server(cx)?;
             // Before it leaves: what the client has said already may have waited for its settings.
             let said = self.to_server.is_empty() && self.hear_client(cx)?;
             if !said && self.to_server.is_empty() && self.logical.may_leave(&self.lent.holding) {
                 return Err(Stop::Free);
             }
-            let asked = !heard && !said && self.examine(cx)?;
+            let asked = !heard && !said && (self.examine(cx)? || self.share(cx)?);
             if !heard && !said && !asked {
                 return Ok(());
             }
@@ -171,7 +180,8 @@ impl<'a> Exchange<'a> {
                 Progress::All => {}
             }
         }
-        if self.logical.is_placing() || !self.to_server.is_empty() {
+        let waits = self.logical.is_placing() || self.logical.is_moving_channels();
+        if waits || !self.to_server.is_empty() {
             return Ok(false);
         }
         if self.front.has_ended {
@@ -227,7 +237,7 @@ impl<'a> Exchange<'a> {
         told.map_err(|_| Stop::ClientGone)
     }
 
-    fn send_server(&mut self, bytes: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<(), Stop> {
+    pub(super) fn send_server(&mut self, bytes: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<(), Stop> {
         let sent = self.to_server.add(&mut self.lent.stream, bytes, cx);
         bytes.clear();
         sent.map_err(|_| Stop::ServerGone)

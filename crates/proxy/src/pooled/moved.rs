@@ -59,7 +59,9 @@ impl Going {
 impl Client<'_> {
     /// Whether the session can go now, of a client that has no server: then nobody reads from its socket any more.
     pub(super) fn poll_going(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if matches!(self.going, Going::Stays) || self.front.has_ended || !self.front.unsent.is_empty() {
+        // Who listens by somebody else's server could miss something on the way.
+        let is_bound = matches!(self.going, Going::Stays) || self.front.ear.is_some();
+        if is_bound || self.front.has_ended || !self.front.unsent.is_empty() {
             return Poll::Ready(false);
         }
         if self.front.stream.tls().is_some() {
@@ -160,7 +162,7 @@ pub async fn take_in<'a>(arrival: Arrival, worker: &'a Rc<Worker>) -> Option<Box
     let Room { admitted, entry, seat, listener, counted } = room;
     seat.gave_back(&admitted.logical, worker.roster.now());
     let (unsent, input) = (Unsent::default(), session.input);
-    let front = Front { stream, seat: (*seat).clone(), input, unsent, has_ended: false };
+    let front = Front { stream, seat: (*seat).clone(), input, unsent, has_ended: false, ear: None };
     let (post, going, is_here) = (Rc::default(), Going::default(), (seat, listener, counted));
     Some(Box::new(Client { front, admitted, entry, worker, liked: None, post, going, _is_here: is_here }))
 }

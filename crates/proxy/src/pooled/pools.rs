@@ -1,5 +1,6 @@
 //! The pools of one worker: does what [`crate::lend`] says.
 
+use super::ear::Ear;
 use super::greeting::Greetings;
 use super::open::open;
 use super::pause::Paused;
@@ -127,6 +128,8 @@ pub struct Pools {
     idle: Vec<Option<Box<Lent>>>,
     waiters: BTreeMap<ClientId, Waiter>,
     scarce: HashSet<PoolId>,
+    /// Who listens for the clients of a pool.
+    pub(super) ears: HashMap<PoolId, Rc<Ear>>,
     next_client: u32,
 }
 
@@ -180,6 +183,7 @@ impl Pools {
             idle: Vec::new(),
             waiters: BTreeMap::new(),
             scarce: HashSet::new(),
+            ears: HashMap::new(),
             next_client: 0,
         }
     }

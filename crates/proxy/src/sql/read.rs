@@ -1,6 +1,7 @@
 //! What a text of one or more statements may leave in a session.
 
 use super::calls::{calls_unknown, mentions};
+use super::channels::{ChannelChange, channel_change};
 use super::ends::{Ends, and, ends};
 use super::keyword::Keyword;
 use super::lex::{Placed, Token, tokens};
@@ -42,6 +43,8 @@ pub struct Reading {
     pub pins: Pins,
     /// What it leaves if it succeeds.
     pub effect: Option<Effect>,
+    /// Its LISTEN and UNLISTEN, in their order.
+    pub channels: Vec<ChannelChange>,
     /// Where it names a prepared statement by SQL. Bytes of the text, quotes included.
     pub names_prepared: Option<Range<usize>>,
     /// What it does to the transaction that it is in.
@@ -143,7 +146,7 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
             query(statement, reading);
         }
         b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release"
-        | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"unlisten" | b"checkpoint" => {}
+        | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"checkpoint" => {}
         b"discard" => {
             reading.drops_all |=
                 statement.get(1).is_some_and(|p| p.token.is("all") || p.token.is("sequences"));
@@ -156,7 +159,11 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
             reading.sets = true;
             left(reset(statement), reading);
         }
-        b"listen" => reading.pins.add(Pin::Listening),
+        b"listen" => {
+            reading.pins.add(Pin::Listening);
+            reading.channels.push(channel_change(statement));
+        }
+        b"unlisten" => reading.channels.push(channel_change(statement)),
         b"load" => reading.pins.add(Pin::Library),
         b"do" | b"call" => {
             reading.moves_sequences = true;

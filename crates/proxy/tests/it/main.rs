@@ -57,6 +57,8 @@ mod login_attacks;
 
 mod leaks;
 
+mod listen;
+
 mod loss;
 
 mod servers;

@@ -10,7 +10,7 @@ use crate::raw_tls::{RawTls, ask};
 use crate::setup::Proxy;
 use crate::takeover::{path, start};
 use crate::tls::tls;
-use proxy::{ClientAuth, ClientLimits, ClientTlsMode, Io, Lookup, PoolSettings, Settings};
+use proxy::{ClientAuth, ClientLimits, ClientTlsMode, Io, Lookup, PoolSettings, Settings, Verifiers};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -274,7 +274,7 @@ async fn a_client_that_has_shown_a_password_need_not_show_it_again() {
     postgres.ask_passwords_of("ann");
     direct.batch_execute("select pg_reload_conf()").await.unwrap();
     let lookup = Lookup { user: "postgres".into(), password: None, database: "postgres".into() };
-    let settings = pooled(2, ClientAuth::Scram(lookup));
+    let settings = pooled(2, ClientAuth::Scram(Verifiers::Role(lookup)));
     let settings = Settings { takeover: Some(path("password")), ..settings };
     let first = start(&postgres, &settings).await;
     let mut config = tokio_postgres::Config::new();
