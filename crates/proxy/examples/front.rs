@@ -32,21 +32,7 @@ fn main() {
         viewers: Vec::new(),
         verifiers: lookup.map(Verifiers::Role),
     };
-    let pool = PoolSettings {
-        servers_max: size,
-        reserve: 0,
-        reserve_after: Duration::from_secs(5),
-        servers_min: 0,
-        open_max: size + 2,
-        query_wait: Duration::from_secs(120),
-        notice_after: Duration::from_secs(600),
-        idle_max: Duration::from_secs(600),
-        age_max: Duration::from_secs(3_600),
-        auth,
-        limits: ClientLimits::default(),
-        whole_sessions: WholeSessions::default(),
-        io: if std::env::var_os("FRONT_EPOLL").is_some() { Io::Epoll } else { Io::Auto },
-    };
+    let pool = pool(size, auth);
     let file = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
     let pair = file("FRONT_CERT").zip(file("FRONT_KEY"));
     let tls = pair.map(|(cert, key)| ClientTls { mode: ClientTlsMode::Allow, cert, key, ca: None });
@@ -80,5 +66,23 @@ fn main() {
         Ok(Ok(())) => {}
         Ok(Err(error)) => eprintln!("{error}"),
         Err(error) => eprintln!("{error}"),
+    }
+}
+
+fn pool(size: usize, auth: ClientAuth) -> PoolSettings {
+    PoolSettings {
+        servers_max: size,
+        reserve: 0,
+        reserve_after: Duration::from_secs(5),
+        servers_min: 0,
+        open_max: size + 2,
+        query_wait: Duration::from_secs(120),
+        notice_after: Duration::from_secs(600),
+        idle_max: Duration::from_secs(600),
+        age_max: Duration::from_secs(3_600),
+        auth,
+        limits: ClientLimits::default(),
+        whole_sessions: WholeSessions::default(),
+        io: if std::env::var_os("FRONT_EPOLL").is_some() { Io::Epoll } else { Io::Auto },
     }
 }

@@ -1,6 +1,7 @@
 //! Starts the proxy: sockets, worker threads, the watch on the agents; and ends it.
 
-use crate::client;
+mod doors;
+
 use crate::console::{self, Inbox};
 use crate::error::ProxyError;
 use crate::finder::find;
@@ -8,35 +9,29 @@ use crate::hba::{self, Hba};
 use crate::pool::Pool;
 use crate::pooled;
 use crate::reload::{Reload, Reloads, reload_when_asked};
-use crate::ring::{self, Acceptor, Ahead, Ring, RingSocket};
+use crate::ring;
 use crate::settings::{ClientAuth, Settings, UnixListen};
-use crate::socket::Socket;
 use crate::sockets::{self, Sockets};
-use crate::source::Peer;
 use crate::stats::Stats;
-use crate::stream::Stream;
-use crate::takeover::{self, Arrival, Arrivals, Desk, Ferry, Listeners, Taken, carry};
+use crate::takeover::{self, Arrivals, Desk, Ferry, Listeners, Taken, carry};
 use crate::tls::{Tls, keep_current};
 use crate::unix_door::{Other, UnixDoor};
 use crate::watch::{Newest, Views, follow_all};
 use crate::worker::{Shared, Worker, stopped};
 use cluster::view::View;
+use doors::{Door, Doors, accept, arrive};
 use identity::Caller;
 use pgwire::scram::KEY_LEN;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
-
-/// Connections beyond `clients_max`: those in start-up, cancel requests, and those that are told there are too many.
-const CONNECTIONS_SPARE: usize = 128;
 
 /// How often it is looked whether all clients have left.
 const LEFT_LOOK: Duration = Duration::from_millis(200);
@@ -46,9 +41,6 @@ type Workers = JoinSet<(usize, Result<io::Result<()>, oneshot::error::RecvError>
 
 /// How long sessions may take to say farewell when the proxy stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
-
-/// Pause after accepting failed: usually no file descriptor is free.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// When the sessions ended by a new epoch are counted for the log.
 const ENDED_LOG_DELAY: Duration = Duration::from_millis(500);
@@ -86,12 +78,6 @@ async fn run_with(
     epoch_seen: Arc<AtomicU64>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), ProxyError> {
-    if settings.listen.is_empty() {
-        return Err(ProxyError::NoListenAddress);
-    }
-    if settings.agents.is_empty() && settings.servers.is_empty() {
-        return Err(ProxyError::NoAgents);
-    }
     let (tls, hba) = read_files(&settings)?;
     let workers_count = settings.workers.max(1);
     let taken = take_over(&settings).await?;
@@ -154,6 +140,12 @@ async fn run_with(
 }
 
 fn read_files(settings: &Settings) -> Result<(Arc<Tls>, Option<Hba>), ProxyError> {
+    if settings.listen.is_empty() {
+        return Err(ProxyError::NoListenAddress);
+    }
+    if settings.agents.is_empty() && settings.servers.is_empty() {
+        return Err(ProxyError::NoAgents);
+    }
     let tls = Arc::new(Tls::load(settings)?);
     for doubt in tls.doubts() {
         tracing::error!("{doubt}");
@@ -375,16 +367,6 @@ struct Signs {
     ready: mpsc::Sender<()>,
 }
 
-/// Whether clients are accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doors {
-    /// Not all workers have started.
-    NotYet,
-    Open,
-    /// Another process does it.
-    Closed,
-}
-
 /// The life of one worker: accepts until the proxy stops, or its `doors` are closed, then lets its clients say farewell.
 async fn work(
     (sockets, (inbox, arrivals), newest): Work,
@@ -424,123 +406,6 @@ async fn work(
     };
     let _ = tokio::time::timeout(STOP_MAX, all_gone).await;
     Ok(())
-}
-
-/// By which clients come in.
-enum Door {
-    /// The ring, if there is one, reads them nevertheless.
-    Plain(TcpListener, Option<Rc<Ring>>),
-    Ring(Acceptor, Rc<Ring>),
-    /// From this host; as the first.
-    Unix(UnixListener, Option<Rc<Ring>>),
-}
-
-impl Door {
-    /// Where another process may have the socket too it is never one that blocks, as the ring wants it: that would be so
-    /// for both of them.
-    fn open(socket: StdListener, ring: Option<&Rc<Ring>>, may_be_shared: bool) -> io::Result<Door> {
-        match ring {
-            Some(ring) if !may_be_shared => Ok(Door::Ring(Acceptor::new(socket, ring)?, Rc::clone(ring))),
-            _ => Ok(Door::Plain(TcpListener::from_std(socket)?, ring.cloned())),
-        }
-    }
-
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
-        match self {
-            Door::Plain(listener, None) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Stream::Plain(Socket::Epoll(socket)), Peer::Tcp(peer)))
-            }
-            Door::Plain(listener, Some(ring)) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Stream::Plain(Socket::adopt(socket.into_std()?, Some(ring))?), Peer::Tcp(peer)))
-            }
-            Door::Ring(acceptor, ring) => {
-                let (socket, peer) = acceptor.accept().await?;
-                Ok((by_ring(socket, ring), peer))
-            }
-            Door::Unix(listener, ring) => {
-                let socket = TcpStream::from(OwnedFd::from(listener.accept().await?.0.into_std()?));
-                let peer = Peer::of(&socket)?;
-                let Some(ring) = ring else { return Ok((Stream::Plain(Socket::by_epoll(socket)?), peer)) };
-                socket.set_nonblocking(false)?;
-                Ok((by_ring(socket, ring), peer))
-            }
-        }
-    }
-}
-
-fn by_ring(socket: TcpStream, ring: &Rc<Ring>) -> Stream {
-    Stream::Plain(Socket::Ring(RingSocket::new(socket, Ahead::One, ring)))
-}
-
-async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Receiver<Doors>) {
-    let mut complained = false;
-    if doors.wait_for(|doors| *doors != Doors::NotYet).await.is_err() {
-        return;
-    }
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = doors.wait_for(|doors| *doors == Doors::Closed) => return,
-            accepted = door.accept() => accepted,
-        };
-        match accepted {
-            Ok((client, peer)) => {
-                complained = false;
-                spawn_local(serve_counted(client, peer, Rc::clone(&worker), doors.clone()));
-            }
-            Err(error) => {
-                if !complained {
-                    tracing::warn!(
-                        "cannot accept clients: {error}; trying again (is the limit of open files too low?)"
-                    );
-                }
-                complained = true;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Sessions come from an older process, as long as this one accepts clients.
-async fn arrive(mut arrivals: Arrivals, worker: Rc<Worker>, mut doors: watch::Receiver<Doors>) {
-    loop {
-        let arrival = tokio::select! {
-            biased;
-            _ = doors.wait_for(|doors| *doors == Doors::Closed) => return,
-            arrival = arrivals.recv() => arrival,
-        };
-        let Some(arrival) = arrival else { return };
-        spawn_local(serve_arrived(arrival, Rc::clone(&worker), doors.clone()));
-    }
-}
-
-/// As [`serve_counted`].
-async fn serve_arrived(arrival: Arrival, worker: Rc<Worker>, doors: watch::Receiver<Doors>) {
-    let connections_max = worker.shared.settings().clients_max.saturating_add(CONNECTIONS_SPARE);
-    let Some(_counted) = worker.shared.stats.connection(connections_max) else {
-        return arrival.reply.refused("there are too many connections");
-    };
-    drop(doors);
-    if let Some(client) = Box::pin(pooled::take_in(arrival, &worker)).await {
-        client.live().await;
-    }
-}
-
-/// `doors` is held until the client is counted, so that a proxy that closes them does not overlook it.
-async fn serve_counted(client: Stream, peer: Peer, worker: Rc<Worker>, doors: watch::Receiver<Doors>) {
-    let connections_max = worker.shared.settings().clients_max.saturating_add(CONNECTIONS_SPARE);
-    let counted = worker.shared.stats.connection(connections_max);
-    drop(doors);
-    match counted {
-        Some(_counted) => {
-            if let Some(session) = Box::pin(client::serve(client, peer, &worker)).await {
-                session.live().await;
-            }
-        }
-        None => worker.shared.log_bad_client(peer, &"the proxy has its maximum of connections"),
-    }
 }
 
 /// One line for each change of the view that matters to clients, and one with the sessions that a new epoch ended.

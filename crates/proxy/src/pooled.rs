@@ -219,12 +219,7 @@ impl<'a> Client<'a> {
                 && lent.holding.is_clean();
             self.front.seat.gave_back(&self.admitted.logical, worker.roster.now());
             self.liked = self.admitted.logical.likes_server().then_some(lent.id);
-            let how = match (clean, self.liked) {
-                (false, _) => Returned::Unclean,
-                (true, Some(_)) => Returned::Liked,
-                (true, None) => Returned::Clean,
-            };
-            give_back(worker, lent, how);
+            give_back(worker, lent, returned(clean, self.liked));
             match stop {
                 _ if goes_on => {}
                 Stop::Free => {}
@@ -383,6 +378,14 @@ impl<'a> Client<'a> {
             Last::Message(message) => farewell_with(&mut self.front.stream, &message).await,
             Last::Nothing => farewell_with(&mut self.front.stream, &[]).await,
         }
+    }
+}
+
+fn returned(clean: bool, liked: Option<ServerId>) -> Returned {
+    match (clean, liked) {
+        (false, _) => Returned::Unclean,
+        (true, Some(_)) => Returned::Liked,
+        (true, None) => Returned::Clean,
     }
 }
 
