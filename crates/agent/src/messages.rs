@@ -39,7 +39,8 @@ pub struct WhoseVerifier {
 /// The answer.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verifier {
-    /// `rolpassword` of pg_authid; `None`: there is no such user, or it has no password or may not log in (any more).
+    /// `rolpassword` of pg_authid. Of a user that is not there, has no password or may not log in (any more): the word of
+    /// `password_encryption`, or nothing.
     pub verifier: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use crate::hold::{NoServer, Wanted, find_server};
 use crate::park::{self, Move, Parked};
 use crate::peers;
 use crate::pooled;
+use crate::reach::Identity;
 use crate::relay::{End, Relay, Stop, Unsent};
 use crate::roster::{Seat, sit_down};
 use crate::server::{Answered, Until, forward_cancel};
@@ -158,9 +159,12 @@ async fn on_one_server(
     seat: &Seat,
     worker: &Worker,
 ) -> Option<Parked> {
+    let identity = Identity::Unchecked;
     let wanted = match &parked {
-        None => Wanted { startup_packet: packet, until: Until::FirstAnswer, since: Instant::now() },
-        Some(parked) => Wanted { startup_packet: packet, until: Until::LoggedIn, since: parked.since },
+        None => Wanted { startup_packet: packet, until: Until::FirstAnswer, identity, since: Instant::now() },
+        Some(parked) => {
+            Wanted { startup_packet: packet, until: Until::LoggedIn, identity, since: parked.since }
+        }
     };
     let (target, Answered { stream: mut server, first }) = match find_server(client, &wanted, worker).await {
         Ok(found) => found,

@@ -3,7 +3,9 @@
 
 pub mod choose;
 
+use crate::hold::Wanted;
 use crate::pooled::{Login, log_in};
+use crate::reach::Identity;
 use crate::route::Target;
 use crate::server::{Until, begin_session};
 use crate::settings::Lookup;
@@ -17,7 +19,7 @@ use pgwire::message::put_query;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -135,7 +137,9 @@ impl Finder {
 
     async fn connect(&self, server: &Server) -> Result<Stream, String> {
         let target = Target { server: server.clone(), epoch: 0 };
-        let answered = begin_session(&target, &self.login.packet, Until::LoggedIn, &self.worker).await;
+        let (until, identity) = (Until::LoggedIn, Identity::Checked);
+        let wanted = Wanted { startup_packet: &self.login.packet, until, identity, since: Instant::now() };
+        let answered = begin_session(&target, &wanted, &self.worker).await;
         let answered = answered.map_err(|failure| failure.to_string())?;
         let (stream, _, _) =
             log_in(answered, &self.login).await.map_err(|error| format!("refuses the login: {error}"))?;

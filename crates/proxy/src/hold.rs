@@ -1,6 +1,7 @@
 //! Finds a server for a new session, or for one that moves: does what [`crate::route`] says, and waits when it says so.
 
 use crate::error::Refusal;
+use crate::reach::Identity;
 use crate::route::{Failure, Route, Target, Wait, open_primary, route};
 use crate::server::{Answered, Until, begin_session};
 use crate::stats::{Held, HeldEnd};
@@ -29,6 +30,8 @@ pub struct Wanted<'a> {
     pub startup_packet: &'a [u8],
     /// How far the login is to get.
     pub until: Until,
+    /// Whether it is known who the client is.
+    pub identity: Identity,
     /// Since when the client has been without a server.
     pub since: Instant,
 }
@@ -136,7 +139,7 @@ async fn attempt(
 ) -> Attempt {
     let connect_timeout = worker.shared.settings().connect_timeout;
     let give_up = wait.deadline().max(Instant::now() + connect_timeout);
-    let mut session = pin!(begin_session(target, wanted.startup_packet, wanted.until, worker));
+    let mut session = pin!(begin_session(target, wanted, worker));
     loop {
         tokio::select! {
             biased;

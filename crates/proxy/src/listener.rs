@@ -195,7 +195,7 @@ fn open_unix_door(settings: &Settings, taken: Option<&Taken>) -> Result<Option<U
     let Some(UnixListen { dir, mode }) = &settings.unix_listen else { return Ok(None) };
     let Some(port) = settings.listen.first().map(SocketAddr::port) else { return Ok(None) };
     let path = dir.join(format!(".s.PGSQL.{port}"));
-    let other = if taken.is_some() { Other::Goes } else { Other::Stays };
+    let other = taken.and_then(|taken| taken.pid().ok()).map_or(Other::Stays, Other::Goes);
     let door = UnixDoor::prepare(&path, *mode, other);
     door.map(Some).map_err(|source| ProxyError::UnixSocket { path, source })
 }
@@ -261,6 +261,8 @@ async fn serve_to_the_end(
     (doors, line): (&watch::Sender<Doors>, Option<UnixStream>),
     shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
+    // Where the new process has put its own, that one stays.
+    shared.unix_door.iter().for_each(UnixDoor::take_away);
     doors.send_replace(Doors::Closed);
     let (drain, clients) = (shared.settings().drain, shared.stats.snapshot().clients);
     tracing::info!("another process listens now; {clients} clients may stay for up to {} s", drain.as_secs());

@@ -57,6 +57,7 @@ pub use code::Changes;
 pub use described::{Described, SetBy, Statement};
 pub use holding::{Goodbye, Holding};
 pub use lost::{AfterLoss, Lost};
+pub use place::Heard;
 pub use prepared::Texts;
 pub use reported::Reported;
 pub use settings::Settings;

@@ -249,13 +249,13 @@ impl<'a> Client<'a> {
             if let Poll::Ready(Err(_)) = self.front.unsent.poll_send(&mut self.front.stream, cx) {
                 return Poll::Ready(Awake::Gone);
             }
-            if self.worker.ferry.borrow().is_some() && ready!(self.poll_going(cx)) {
-                return Poll::Ready(Awake::Moves);
-            }
             match self.front.hear_ear(&mut self.admitted.logical, cx) {
                 Ok(()) => {}
                 Err(Unheard::Gone) => return Poll::Ready(Awake::Gone),
                 Err(Unheard::Missed(refusal)) => return Poll::Ready(Awake::Ended(refusal)),
+            }
+            if self.worker.ferry.borrow().is_some() && ready!(self.poll_going(cx)) {
+                return Poll::Ready(Awake::Moves);
             }
             if Logical::needs_server(&self.front.input) {
                 return Poll::Ready(self.ask(&[], cx));

@@ -23,6 +23,16 @@ pub enum Way {
     Unix,
 }
 
+/// Who has checked the client for whom the server is reached. Over a Unix socket the server sees the user that the proxy runs as, and may
+/// believe it without a password (`peer` in pg_hba.conf): the client is not that user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The proxy, as its configuration says, or it comes on its own behalf.
+    Checked,
+    /// Nobody: the server is to do it.
+    Unchecked,
+}
+
 /// Which nodes are reached by TCP though the settings name a socket, and why: so that it is told once.
 #[derive(Debug, Default)]
 pub struct Detours {
@@ -49,14 +59,15 @@ impl Detours {
 ///
 /// # Errors
 /// Those of looking up the name and of connecting.
-pub async fn connect(server: &Server, worker: &Worker) -> io::Result<(Stream, Way)> {
+pub async fn connect(server: &Server, identity: Identity, worker: &Worker) -> io::Result<(Stream, Way)> {
     let ring = worker.ring.as_ref();
     if server.host.starts_with('/') {
         let path = socket_in(Path::new(&server.host), server.port);
         return Ok((Stream::connect_unix(&path, ring).await?, Way::Unix));
     }
     let settings = worker.shared.settings();
-    let Some(dir) = settings.server_sockets.get(&server.node) else {
+    let socket = settings.server_sockets.get(&server.node).filter(|_| identity == Identity::Checked);
+    let Some(dir) = socket else {
         return Ok((Stream::connect(&server.host, server.port, ring).await?, Way::Tcp));
     };
     let path = socket_in(dir, server.port);

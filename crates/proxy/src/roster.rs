@@ -71,6 +71,8 @@ pub enum Order {
 pub enum Bound {
     /// By its TLS connection, whose keys are here.
     Tls,
+    /// Another server connection listens for it.
+    Listens,
     /// Its session cannot be described, or would be too long.
     TooMuch,
     /// The other process would not have it.

@@ -1,6 +1,7 @@
 //! The server's side: connecting to PostgreSQL, with TLS if it is wanted, its first answer, and cancel requests.
 
-use crate::reach::{self, Way};
+use crate::hold::Wanted;
+use crate::reach::{self, Identity, Way};
 use crate::route::{Failure, Target};
 use crate::stream::Stream;
 use crate::tls::{Servers, Trust};
@@ -34,9 +35,9 @@ pub struct Answered {
 }
 
 /// Connects, with TLS if the settings want it.
-async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
+async fn open(server: &Server, identity: Identity, worker: &Worker) -> Result<(Stream, Way), Failure> {
     let settings = &worker.shared.settings();
-    let opened = timeout(settings.connect_timeout, reach::connect(server, worker)).await;
+    let opened = timeout(settings.connect_timeout, reach::connect(server, identity, worker)).await;
     let (stream, way) = match opened {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => return Err(Failure::Connect(error.to_string())),
@@ -46,10 +47,11 @@ async fn open(server: &Server, worker: &Worker) -> Result<Stream, Failure> {
             return Err(Failure::Connect(text));
         }
     };
-    let (Some(tls), Way::Tcp) = (&worker.shared.tls.servers, way) else { return Ok(stream) };
+    let (Some(tls), Way::Tcp) = (&worker.shared.tls.servers, way) else { return Ok((stream, way)) };
     let limit = settings.startup_timeout;
     let encrypted = timeout(limit, encrypt(stream, server, tls, worker)).await;
-    encrypted.unwrap_or_else(|_| Err(Failure::Tls(format!("no answer in {} s", limit.as_secs_f64()))))
+    let slow = || Failure::Tls(format!("no answer in {} s", limit.as_secs_f64()));
+    Ok((encrypted.map_err(|_| slow())??, way))
 }
 
 /// Asks the server for TLS and begins it.
@@ -84,11 +86,11 @@ async fn encrypt(
 /// [`Failure`] when another attempt is worth making.
 pub async fn begin_session(
     target: &Target,
-    startup_packet: &[u8],
-    until: Until,
+    wanted: &Wanted<'_>,
     worker: &Worker,
 ) -> Result<Answered, Failure> {
-    let mut stream = open(&target.server, worker).await?;
+    let Wanted { startup_packet, until, identity, .. } = *wanted;
+    let (mut stream, way) = open(&target.server, identity, worker).await?;
     let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
     stream.write_all(startup_packet).await.map_err(no_answer)?;
     let mut first = Vec::with_capacity(512);
@@ -103,6 +105,9 @@ pub async fn begin_session(
         match first_answer(&first, until) {
             FirstAnswer::Incomplete if first.len() < len_max => {}
             FirstAnswer::Incomplete | FirstAnswer::GoesOn => {
+                if (way, identity) == (Way::Unix, Identity::Unchecked) && asks_nothing(&first) {
+                    return Err(Failure::NoAnswer(BELIEVES_PROXY.to_owned()));
+                }
                 // What the server offers the proxy's own TLS connection is not for the client, which logs in through it.
                 if until == Until::FirstAnswer && stream.tls().is_some() {
                     match unbind(&first) {
@@ -115,6 +120,21 @@ pub async fn begin_session(
             }
             FirstAnswer::CannotConnectNow => return Err(Failure::CannotConnectNow),
             FirstAnswer::Garbled(why) => return Err(Failure::Garbled(why)),
+        }
+    }
+}
+
+const BELIEVES_PROXY: &str = "over its Unix socket it asks for no password (peer or trust in its pg_hba.conf): it would believe the \
+    proxy, and nobody has checked the client; write scram-sha-256 for local there, or reach it by TCP";
+
+/// Whether a server lets in whom it has asked for nothing.
+fn asks_nothing(mut bytes: &[u8]) -> bool {
+    let mut tracker = FrameTracker::of_server();
+    loop {
+        match tracker.next(&mut bytes) {
+            Ok(Some(Notable::Authentication(0))) => return true,
+            Ok(Some(Notable::Other(b'v' | b'N'))) => {}
+            Ok(_) | Err(_) => return false,
         }
     }
 }
@@ -149,7 +169,7 @@ fn first_answer(mut bytes: &[u8], until: Until) -> FirstAnswer {
 /// # Errors
 /// [`Failure`]: it may not have been taken.
 pub async fn forward_cancel(server: &Server, key: &CancelKey, worker: &Worker) -> Result<(), Failure> {
-    let mut stream = open(server, worker).await?;
+    let (mut stream, _) = open(server, Identity::Checked, worker).await?;
     let no_answer = |error: io::Error| Failure::NoAnswer(error.to_string());
     stream.write_all(&encode_cancel_request(key)).await.map_err(no_answer)?;
     let limit = worker.shared.settings().connect_timeout;

@@ -26,7 +26,7 @@ pub use wire::BODY_LEN_MAX;
 
 use pass::{Message, receive, send};
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
+use rustix::process::{Pid, geteuid};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -72,6 +72,14 @@ impl fmt::Debug for Taken {
 }
 
 impl Taken {
+    /// Of the old process.
+    ///
+    /// # Errors
+    /// The line is broken.
+    pub fn pid(&self) -> io::Result<Pid> {
+        Ok(socket_peercred(&self.line)?.pid)
+    }
+
     /// Tells the old one that its sockets are accepted from now on; returns when its desk is gone. Blocks. The line by
     /// which sessions will come, if they can.
     ///

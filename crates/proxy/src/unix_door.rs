@@ -5,6 +5,8 @@
 //! being taken over; and nothing that is no socket ever is.
 
 use crate::takeover::{inode, is_socket};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::Pid;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -28,8 +30,8 @@ pub struct UnixDoor {
 pub enum Other {
     /// It keeps its place.
     Stays,
-    /// It gives its sockets up to this one.
-    Goes,
+    /// It gives its sockets up to this one, if it has this process id.
+    Goes(Pid),
 }
 
 impl UnixDoor {
@@ -38,10 +40,11 @@ impl UnixDoor {
     /// # Errors
     /// The socket cannot be made, somebody listens there, or something else is in its place.
     pub fn prepare(path: &Path, mode: u32, other: Other) -> io::Result<UnixDoor> {
-        if is_socket(path)? && other == Other::Stays {
+        if is_socket(path)? {
             match UnixStream::connect(path) {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error),
+                Ok(there) if other == Other::Goes(socket_peercred(&there)?.pid) => {}
                 Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
             }
         }
@@ -124,13 +127,13 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(open(&path, Other::Stays).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(UnixStream::connect(&path).is_ok(), "who runs is left alone");
-        let later = open(&path, Other::Goes).unwrap();
+        let later = open(&path, Other::Goes(rustix::process::getpid())).unwrap();
         drop(door);
         assert!(UnixStream::connect(&path).is_ok(), "the older one takes nothing away from the later one");
         drop(later);
         assert!(!path.exists());
         fs::write(&path, "").unwrap();
-        for other in [Other::Stays, Other::Goes] {
+        for other in [Other::Stays, Other::Goes(rustix::process::getpid())] {
             assert_eq!(open(&path, other).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         }
         fs::remove_file(&path).unwrap();

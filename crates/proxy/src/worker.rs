@@ -39,6 +39,9 @@ pub const CHUNK_LEN: usize = 16 * 1024;
 /// server that starts up is not flooded.
 const PROBES_MAX: usize = 8;
 
+/// Verifiers that one worker asks for at the same time: who floods it with logins is not to flood agents and servers.
+const LOOKUPS_MAX: usize = 2;
+
 /// The same trouble is told once in this time.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -202,6 +205,8 @@ pub struct Worker {
     pub to_predecessor: Semaphore,
     /// Every session reads through this one buffer, so that an idle client owns none. Never borrowed across an await.
     pub chunk: RefCell<Box<[u8]>>,
+    /// Looks for verifiers that are under way.
+    pub lookups: Semaphore,
     /// Of the pooled mode; see there.
     pub pools: RefCell<Pools>,
     pub texts: RefCell<Texts>,
@@ -246,6 +251,7 @@ impl Worker {
             stop,
             probes: Semaphore::new(PROBES_MAX),
             passing_on: RefCell::default(),
+            lookups: Semaphore::new(LOOKUPS_MAX),
             to_predecessor: Semaphore::new(crate::peers::AT_ONCE_MAX),
             chunk,
             pools,

@@ -12,17 +12,28 @@ use axum::routing::post;
 use axum::{Json, Router};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio_postgres::error::SqlState;
 
 /// How long the server may take.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a question may wait for others.
+const TURN_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// See `LIMIT`.
+const BOUNDED: &str = "SET statement_timeout = '2s'";
 
 /// Questions that the server is asked at the same time: who floods a proxy with logins is not to take all connections of a server.
 static AT_ONCE: Semaphore = Semaphore::const_new(4);
 
 /// Nothing here depends on a search_path.
-const QUESTION: &str = "SELECT a.rolpassword FROM pg_catalog.pg_authid a
+///
+/// Of who has no password the kind is told in which the server would keep one: unknown users are asked in that way.
+const QUESTION: &str = "SELECT COALESCE((SELECT a.rolpassword FROM pg_catalog.pg_authid a
     WHERE a.rolname OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.name AND a.rolcanlogin
-      AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())";
+      AND a.rolname OPERATOR(pg_catalog.<>) $2::pg_catalog.text::pg_catalog.name
+      AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())),
+    pg_catalog.current_setting('password_encryption'))";
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new().route("/v1/verifier", post(told))
@@ -32,25 +43,34 @@ async fn told(
     State(shared): State<Shared>,
     Json(WhoseVerifier { user }): Json<WhoseVerifier>,
 ) -> Result<Json<Verifier>, Unanswered> {
-    // The cluster's own role: nobody comes as that through a proxy.
-    if user == REPLICATION_ROLE {
-        return Ok(Json(Verifier { verifier: None }));
-    }
     let place = shared.place()?;
+    // Who waits here costs the server nothing yet.
+    let Ok(_turn) = tokio::time::timeout(TURN_LIMIT, AT_ONCE.acquire()).await else {
+        return Err(Unanswered(format!(
+            "the agent of {} is asked for too many at the moment",
+            shared.files.me
+        )));
+    };
     let asking = async {
-        let _place = AT_ONCE.acquire().await;
         let client = connection::connect(&place, LIMIT).await?;
-        let row = client.query_opt(QUESTION, &[&user]).await?;
-        Ok::<_, PgError>(row)
+        // Should the answer be late, the connection ends nevertheless.
+        client.batch_execute(BOUNDED).await?;
+        // The cluster's own role is nobody's who comes through a proxy.
+        let row = client.query_one(QUESTION, &[&user, &REPLICATION_ROLE]).await;
+        Ok::<_, PgError>(row?.get(0))
     };
-    let asked = tokio::time::timeout(LIMIT, asking).await;
-    let row = match asked {
-        Ok(row) => row.map_err(|e| Unanswered(format!("the server of {}: {e}", shared.files.me)))?,
-        Err(_) => {
-            let said =
-                format!("the server of {} does not answer within {} s", shared.files.me, LIMIT.as_secs());
-            return Err(Unanswered(said));
-        }
+    let unanswered = |why: String| Unanswered(format!("the server of {} {why}", shared.files.me));
+    let verifier = match tokio::time::timeout(LIMIT, asking).await {
+        Ok(Ok(verifier)) => verifier,
+        // It has no such character: nobody is called so.
+        Ok(Err(PgError::Sql(error))) if is_no_text(&error) => None,
+        Ok(Err(error)) => return Err(unanswered(format!("cannot be asked: {error}"))),
+        Err(_) => return Err(unanswered(format!("does not answer within {} s", LIMIT.as_secs()))),
     };
-    Ok(Json(Verifier { verifier: row.and_then(|row| row.get(0)) }))
+    Ok(Json(Verifier { verifier }))
+}
+
+fn is_no_text(error: &tokio_postgres::Error) -> bool {
+    let no_text = [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER];
+    error.code().is_some_and(|code| no_text.contains(code))
 }

@@ -8,6 +8,8 @@ use crate::source::Peer;
 use crate::stream::Stream;
 use crate::takeover::{Arrival, Arrivals};
 use crate::worker::Worker;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 use std::io;
 use std::net::{TcpListener as StdListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -71,14 +73,36 @@ impl Door {
                 Ok((by_ring(socket, ring), peer))
             }
             Door::Unix(listener, ring) => {
-                let socket = TcpStream::from(OwnedFd::from(listener.accept().await?.0.into_std()?));
-                let peer = Peer::of(&socket)?;
-                let Some(ring) = ring else { return Ok((Stream::Plain(Socket::by_epoll(socket)?), peer)) };
-                socket.set_nonblocking(false)?;
-                Ok((by_ring(socket, ring), peer))
+                by_unix(OwnedFd::from(listener.accept().await?.0.into_std()?), ring.as_ref())
             }
         }
     }
+
+    /// Somebody who has knocked before the next process had its own socket in this one's place. Sockets of TCP are the next
+    /// one's as well; this one's end with it, and would end who waits there.
+    fn accept_last(&self) -> Option<(Stream, Peer)> {
+        let Door::Unix(listener, ring) = self else { return None };
+        loop {
+            match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => {
+                    if let Ok(accepted) = by_unix(socket, ring.as_ref()) {
+                        return Some(accepted);
+                    }
+                }
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// A connection that does not block.
+fn by_unix(socket: OwnedFd, ring: Option<&Rc<Ring>>) -> io::Result<(Stream, Peer)> {
+    let socket = TcpStream::from(socket);
+    let peer = Peer::of(&socket)?;
+    let Some(ring) = ring else { return Ok((Stream::Plain(Socket::by_epoll(socket)?), peer)) };
+    socket.set_nonblocking(false)?;
+    Ok((by_ring(socket, ring), peer))
 }
 
 fn by_ring(socket: TcpStream, ring: &Rc<Ring>) -> Stream {
@@ -93,7 +117,7 @@ pub(super) async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Rec
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = doors.wait_for(|doors| *doors == Doors::Closed) => return,
+            _ = doors.wait_for(|doors| *doors == Doors::Closed) => break,
             accepted = door.accept() => accepted,
         };
         match accepted {
@@ -111,6 +135,9 @@ pub(super) async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Rec
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    while let Some((client, peer)) = door.accept_last() {
+        spawn_local(serve_counted(client, peer, Rc::clone(&worker), doors.clone()));
     }
 }
 

@@ -161,6 +161,17 @@ impl Logical {
         matches!(moving, Some(Moving::Marking { .. } | Moving::Marked | Moving::Leaving))
     }
 
+    /// Whether somebody else listens for the client.
+    #[must_use]
+    pub fn hears_by_others(&self) -> bool {
+        self.shared_channels() > 0
+    }
+
+    /// On how many channels.
+    pub(super) fn shared_channels(&self) -> usize {
+        self.channels.as_deref().map_or(0, |channels| channels.shared.len())
+    }
+
     /// Whether somebody else listens for the client, or is about to.
     #[must_use]
     pub fn shares_channels(&self) -> bool {
@@ -188,10 +199,14 @@ impl Logical {
         let Some(channels) = self.channels.as_deref_mut() else { return };
         let Moving::Offered(offered) = std::mem::take(&mut channels.moving) else { return };
         channels.marker = marker.as_bytes().into();
+        channels.marker_failed = false;
         let text_sent = text.as_bytes().into();
         channels.moving =
             Moving::Marking { channels: offered, text: text_sent, came: false, answered: false };
-        put_query(format!("LISTEN \"{marker}\"; NOTIFY \"{marker}\", '{text}'").as_bytes(), to_server);
+        // Nobody needs it after a crash: it waits neither for a disk nor for a standby.
+        let sql =
+            format!("SET LOCAL synchronous_commit = off; LISTEN \"{marker}\"; NOTIFY \"{marker}\", '{text}'");
+        put_query(sql.as_bytes(), to_server);
         holding.unnamed = Unnamed::Nothing;
         self.expected.push_back(Expected::Marker { failed: false });
     }
@@ -249,10 +264,14 @@ impl Logical {
     }
 
     /// ROLLBACK has succeeded, perhaps one to a savepoint.
-    pub(super) fn channels_rolled_back(&mut self) {
-        if let Some(channels) = self.channels.as_deref_mut() {
-            channels.kept = std::mem::take(&mut channels.pending);
-            channels.kept.retain(|(_, in_savepoint)| !in_savepoint);
+    pub(super) fn channels_rolled_back(&mut self, in_savepoint: bool) {
+        let Some(channels) = self.channels.as_deref_mut() else { return };
+        let pending = std::mem::take(&mut channels.pending);
+        if in_savepoint {
+            channels.kept.extend(pending.into_iter().filter(|(_, inside)| !inside));
+        } else {
+            // It was the whole transaction.
+            channels.kept.clear();
         }
     }
 

@@ -6,6 +6,7 @@
 use super::prepared::Prepared;
 use super::reported::Pair;
 use super::{Logical, Owner, Reported, STATEMENTS_BYTES_MAX, Settings, Texts};
+use crate::sql::Pin;
 use std::rc::Rc;
 
 /// The name of a setting, and the statement that sets it.
@@ -52,7 +53,10 @@ impl Logical {
     #[must_use]
     pub fn described(&self) -> Option<Described> {
         let is_idle = self.is_quiet() && self.throwing_away == 0 && self.untold.is_none() && !self.telling;
-        if !is_idle || !self.pins.is_empty() || self.shares_channels() {
+        // Of a session that is kept whole and has no server yet, who goes on with it says that again.
+        let mut pins = self.pins;
+        pins.remove(Pin::Configured);
+        if !is_idle || !pins.is_empty() || self.shares_channels() {
             return None;
         }
         let mut statements: Vec<_> =

@@ -64,7 +64,10 @@ impl Logical {
 
     /// The answer is there. A client that has sent something meanwhile goes on as before.
     pub(super) fn examination_ended(&mut self, found: Found, holding: &mut Holding) {
-        let is_left = found.obstacle || !Logical::can_move(&found.channels);
+        let channels_max = MOVED_MAX.saturating_sub(self.shared_channels());
+        let is_left = found.obstacle
+            || !Logical::can_move(&found.channels)
+            || !found.channels.is_empty() && found.channels.len() > channels_max;
         if !is_left && self.expected.is_empty() && !self.unsynced {
             self.pins = Pins::NONE;
             if !found.channels.is_empty() {

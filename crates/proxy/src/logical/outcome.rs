@@ -58,6 +58,8 @@ impl Logical {
             b"COMMIT" => {
                 self.outcome.ended = true;
                 self.settle(holding);
+                // Of a ROLLBACK to a savepoint in the same text, which was not followed by anything that the server was ready for.
+                self.channels_go_on();
                 self.settle_channels(false);
             }
             b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
@@ -70,7 +72,7 @@ impl Logical {
                 // Without a BEGIN it undoes what the same pipeline has done (src/backend/access/transam/xact.c,
                 // UserAbortTransactionBlock).
                 self.outcome.pending.clear();
-                self.channels_rolled_back();
+                self.channels_rolled_back(self.outcome.in_savepoint);
             }
             b"SAVEPOINT" => self.outcome.in_savepoint = true,
             b"LISTEN" | b"UNLISTEN" => self.channel_changed(channel, self.outcome.in_savepoint),

@@ -3,20 +3,35 @@
 use super::expected::Expected;
 use super::holding::SERVER_STATEMENTS_MAX;
 use super::{Holding, Logical};
-use pgwire::message::put_query;
+use pgwire::message::{put, put_query};
+
+/// When a server has given its last sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A moment ago.
+    JustNow,
+    /// It may be gone by now, without a word. A statement that was sent to it would be one of which nobody knows whether it took
+    /// effect; one that waits for a sign of life goes to the next primary.
+    LongAgo,
+}
 
 impl Logical {
     /// Begins on a server that it was lent. Nothing of the client is sent until [`Logical::is_placing`] is over: it must
     /// not run with the settings of somebody else. In each new `round` the server is asked what code its database has.
     pub fn place(
         &mut self,
-        holding: &mut Holding,
+        (holding, heard): (&mut Holding, Heard),
         round: u64,
         to_server: &mut Vec<u8>,
         to_client: &mut Vec<u8>,
     ) {
         let mut sql = Vec::new();
         let waits = self.settings.place_over(&mut holding.in_place, &mut sql);
+        if heard == Heard::LongAgo && !waits {
+            // The server answers this at once, and it does nothing else.
+            put(b'S', &[], to_server);
+            self.expected.push_back(Expected::Placing);
+        }
         if holding.sequences_of.is_some_and(|owner| owner != self.owner) {
             sql.extend_from_slice(b"DISCARD SEQUENCES;");
             holding.sequences_of = None;

@@ -46,7 +46,7 @@ impl Stage {
     fn lend(&mut self, holding: Holding) -> (Vec<u8>, Vec<u8>) {
         self.holding = holding;
         let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-        self.logical.place(&mut self.holding, 0, &mut to_server, &mut to_client);
+        self.logical.place((&mut self.holding, Heard::JustNow), 0, &mut to_server, &mut to_client);
         (to_server, to_client)
     }
 

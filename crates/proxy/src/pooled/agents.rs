@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
 /// How long one agent may take, before the next is asked.
-const ASK_MAX: Duration = Duration::from_secs(4);
+const ASK_MAX: Duration = Duration::from_secs(2);
 
 /// Longest answer. Bytes.
 const ANSWER_MAX: usize = 16 * 1024;

@@ -155,13 +155,21 @@ impl Subscribed {
         Some((self.ear.marker.clone(), text))
     }
 
+    /// Whether nobody listens for it any more.
+    pub fn is_lost(&self) -> bool {
+        self.ear.lost.get()
+    }
+
     /// What the client is to be told now, while it is idle.
     pub fn news(&self, logical: &Logical) -> News {
         let mut bytes = Vec::new();
         while bytes.len() < TOLD_MAX {
             let next = self.ear.hearing.borrow_mut().next_for(self.client);
             match next {
-                Next::Message(message) if message.is_ascii() || self.ear.speaks_to(logical) => {
+                // Behind type, length and process id are the texts.
+                Next::Message(message)
+                    if message.get(9..).is_some_and(<[u8]>::is_ascii) || self.ear.speaks_to(logical) =>
+                {
                     bytes.extend_from_slice(&message);
                 }
                 Next::Message(_) => return News::OtherEncoding,
@@ -237,9 +245,14 @@ async fn serve(worker: Rc<Worker>, pool: PoolId, ear: Rc<Ear>, lent: Box<Lent>) 
         }
     }
     let lent = task.lent;
-    tracing::debug!("server connection {} listens no more", lent.id.0);
-    if let End::Lost = end {
-        ear.end();
+    match end {
+        End::Lost => {
+            tracing::warn!(
+                "the server connection that listened for several clients is lost; those are told to connect again"
+            );
+            ear.end();
+        }
+        End::Deserted => tracing::debug!("server connection {} listens no more", lent.id.0),
     }
     give_back(&worker, lent, Returned::Unclean);
 }
@@ -255,27 +268,28 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn poll(&mut self, worker: &Worker, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            if self.ear.hearing.borrow().is_deserted() {
-                return Poll::Ready(End::Deserted);
-            }
-            if worker.views.newest_epoch() != self.lent.epoch || self.tell_server(cx).is_err() {
-                return Poll::Ready(End::Lost);
-            }
-            let mut chunk = worker.chunk.borrow_mut();
-            match poll_chunk(&mut self.lent.stream, &mut chunk, cx) {
-                Poll::Pending => {
-                    *self.ear.task.borrow_mut() = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(bytes)) if !bytes.is_empty() => self.messages.push(bytes),
-                Poll::Ready(_) => return Poll::Ready(End::Lost),
-            }
-            drop(chunk);
-            if !self.hear() {
-                return Poll::Ready(End::Lost);
-            }
+        if self.ear.hearing.borrow().is_deserted() {
+            return Poll::Ready(End::Deserted);
         }
+        if worker.views.newest_epoch() != self.lent.epoch || self.tell_server(cx).is_err() {
+            return Poll::Ready(End::Lost);
+        }
+        let mut chunk = worker.chunk.borrow_mut();
+        match poll_chunk(&mut self.lent.stream, &mut chunk, cx) {
+            Poll::Pending => {
+                *self.ear.task.borrow_mut() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => self.messages.push(bytes),
+            Poll::Ready(_) => return Poll::Ready(End::Lost),
+        }
+        drop(chunk);
+        if !self.hear() {
+            return Poll::Ready(End::Lost);
+        }
+        // Those who were woken run before this task does again, on the same thread: what they can take is not left waiting.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn tell_server(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {

@@ -77,7 +77,8 @@ impl<'a> Exchange<'a> {
         let mut outgoing = self.worker.outgoing.borrow_mut();
         let Outgoing { to_client, to_server } = &mut *outgoing;
         let round = self.worker.shared.rounds.of_code();
-        self.logical.place(&mut self.lent.holding, round, to_server, to_client);
+        let heard = self.lent.heard();
+        self.logical.place((&mut self.lent.holding, heard), round, to_server, to_client);
         self.tell_client(to_client, cx)?;
         // Mostly nothing is to be put in place, and the first message goes along with what is.
         self.say(bytes, to_server, cx).map(|_| ())

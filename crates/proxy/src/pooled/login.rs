@@ -28,15 +28,22 @@ pub struct Admitted<'a> {
     pub pool: PoolId,
     pub id: ClientId,
     pub logical: Logical,
+    /// It has logged in by SCRAM.
+    pub has_shown: bool,
     /// It counts as a client of its user and its database as long as this is kept.
     /// Boxed, because mostly there is none.
     _place: Option<Box<Place<'a>>>,
 }
 
 impl<'a> Admitted<'a> {
-    /// One of this pool, with its session, that counts there.
-    pub fn new(pool: PoolId, id: ClientId, logical: Logical, place: Option<Place<'a>>) -> Admitted<'a> {
-        Admitted { pool, id, logical, _place: place.map(Box::new) }
+    /// One of this pool, with its session, that counts there, and whether it has logged in by SCRAM.
+    pub fn new(
+        pool: PoolId,
+        id: ClientId,
+        (logical, has_shown): (Logical, bool),
+        place: Option<Place<'a>>,
+    ) -> Admitted<'a> {
+        Admitted { pool, id, logical, has_shown, _place: place.map(Box::new) }
     }
 }
 
@@ -94,6 +101,7 @@ pub async fn admit<'a>(
         None => None,
     };
     let (pool, login) = worker.pools.borrow_mut().pool(&of_pool).ok_or(Refusal::TooManyPools)?;
+    let has_shown = matches!(secret, Secret::Key(..));
     if let Secret::Key(..) | Secret::Md5(_) = secret {
         *login.secret.borrow_mut() = secret;
     }
@@ -112,7 +120,7 @@ pub async fn admit<'a>(
     put(b'K', &[&key.to_bytes()], &mut greeting);
     put(b'Z', &[b"I"], &mut greeting);
     stream.write_all(&greeting).await?;
-    Ok(Admitted::new(pool, id, logical, place))
+    Ok(Admitted::new(pool, id, (logical, has_shown), place))
 }
 
 /// The newest protocol that is spoken with clients.

@@ -60,8 +60,13 @@ impl Client<'_> {
     /// Whether the session can go now, of a client that has no server: then nobody reads from its socket any more.
     pub(super) fn poll_going(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         // Who listens by somebody else's server could miss something on the way.
-        let is_bound = matches!(self.going, Going::Stays) || self.front.ear.is_some();
-        if is_bound || self.front.has_ended || !self.front.unsent.is_empty() {
+        let listens = self.front.ear.is_some();
+        if listens {
+            self.front.seat.stays(Bound::Listens);
+        }
+        let is_bound = matches!(self.going, Going::Stays) || listens;
+        let is_busy = !self.front.unsent.is_empty() || self.admitted.logical.in_transaction();
+        if is_bound || is_busy || self.front.has_ended {
             return Poll::Ready(false);
         }
         if self.front.stream.tls().is_some() {
@@ -130,6 +135,7 @@ impl Client<'_> {
             key: self.entry.key().to_bytes(),
             connected_us: u64::try_from(connected.as_micros()).unwrap_or_default(),
             secret,
+            has_shown: self.admitted.has_shown,
             input: [&self.front.input[..], &unread].concat(),
             logical,
         };
@@ -158,7 +164,10 @@ pub async fn take_in<'a>(arrival: Arrival, worker: &'a Rc<Worker>) -> Option<Box
     };
     // Up to here nothing was done to the socket; from here on, the other process does nothing with it.
     reply.taken().ok()?;
-    let stream = Stream::Plain(Socket::adopt(socket, worker.ring.as_ref()).ok()?);
+    let adopted = Socket::adopt(socket, worker.ring.as_ref());
+    let adopted =
+        adopted.inspect_err(|error| tracing::warn!("a client that was handed over is lost: {error}"));
+    let stream = Stream::Plain(adopted.ok()?);
     let Room { admitted, entry, seat, listener, counted } = room;
     seat.gave_back(&admitted.logical, worker.roster.now());
     let (unsent, input) = (Unsent::default(), session.input);
@@ -184,21 +193,23 @@ async fn make_room<'a>(
 ) -> Result<Room<'a>, String> {
     let (shared, settings) = (&worker.shared, worker.shared.settings());
     let pool_settings = settings.pool.as_ref().ok_or("it has no pools")?;
-    let tls = shared.tls.clients.as_ref().map(Clients::mode);
-    if matches!(tls, Some(ClientTlsMode::Require | ClientTlsMode::Verify)) {
-        return Err("it takes clients with TLS only".to_owned());
-    }
     let peer = Peer::of(socket).map_err(|error| format!("the socket is of no use: {error}"))?;
+    match (shared.tls.clients.as_ref().map(Clients::mode), peer) {
+        (Some(ClientTlsMode::Verify), _) | (Some(ClientTlsMode::Require), Peer::Tcp(_)) => {
+            return Err("it takes clients with TLS only".to_owned());
+        }
+        (Some(ClientTlsMode::Require | ClientTlsMode::Allow) | None, _) => {}
+    }
     let Some(Ok(Startup::Session(message))) = session.packet.get(4..).map(parse_body) else {
         return Err("its start-up packet is none".to_owned());
     };
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or("it has no user")?;
     let way = shared.way_from(peer, &session.packet).map_err(|_| "the rules do not admit it")?;
     let secret = match (way, &session.secret) {
-        (Way::Trust, _) => None,
-        (Way::Scram | Way::Md5, Some((key, verifier))) => Some(Secret::Key(key.clone(), verifier.clone())),
-        (Way::Scram, None) => return Err("it has shown no password".to_owned()),
-        (Way::Md5, None) => return Err("it may have shown an old password only".to_owned()),
+        // Servers may ask for what another client of its pool has shown.
+        (Way::Trust, secret) => secret.as_ref(),
+        (Way::Scram | Way::Md5, Some(secret)) if session.has_shown => Some(secret),
+        (Way::Scram | Way::Md5, _) => return Err("it has shown no password, or one of MD5".to_owned()),
     };
     let counted = shared.stats.client(settings.clients_max).ok_or("there are too many clients")?;
     let of_pool = packet_of_pool(user, &message);
@@ -208,8 +219,8 @@ async fn make_room<'a>(
     let key = session.cancel_key().filter(|key| !peers::read(key).1).ok_or("its key is none")?;
     let entry = shared.cancels.enter_with(key).ok_or("another client has its key")?;
     let (pool, login) = worker.pools.borrow_mut().pool(&of_pool).ok_or("there are too many pools")?;
-    if let Some(secret) = secret {
-        login.use_if_none(secret);
+    if let Some((key, verifier)) = secret {
+        login.use_if_none(Secret::Key(key.clone(), verifier.clone()));
     }
     let listener = worker.bell.listen().await;
     let connected = UNIX_EPOCH.checked_add(Duration::from_micros(session.connected_us));
@@ -223,5 +234,8 @@ async fn make_room<'a>(
         Logical::restored(&session.logical, Owner(u64::from(id.0)), &mut texts)
     };
     let logical = logical.ok_or("its session is too large")?.counted_in(Rc::clone(&login.tally));
-    Ok(Room { admitted: Admitted::new(pool, id, logical, place), entry, seat, listener, counted })
+    let whole = pool_settings.whole_sessions.has(user, &who.database);
+    let logical = if whole { logical.kept_whole() } else { logical };
+    let admitted = Admitted::new(pool, id, (logical, session.has_shown), place);
+    Ok(Room { admitted, entry, seat, listener, counted })
 }

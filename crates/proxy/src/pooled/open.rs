@@ -6,6 +6,7 @@ use crate::error::Refusal;
 use crate::hold::{Wanted, find_for_pool};
 use crate::lend::{PoolId, ServerId};
 use crate::logical::{Holding, Reported};
+use crate::reach::Identity;
 use crate::route::Target;
 use crate::server::{Answered, Until};
 use crate::stream::Stream;
@@ -43,7 +44,12 @@ pub enum LoginError {
 
 /// Opens one, and tells the pool what came of it.
 pub async fn open(worker: Rc<Worker>, pool: PoolId, server: ServerId, login: Rc<Login>) {
-    let wanted = Wanted { startup_packet: &login.packet, until: Until::LoggedIn, since: Instant::now() };
+    let wanted = Wanted {
+        startup_packet: &login.packet,
+        until: Until::LoggedIn,
+        identity: Identity::Checked,
+        since: Instant::now(),
+    };
     let (target, answered) = match find_for_pool(&wanted, &worker).await {
         Ok(found) => found,
         Err(refusal) => return not_opened(&worker, pool, server, &NotOpened::Refusal(refusal)),
@@ -60,7 +66,8 @@ pub async fn open(worker: Rc<Worker>, pool: PoolId, server: ServerId, login: Rc<
             drop(known);
             let holding = Holding::new(reported).of_process(key.pid());
             let running = Arc::new(Running { server: Arc::new(node), key });
-            let lent = Lent { id: server, stream, holding, running, epoch };
+            let rests_since = Instant::now();
+            let lent = Lent { id: server, stream, holding, running, epoch, rests_since };
             return opened(&worker, Box::new(lent));
         }
         Ok(Err(LoginError::Refused(message))) => {

@@ -8,7 +8,7 @@ use super::post::{Post, Told};
 use crate::cancel::Running;
 use crate::error::Refusal;
 use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
-use crate::logical::{Holding, Reported, Tally};
+use crate::logical::{Heard, Holding, Reported, Tally};
 use crate::settings::{Lookup, PoolSettings, Settings};
 use crate::source::Peer;
 use crate::stream::Stream;
@@ -42,6 +42,23 @@ pub struct Lent {
     pub holding: Holding,
     pub running: Arc<Running>,
     pub epoch: u64,
+    /// Since when nobody has had it.
+    pub rests_since: Instant,
+}
+
+/// A server that was not used for so long is asked for a sign of life before it gets a statement. As short as the pause between two
+/// statements of a server that is not idle: one that is frozen, or whose cable is pulled, is noticed after seconds only, and a
+/// statement that was sent to it meanwhile cannot be repeated.
+const QUIET_MAX: Duration = Duration::from_millis(10);
+
+impl Lent {
+    /// When it has given its last sign of life, as it is lent.
+    pub fn heard(&self) -> Heard {
+        match self.rests_since.elapsed() > QUIET_MAX {
+            true => Heard::LongAgo,
+            false => Heard::JustNow,
+        }
+    }
 }
 
 /// With what a pool logs in.
@@ -325,12 +342,13 @@ pub fn want<'a>(
 }
 
 /// A client gives a server back.
-pub fn give_back(worker: &Rc<Worker>, lent: Box<Lent>, how: Returned) {
-    let id = lent.id;
+pub fn give_back(worker: &Rc<Worker>, mut lent: Box<Lent>, how: Returned) {
+    let (id, now) = (lent.id, Instant::now());
+    lent.rests_since = now;
     {
         let mut pools = worker.pools.borrow_mut();
         pools.lay_down(lent);
-        pools.lending.returned(id, how, Instant::now());
+        pools.lending.returned(id, how, now);
     }
     do_deeds(worker);
 }

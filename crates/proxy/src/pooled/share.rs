@@ -60,14 +60,19 @@ impl Front {
     /// Whoever listens for the client is told what it does not want to hear any more.
     pub fn mind_ear(&mut self, logical: &mut Logical) {
         let given_up = logical.take_given_up();
-        if !logical.shares_channels() {
+        // Whether or not somebody still listens for it: it belongs to this move, not to the next one.
+        let marker_failed = logical.take_marker_failure();
+        // Who has not been moved yet misses nothing when the other one is lost.
+        let is_unused = !logical.hears_by_others() && !logical.is_moving_channels();
+        let is_lost = is_unused && self.ear.as_ref().is_some_and(|ear| ear.is_lost());
+        if is_lost || !logical.shares_channels() {
             self.ear = None;
         }
         let Some(ear) = &self.ear else { return };
         if !given_up.is_empty() {
             ear.give_up(&given_up);
         }
-        if logical.take_marker_failure() {
+        if marker_failed {
             ear.marker_failed();
         }
         if logical.offered_channels().is_none() && !logical.is_moving_channels() {

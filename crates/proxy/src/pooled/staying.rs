@@ -22,6 +22,7 @@ enum Why {
     Busy,
     Tls,
     SessionMode,
+    Listens,
     TooMuch,
     Refused,
     /// It will go, or is just coming.
@@ -54,6 +55,7 @@ fn why(seat: &Seat) -> Why {
     match (doing.stage, seat.bound()) {
         (Stage::Looking | Stage::OnItsOwn, _) => Why::SessionMode,
         (_, Some(Bound::Tls)) => Why::Tls,
+        (_, Some(Bound::Listens)) => Why::Listens,
         (_, Some(Bound::TooMuch)) => Why::TooMuch,
         (_, Some(Bound::Refused)) => Why::Refused,
         (Stage::Lent(_), None) if doing.transaction_since.is_some() => Why::InTransaction,
@@ -73,6 +75,7 @@ impl fmt::Display for Staying {
                 Why::Busy => "with a statement under way",
                 Why::Tls => "with TLS",
                 Why::SessionMode => "with servers of their own",
+                Why::Listens => "for whom another server connection listens",
                 Why::TooMuch => "whose sessions cannot be handed over",
                 Why::Refused => "whom the new process does not take",
                 Why::Soon => "about to go",

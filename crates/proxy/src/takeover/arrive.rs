@@ -125,6 +125,10 @@ impl Predecessor {
                         drop(worker.try_send(arrival));
                     }
                 }
+                // No file could be opened any more.
+                (Kind::Session, None) => {
+                    Reply { line: Some(Arc::clone(line)), number }.refused("its socket did not come");
+                }
                 (Kind::Cancelled, None) => {
                     if let Some(tell) = lock(&self.asked).remove(&number) {
                         let _ = tell.send(frame.body == [1]);

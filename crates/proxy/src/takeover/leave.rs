@@ -4,7 +4,7 @@
 //! when it has said that the session is its own, and what it has said before the line ended is heard. So when the line is
 //! over and everything on it was read, each session is known to be in one place.
 
-use super::wire::{Frame, Incoming, Kind, hang_up, say, send};
+use super::wire::{Frame, Incoming, Kind, hang_up, send};
 use crate::console::Wish;
 use crate::worker::Shared;
 use pgwire::CancelKey;
@@ -120,9 +120,10 @@ pub async fn carry(
 ) {
     let line = Arc::new(line);
     let (waiting, mut incoming) = (Waiting::default(), Incoming::default());
+    let (answers, mut answered) = mpsc::channel(CANCELS_MAX);
     let over = tokio::select! {
-        over = send_all(&line, &mut parcels, &waiting) => over,
-        over = hear_all(&line, &mut incoming, (&waiting, &ferry.tally), shared) => over,
+        over = send_all(&line, (&mut parcels, &mut answered), &waiting) => over,
+        over = hear_all(&line, &mut incoming, (&waiting, &ferry.tally), (shared, &answers)) => over,
         over = watch_over(&waiting) => over,
     };
     ferry.turns.close();
@@ -144,25 +145,36 @@ pub async fn carry(
     }
 }
 
+/// The number of a cancel request, and whether it was for somebody here.
+type Cancelled = (u64, bool);
+
+/// All that is said on this side: a session may be sent in parts, and nothing else may come between them.
 async fn send_all(
     line: &UnixStream,
-    parcels: &mut mpsc::Receiver<Parcel>,
+    (parcels, answered): (&mut mpsc::Receiver<Parcel>, &mut mpsc::Receiver<Cancelled>),
     waiting: &Waiting,
 ) -> io::Result<()> {
     let mut number = 0;
-    while let Some(Parcel { body, socket, outcome }) = parcels.recv().await {
+    loop {
+        let parcel = tokio::select! {
+            Some((number, known)) = answered.recv() => {
+                send(line, (Kind::Cancelled, number), &[u8::from(known)], None).await?;
+                continue;
+            }
+            parcel = parcels.recv() => parcel,
+        };
+        let Some(Parcel { body, socket, outcome }) = parcel else { return Ok(()) };
         number += 1;
         lock(waiting).insert(number, (Instant::now(), outcome));
         send(line, (Kind::Session, number), &body, Some(socket.as_fd())).await?;
     }
-    Ok(())
 }
 
 async fn hear_all(
     line: &Arc<UnixStream>,
     incoming: &mut Incoming,
     (waiting, tally): (&Waiting, &Tally),
-    shared: &Arc<Shared>,
+    (shared, answers): (&Arc<Shared>, &mpsc::Sender<Cancelled>),
 ) -> io::Result<()> {
     let cancels = Arc::new(Semaphore::new(CANCELS_MAX));
     while let Some(frame) = incoming.next(line).await? {
@@ -170,11 +182,11 @@ async fn hear_all(
             Kind::Taken | Kind::Refused => settle(&frame, waiting, tally),
             Kind::Cancel => {
                 let permit = Arc::clone(&cancels).try_acquire_owned();
-                let (line, shared) = (Arc::clone(line), Arc::clone(shared));
+                let (answers, shared) = (answers.clone(), Arc::clone(shared));
                 tokio::spawn(async move {
                     let known = permit.is_ok() && cancel(&frame.body, &shared).await;
                     // A line that is over needs no answer.
-                    let _ = say(&line, Kind::Cancelled, frame.number, &[u8::from(known)]);
+                    let _ = answers.send((frame.number, known)).await;
                 });
             }
             Kind::Session | Kind::Cancelled => return Err(io::ErrorKind::InvalidData.into()),

@@ -19,8 +19,10 @@ pub struct Session {
     pub key: Vec<u8>,
     /// When it connected. Microseconds since 1970.
     pub connected_us: u64,
-    /// With what servers are logged in to for its user, if the client has shown that.
+    /// With what its pool logs in to servers, if somebody has shown that.
     pub secret: Option<(ClientKey, Verifier)>,
+    /// The client itself has.
+    pub has_shown: bool,
     /// Bytes that it has sent and nobody has taken.
     pub input: Vec<u8>,
     pub logical: Described,
@@ -38,6 +40,7 @@ impl Session {
             put(&mut out, &key.to_bytes());
             put(&mut out, verifier.to_text().as_bytes());
         }
+        out.push(u8::from(self.has_shown));
         put(&mut out, &self.input);
         let Described { first_settings, settings, told, told_pid, statements, likes_server, answers } =
             &self.logical;
@@ -65,6 +68,7 @@ impl Session {
             key: rest.bytes()?.to_vec(),
             connected_us: rest.u64()?,
             secret: if rest.bool()? { Some(rest.secret()?) } else { None },
+            has_shown: rest.bool()?,
             input: rest.bytes()?.to_vec(),
             logical: rest.logical()?,
         };
@@ -178,6 +182,7 @@ mod tests {
             key: vec![1; 8],
             connected_us: 7,
             secret: Some((key, verifier)),
+            has_shown: true,
             input: b"Q".to_vec(),
             logical: Described {
                 first_settings: vec![],

@@ -103,7 +103,7 @@ pub async fn send(
     Ok(())
 }
 
-/// Says something short at once, as a whole or not at all: several may speak. Where there is no room for it, the other side
+/// Says something short at once, as a whole or not at all: several may speak, if nobody on this side uses [`send`]. Where there is no room for it, the other side
 /// does not listen, and the line is over for both.
 ///
 /// # Errors

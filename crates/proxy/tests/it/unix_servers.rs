@@ -1,7 +1,7 @@
 //! Servers of the proxy's own host are reached by their Unix sockets, where the settings say so.
 
 use crate::pooled::{direct, pooled, text};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, psql};
 use crate::setup::{Proxy, settings, view};
 use cluster::view::Server;
 use proxy::{ClientAuth, Settings};
@@ -27,6 +27,10 @@ fn modes() -> [Settings; 2] {
     [pooled(2, ClientAuth::Trust), settings()]
 }
 
+fn mode() -> Settings {
+    pooled(2, ClientAuth::Trust)
+}
+
 /// Whether the server sees the client come over TCP.
 async fn way(client: &Client) -> &'static str {
     let row = client.query_one("select inet_server_port() is null", &[]).await.unwrap();
@@ -36,9 +40,9 @@ async fn way(client: &Client) -> &'static str {
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_large_answers_and_cancel_requests_go_by_the_socket() {
     let postgres = with_socket();
-    for settings in modes() {
+    {
         let proxy =
-            Proxy::start_with(by_socket(&postgres, settings), view(1, 1, Some(postgres.as_node("n1")))).await;
+            Proxy::start_with(by_socket(&postgres, mode()), view(1, 1, Some(postgres.as_node("n1")))).await;
         let client = proxy.client().await;
         assert_eq!(way(&client).await, "socket");
         // More than the buffers of either side hold, both ways.
@@ -72,9 +76,8 @@ async fn without_a_socket_and_for_nodes_of_other_hosts_it_is_tcp() {
     }
     // A server that is another node's is not taken for n1, though its socket is there.
     let (here, other) = (with_socket(), Postgres::started());
-    for settings in modes() {
-        let proxy =
-            Proxy::start_with(by_socket(&here, settings), view(1, 1, Some(other.as_node("n2")))).await;
+    {
+        let proxy = Proxy::start_with(by_socket(&here, mode()), view(1, 1, Some(other.as_node("n2")))).await;
         assert_eq!(way(&proxy.client().await).await, "tcp");
         proxy.agent.publish(view(2, 1, Some(here.as_node("n1"))));
         let client = timeout(LIMIT, async {
@@ -100,9 +103,9 @@ async fn who_is_refused_at_the_socket_does_not_come_in_by_tcp() {
     let direct = direct(&postgres).await;
     direct.batch_execute("select pg_reload_conf()").await.unwrap();
     sleep(Duration::from_millis(500)).await;
-    for settings in modes() {
+    {
         let proxy =
-            Proxy::start_with(by_socket(&postgres, settings), view(1, 1, Some(postgres.as_node("n1")))).await;
+            Proxy::start_with(by_socket(&postgres, mode()), view(1, 1, Some(postgres.as_node("n1")))).await;
         let refused = async {
             match proxy.login().await {
                 Err(error) => error,
@@ -124,8 +127,8 @@ async fn a_server_without_a_cluster_is_named_by_its_directory() {
     let postgres = with_socket();
     let host = postgres.socket_dir().display().to_string();
     let server = Server { node: "here".to_owned(), host, port: postgres.port };
-    for settings in modes() {
-        let proxy = Proxy::start_alone(Settings { servers: vec![server.clone()], ..settings }).await;
+    {
+        let proxy = Proxy::start_alone(Settings { servers: vec![server.clone()], ..mode() }).await;
         let client = proxy.client().await;
         assert_eq!(way(&client).await, "socket");
         postgres.stop_immediately();
@@ -134,4 +137,31 @@ async fn a_server_without_a_cluster_is_named_by_its_directory() {
         assert_eq!(way(&again).await, "socket");
         proxy.stop().await;
     }
+}
+
+/// Over its socket a server sees the proxy's user and believes it, by `peer` or `trust`; of these clients nobody has asked anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_not_checked_by_the_proxy_never_comes_in_as_the_proxy() {
+    let postgres = with_socket();
+    let proxy =
+        Proxy::start_with(by_socket(&postgres, settings()), view(1, 1, Some(postgres.as_node("n1")))).await;
+    assert_eq!(way(&proxy.client().await).await, "tcp", "the session mode");
+    proxy.stop().await;
+    let proxy =
+        Proxy::start_with(by_socket(&postgres, mode()), view(1, 1, Some(postgres.as_node("n1")))).await;
+    let port = proxy.address.port();
+    let replication =
+        format!("host=127.0.0.1 port={port} user=postgres dbname=postgres replication=database");
+    let told = tokio::task::block_in_place(|| psql(&replication, "select inet_server_port() is null"));
+    assert_eq!(told, (true, "f\n".to_owned()), "a replication connection of the pooled mode");
+    proxy.stop().await;
+
+    let host = postgres.socket_dir().display().to_string();
+    let server = Server { node: "here".to_owned(), host, port: postgres.port };
+    let hold = Duration::from_secs(1);
+    let proxy = Proxy::start_alone(Settings { servers: vec![server], hold, ..settings() }).await;
+    let refused = timeout(LIMIT, proxy.login()).await.unwrap();
+    let told = format!("{:?}", refused.map(|_| ()).unwrap_err().as_db_error());
+    assert!(told.contains("it asks for no password"), "{told}");
+    proxy.stop().await;
 }

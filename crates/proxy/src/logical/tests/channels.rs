@@ -36,7 +36,7 @@ fn marked() -> (Stage, Vec<u8>) {
     let mut stage = offered();
     let mut sent = Vec::new();
     stage.logical.mark_channels("m", "1_0", &mut stage.holding, &mut sent);
-    assert_eq!(sent, query("LISTEN \"m\"; NOTIFY \"m\", '1_0'"));
+    assert_eq!(sent, query("SET LOCAL synchronous_commit = off; LISTEN \"m\"; NOTIFY \"m\", '1_0'"));
     (stage, [done("LISTEN"), done("NOTIFY")].concat())
 }
 
