@@ -48,7 +48,9 @@ impl LocalNode {
     fn verified(&self, file: &Path, dir: &Path) -> Option<i32> {
         let text = fs::read_to_string(file).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
-        processes::find(pid).filter(|process| processes::mentions(process, dir)).map(|process| process.pid)
+        processes::find_begun(pid)
+            .filter(|process| processes::mentions(process, dir))
+            .map(|process| process.pid)
     }
 
     /// What this node's agent says of the cluster.

@@ -4,11 +4,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Bytes in a page as /proc counts resident memory.
 const PAGE_BYTES: u64 = 4_096;
+
+/// For a program to be loaded, from a busy disk.
+const EXEC_LIMIT: Duration = Duration::from_secs(2);
 
 /// Programs that a cluster's agents start and that name the cluster's directory in their arguments.
 const PROGRAMS: [&str; 7] =
@@ -54,6 +58,21 @@ pub fn find(pid: i32) -> Option<Process> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let args = line.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned());
     Some(Process { pid, parent, args: args.filter(|arg| !arg.is_empty()).collect() })
+}
+
+/// As [`find`], for a process that may have been started a moment ago: the kernel lets whoever started it go on before the
+/// arguments of the new program can be read (`begin_new_exec` and `create_elf_tables`, fs/exec.c and fs/binfmt_elf.c), and
+/// until then it looks like one without arguments.
+#[must_use]
+pub fn find_begun(pid: i32) -> Option<Process> {
+    let began = Instant::now();
+    loop {
+        let found = find(pid)?;
+        if !found.args.is_empty() || began.elapsed() > EXEC_LIMIT {
+            return Some(found);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The program's name may hold blanks and brackets, so the fields are counted from its end.

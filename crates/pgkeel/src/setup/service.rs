@@ -151,7 +151,7 @@ impl Service {
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         let pid = fs::read_to_string(self.number()).ok()?.trim().parse().ok()?;
-        let process = processes::find(pid)?;
+        let process = processes::find_begun(pid)?;
         let config = self.config.to_str()?;
         // `pgkeel run -c FILE`, whatever the program is called.
         let ours = process.args.get(1).is_some_and(|verb| matches!(verb.as_str(), "run" | "agent" | "proxy"))
@@ -268,6 +268,27 @@ mod tests {
         assert_eq!(last_lines(&service.log()), "  one\n  two");
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(Service::of(Path::new(config::FILE_DEFAULT), &dir, "agent").unit, "pgkeel");
+    }
+
+    #[test]
+    fn one_that_has_just_been_started_runs() {
+        let dir = std::env::temp_dir().join(format!("pgkeel-service-new-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let service = Service::of(&dir.join("n1.toml"), &dir, "agent");
+        fs::write(&service.config, "").unwrap();
+        let mut missed = 0;
+        for _ in 0..300 {
+            // It stays, and its words are those of an agent's.
+            let mut command = Command::new("tail");
+            command.arg("run").args(["-f", "-q"]).arg(&service.config).current_dir("/").process_group(0);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            fs::write(service.number(), format!("{}\n", child.id())).unwrap();
+            missed += usize::from(service.pid().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(missed, 0);
     }
 
     #[test]
