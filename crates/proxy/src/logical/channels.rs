@@ -74,7 +74,7 @@ impl Channels {
                     gone.insert(channel);
                 }
                 ChannelChange::UnlistenAll => gone.extend(self.shared.iter().cloned()),
-                ChannelChange::Unread => {}
+                ChannelChange::Unread | ChannelChange::Chained => {}
             }
         }
         self.give_up(gone);
@@ -263,7 +263,7 @@ impl Logical {
         }
     }
 
-    /// ROLLBACK has succeeded, perhaps one to a savepoint.
+    /// ROLLBACK has succeeded, which may be one to a savepoint if there is one.
     pub(super) fn channels_rolled_back(&mut self, in_savepoint: bool) {
         let Some(channels) = self.channels.as_deref_mut() else { return };
         let pending = std::mem::take(&mut channels.pending);
@@ -271,6 +271,13 @@ impl Logical {
             channels.kept.extend(pending.into_iter().filter(|(_, inside)| !inside));
         } else {
             // It was the whole transaction.
+            channels.kept.clear();
+        }
+    }
+
+    /// BEGIN has succeeded: if a ROLLBACK came just before it, that was the end of a transaction.
+    pub(super) fn channels_begin(&mut self) {
+        if let Some(channels) = self.channels.as_deref_mut() {
             channels.kept.clear();
         }
     }

@@ -3,6 +3,7 @@
 use super::expected::{By, CopyIn, Expected, Found};
 use super::holding::{Goodbye, Unnamed};
 use super::{Broken, Holding, Logical};
+use crate::sql::ChannelChange;
 use pgwire::message::{put, put_header};
 use pgwire::{ErrorSummary, FrameHeader, HEADER_LEN, TransactionStatus};
 
@@ -208,7 +209,11 @@ impl Logical {
                 };
                 // It is had once: a text with an effect is one statement.
                 let effect = effect.take();
-                let is_next = matches!(tag, b"LISTEN" | b"UNLISTEN") && !channels.is_empty();
+                let is_next = match channels.first() {
+                    Some(ChannelChange::Chained) => tag == b"ROLLBACK",
+                    Some(_) => matches!(tag, b"LISTEN" | b"UNLISTEN"),
+                    None => false,
+                };
                 let change = is_next.then(|| channels.remove(0));
                 self.command_completed(tag, (effect.as_deref(), change), holding);
             }

@@ -62,7 +62,10 @@ impl Logical {
                 self.channels_go_on();
                 self.settle_channels(false);
             }
-            b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
+            b"BEGIN" | b"START TRANSACTION" => {
+                self.outcome.begun = true;
+                self.channels_begin();
+            }
             b"ROLLBACK" => {
                 self.outcome.ended |= self.outcome.begun || self.in_transaction();
                 // To a savepoint, or to the end: both are possible.
@@ -72,7 +75,8 @@ impl Logical {
                 // Without a BEGIN it undoes what the same pipeline has done (src/backend/access/transam/xact.c,
                 // UserAbortTransactionBlock).
                 self.outcome.pending.clear();
-                self.channels_rolled_back(self.outcome.in_savepoint);
+                let chained = channel == Some(ChannelChange::Chained);
+                self.channels_rolled_back(self.outcome.in_savepoint && !chained);
             }
             b"SAVEPOINT" => self.outcome.in_savepoint = true,
             b"LISTEN" | b"UNLISTEN" => self.channel_changed(channel, self.outcome.in_savepoint),

@@ -1,11 +1,11 @@
-//! LISTEN and UNLISTEN: on which channel.
+//! LISTEN and UNLISTEN: on which channel; and what undoes them for good.
 
 use super::lex::{Placed, Token};
 
 /// Longest name; src/include/pg_config_manual.h, `NAMEDATALEN` without the closing zero byte. Bytes.
 const NAME_LEN_MAX: usize = 63;
 
-/// What a LISTEN or UNLISTEN does, once its transaction is committed.
+/// What a statement does to channels, once its transaction is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelChange {
     /// The session listens on this channel.
@@ -16,6 +16,8 @@ pub enum ChannelChange {
     UnlistenAll,
     /// The channel's name is one that is not read here.
     Unread,
+    /// ROLLBACK AND CHAIN: whatever came before it in the transaction is undone, and the next one has begun.
+    Chained,
 }
 
 /// Reads a LISTEN or UNLISTEN, whose tokens are `statement`.
@@ -57,6 +59,8 @@ mod tests {
             ("listen \"a\"\"b\"", vec![ChannelChange::Unread]),
             ("listen \u{e9}", vec![ChannelChange::Unread]),
             ("notify a", vec![]),
+            ("rollback; rollback to s; abort and no chain; commit and chain", vec![]),
+            ("unlisten a; ROLLBACK WORK AND CHAIN", vec![unlisten("a"), ChannelChange::Chained]),
         ] {
             assert_eq!(read(text.as_bytes()).channels, expected, "{text}");
         }

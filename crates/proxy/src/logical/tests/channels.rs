@@ -170,6 +170,26 @@ fn channels_are_given_up_when_that_is_committed() {
         }
         assert_eq!(given_up(&mut stage), expected, "{statements:?}");
     }
+    for (text, tags) in [
+        ("rollback; begin; commit", &["ROLLBACK", "BEGIN", "COMMIT"][..]),
+        ("rollback and chain; commit", &["ROLLBACK", "COMMIT"]),
+        ("rollback and chain", &["ROLLBACK"]),
+        ("rollback to s; commit", &["ROLLBACK", "COMMIT"]),
+    ] {
+        let mut stage = moved();
+        stage.query("begin", "BEGIN", "T");
+        stage.query("unlisten a", "UNLISTEN", "T");
+        stage.query("savepoint s", "SAVEPOINT", "T");
+        stage.client(&query(text));
+        let chains = tags.len() == 1;
+        let answers: Vec<u8> = tags.iter().flat_map(|tag| done(tag)).collect();
+        stage.server(&[answers, ready(if chains { "T" } else { "I" })].concat());
+        if chains {
+            stage.query("commit", "COMMIT", "I");
+        }
+        let expected: &[&str] = if text.starts_with("rollback to") { &["a"] } else { &[] };
+        assert_eq!(given_up(&mut stage), expected, "{text}");
+    }
     let mut stage = moved();
     let text = query("unlisten a; listen a; unlisten b");
     stage.client(&text);
