@@ -120,6 +120,24 @@ mod tests {
     }
 
     #[test]
+    fn random_answers_never_panic() {
+        let mut random = pgwire::random::Random::new(31);
+        let mut told = Told::default();
+        told.note(b"TZ", Some(b"UTC"));
+        for _ in pgwire::random::rounds(20_000) {
+            let mut answer = LOGIN.to_vec();
+            for _ in 0..=random.below(4) {
+                let at = random.below(answer.len());
+                answer[at] = random.bytes(1)[0];
+            }
+            answer.truncate(random.below(answer.len() + 1));
+            if let Ok(repeated) = read(&answer, &told) {
+                assert!(repeated.to_client.len() <= answer.len());
+            }
+        }
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let mut told = Told::default();
         (0..1_000_u32).for_each(|n| told.note(&n.to_be_bytes(), Some(b"x")));

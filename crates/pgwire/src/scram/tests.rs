@@ -127,6 +127,28 @@ fn a_server_that_does_not_know_the_verifier_is_not_believed() {
 }
 
 #[test]
+fn random_verifiers_never_panic() {
+    let mut random = crate::random::Random::new(13);
+    let some = [
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
+        "md55f4dcc3b5aa765d61d8327deb882cf99",
+    ];
+    assert!(Verifier::parse(some[0]).is_ok() && crate::md5::Md5Verifier::parse(some[1]).is_some());
+    for _ in crate::random::rounds(5_000) {
+        let mut bytes = some[random.below(2)].as_bytes().to_vec();
+        for _ in 0..=random.below(4) {
+            let at = random.below(bytes.len());
+            bytes[at] = random.bytes(1)[0];
+        }
+        bytes.truncate(random.below(bytes.len() + 1));
+        let text = String::from_utf8_lossy(&bytes);
+        let _ = Verifier::parse(&text);
+        let _ = crate::md5::Md5Verifier::parse(&text);
+        let _ = crate::CancelKey::parse(&bytes);
+    }
+}
+
+#[test]
 fn random_messages_never_panic() {
     let mut random = crate::random::Random::new(11);
     let weak = Verifier::of_password(b"x", SALT, NonZeroU32::MIN);

@@ -289,16 +289,13 @@ mod tests {
 
     #[test]
     fn random_texts_never_panic() {
-        let mut state = 11_u64;
-        let mut below = |limit: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % limit
-        };
+        let mut random = pgwire::random::Random::new(11);
+        let mut below = |limit: usize| random.below(limit);
         let words: [&[u8]; 14] = [
             b"show", b"pools", b"kill", b"client", b"1", b"set", b"=", b";", b"\"", b"'", b"\xc3", b" ",
             b"pause", b"\0",
         ];
-        for _ in 0..20_000 {
+        for _ in pgwire::random::rounds(20_000) {
             let text: Vec<u8> = (0..below(8)).flat_map(|_| [words[below(14)], b" "].concat()).collect();
             let _ = read(&text);
         }

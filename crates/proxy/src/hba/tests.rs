@@ -29,6 +29,60 @@ fn told(decision: Result<Way, Refusal>) -> String {
 }
 
 #[test]
+fn random_files_never_panic() {
+    let words = [
+        "local",
+        "host",
+        "hostssl",
+        "hostnogssenc",
+        "all",
+        "sameuser",
+        "replication",
+        "shop",
+        "+ann",
+        "\"bob\"",
+        "\"",
+        "10.0.0.0/8",
+        "::1",
+        "/33",
+        "255.0.0.0",
+        "samenet",
+        "trust",
+        "md5",
+        "peer",
+        "cert",
+        "map=m",
+        "clientcert=verify-full",
+        "/^(.*)@x$",
+        "\\1",
+        ",",
+        "#",
+        "\n",
+        "\n",
+        "m",
+        "=",
+        "\u{e9}",
+    ];
+    let mut random = pgwire::random::Random::new(41);
+    let mut text = |most: usize| -> String {
+        let mut text = String::new();
+        for _ in 0..random.below(most) {
+            text += words[random.below(words.len())];
+            text += if random.below(8) == 0 { "" } else { " " };
+        }
+        text
+    };
+    let mut read = 0;
+    for _ in pgwire::random::rounds(20_000) {
+        if let Ok(rules) = Rules::parse(&text(40), &text(20)) {
+            read += 1;
+            let _ = rules.decide(&caller());
+        }
+    }
+    assert!(read > 0, "none of them was ever right");
+}
+
+#[test]
 fn the_first_line_that_fits_decides() {
     let rules = rules(
         "local all all trust\n\

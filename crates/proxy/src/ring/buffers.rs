@@ -33,6 +33,11 @@ pub struct Filled {
 }
 
 impl Filled {
+    /// How much is in it. Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.len == 0

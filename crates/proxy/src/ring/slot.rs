@@ -1,6 +1,6 @@
 //! The connections of a ring: what each has received and not read, and what it is sending.
 
-use super::buffers::{COUNT, Filled, GROUP};
+use super::buffers::{COUNT, Filled, GROUP, LEN};
 use super::inner::{CANCELLED, Inner, RECEIVED, SENT, WRITABLE};
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
@@ -11,8 +11,16 @@ use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 use std::task::Waker;
 
-/// A connection that has so much that its reader has not taken receives nothing more. Bytes.
+/// A server that has sent so much that its reader has not taken is not received from. Bytes.
 pub(super) const UNREAD_MAX: usize = 64 * 1024;
+
+/// A client that has been received from so often, a message at a time, is one that stays: from then on its request stays
+/// with the kernel as a server's does. Others say goodbye before that, and taking such a request back costs another one.
+const STAYS_FROM: u8 = 16;
+
+/// With more connections than this on the ring every client is received from one message at a time. What a request that
+/// stays brings at once is limited by the kernel alone, to some 256 KiB (`MULTISHOT_MAX_RETRY`, io_uring/net.c).
+pub(super) const STAYING_MAX: usize = 256;
 
 /// So many buffers are not left lying with connections: the kernel needs some, and others wait for them.
 pub(super) const SPARE: u16 = COUNT / 2;
@@ -29,7 +37,8 @@ const POLL_FIRST: u16 = 1;
 /// How much of a connection is received ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ahead {
-    /// One buffer, and the next when that was read: of clients, which could fill the memory otherwise.
+    /// One buffer, and the next when that was read: of clients, which could fill the memory otherwise. Of those that stay,
+    /// while they are few, somewhat more.
     One,
     /// What comes, up to some limit: of servers, which are few.
     More,
@@ -42,6 +51,8 @@ pub(super) struct Slot {
     pub(super) end: Option<End>,
     pub(super) ahead: Ahead,
     pub(super) receiving: Receiving,
+    /// How often it was asked for a message alone, up to [`STAYS_FROM`].
+    heard: u8,
     /// Whether the kernel was asked to say when there is room to send.
     pub(super) awaits_room: bool,
     /// What the kernel is sending, and how much of it was sent before.
@@ -65,6 +76,16 @@ pub(super) enum Unread {
     Own(Vec<u8>, usize),
 }
 
+impl Unread {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Unread::Nothing => 0,
+            Unread::InBuffer(filled, from) => filled.len() - from,
+            Unread::Own(own, from) => own.len() - from,
+        }
+    }
+}
+
 /// Why nothing more comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -75,7 +96,10 @@ pub(super) enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receiving {
     No,
-    Yes,
+    /// Until something has come.
+    Once,
+    /// Until it is told to stop.
+    Staying,
     /// The kernel was told to stop.
     Stopping,
 }
@@ -83,12 +107,12 @@ pub(super) enum Receiving {
 impl Slot {
     /// Whether nothing more is received before its reader has taken some.
     fn has_enough(&self) -> bool {
-        match (&self.unread, self.ahead) {
-            (Unread::Nothing, _) => false,
-            (Unread::InBuffer(..) | Unread::Own(..), Ahead::One) => true,
-            (Unread::InBuffer(..), Ahead::More) => false,
-            (Unread::Own(own, from), Ahead::More) => own.len() - from >= UNREAD_MAX,
-        }
+        let limit = match (self.ahead, self.receiving) {
+            (Ahead::More, _) => UNREAD_MAX,
+            (Ahead::One, Receiving::Staying) => LEN + 1,
+            (Ahead::One, Receiving::No | Receiving::Once | Receiving::Stopping) => 1,
+        };
+        self.unread.len() >= limit
     }
 }
 
@@ -104,6 +128,7 @@ impl Inner {
             end: None,
             ahead,
             receiving: Receiving::No,
+            heard: 0,
             awaits_room: false,
             sending: None,
             unsendable: None,
@@ -121,19 +146,23 @@ impl Inner {
 
     /// The kernel shall receive for this connection, if there is room and more can come.
     pub(super) fn receive(&mut self, number: u32) {
+        let are_few = self.slots.len() - self.free.len() <= STAYING_MAX;
         let Some(slot) = self.slot(number) else { return };
         if slot.receiving != Receiving::No || slot.end.is_some() || slot.dropped || slot.has_enough() {
             return;
         }
-        slot.receiving = Receiving::Yes;
+        let stays = slot.ahead == Ahead::More || are_few && slot.heard >= STAYS_FROM;
+        slot.receiving = if stays { Receiving::Staying } else { Receiving::Once };
+        slot.heard = slot.heard.saturating_add(1).min(STAYS_FROM);
         let fd = Fd(slot.socket.as_raw_fd());
-        let entry = match slot.ahead {
-            Ahead::More => opcode::RecvMulti::new(fd, GROUP).build(),
-            Ahead::One => opcode::Recv::new(fd, null_mut(), 0)
+        let entry = if stays {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        } else {
+            opcode::Recv::new(fd, null_mut(), 0)
                 .buf_group(GROUP)
                 .ioprio(POLL_FIRST)
                 .build()
-                .flags(squeue::Flags::BUFFER_SELECT),
+                .flags(squeue::Flags::BUFFER_SELECT)
         };
         if !self.request(entry, number, RECEIVED)
             && let Some(slot) = self.slot(number)
@@ -144,7 +173,7 @@ impl Inner {
 
     pub(super) fn stop_receiving(&mut self, number: u32) {
         let Some(slot) = self.slot(number) else { return };
-        if slot.receiving == Receiving::Yes {
+        if matches!(slot.receiving, Receiving::Once | Receiving::Staying) {
             slot.receiving = Receiving::Stopping;
             self.request(
                 opcode::AsyncCancel::new(RECEIVED << 32 | u64::from(number)).build(),

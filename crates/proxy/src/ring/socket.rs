@@ -42,15 +42,13 @@ impl RingSocket {
     /// Reads what is there; nothing, if the peer sends nothing more.
     pub fn poll_read(&mut self, chunk: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut inner = self.ring.inner.borrow_mut();
-        match inner.take(self.number, chunk) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(slot) = inner.slot(self.number) {
-                    keep_waker(&mut slot.reader, cx.waker());
-                }
-                Poll::Pending
-            }
-            read => Poll::Ready(read),
+        if let Some(read) = inner.take(self.number, chunk)? {
+            return Poll::Ready(Ok(read));
         }
+        if let Some(slot) = inner.slot(self.number) {
+            keep_waker(&mut slot.reader, cx.waker());
+        }
+        Poll::Pending
     }
 
     /// As [`RingSocket::poll_read`], but nobody is woken when more comes.
@@ -58,7 +56,8 @@ impl RingSocket {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if nothing is there; otherwise the connection is broken.
     pub fn try_read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
-        self.ring.inner.borrow_mut().take(self.number, chunk)
+        let read = self.ring.inner.borrow_mut().take(self.number, chunk)?;
+        read.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     /// Whether bytes have come that nobody has read.
@@ -229,8 +228,8 @@ fn keep_waker(kept: &mut Option<Waker>, waker: &Waker) {
 }
 
 impl Inner {
-    /// Takes what is unread; the kernel goes on receiving.
-    fn take(&mut self, number: u32, chunk: &mut [u8]) -> io::Result<usize> {
+    /// Takes what is unread, if something is; the kernel goes on receiving.
+    fn take(&mut self, number: u32, chunk: &mut [u8]) -> io::Result<Option<usize>> {
         let slot = self.slots.get_mut(number as usize).and_then(Option::as_mut);
         let (Some(slot), Some(buffers)) = (slot, &mut self.buffers) else {
             return Err(io::ErrorKind::NotConnected.into());
@@ -260,13 +259,13 @@ impl Inner {
                 if matches!(slot.unread, Unread::Nothing) && slot.ahead == Ahead::More {
                     self.receive(number);
                 }
-                Ok(len)
+                Ok(Some(len))
             }
-            (None, Some(End::Closed)) => Ok(0),
+            (None, Some(End::Closed)) => Ok(Some(0)),
             (None, Some(End::Broken(error))) => Err(error.into()),
             (None, None) => {
                 self.receive(number);
-                Err(io::ErrorKind::WouldBlock.into())
+                Ok(None)
             }
         }
     }

@@ -1,5 +1,5 @@
 use super::buffers::{self, Buffers, COUNT};
-use super::slot::{SPARE, Slot, UNREAD_MAX, Unread};
+use super::slot::{Receiving, SPARE, STAYING_MAX, Slot, UNREAD_MAX, Unread};
 use super::*;
 use crate::source::Peer;
 use std::future::poll_fn;
@@ -162,6 +162,55 @@ fn who_does_not_read_holds_nobody_up() {
             assert!(!came.is_empty() && much.starts_with(&came), "{} bytes", came.len());
         }
     });
+}
+
+#[test]
+fn a_client_that_stays_is_received_from_within_bounds() {
+    with_ring(async |ring| {
+        let (mut here, mut there) = pair_with(Ahead::One, &ring);
+        for round in 0..100_u32 {
+            there.write_all(&round.to_be_bytes()).expect("room");
+            assert_eq!(read(&mut here, 4).await.expect("bytes"), round.to_be_bytes());
+        }
+        assert_eq!(receiving(&ring), [Receiving::Staying]);
+        let much = noise(4_000_000);
+        there.set_nonblocking(true).expect("a socket");
+        let mut sent = 0;
+        // Nobody reads: what comes is taken while it is little, and then no more.
+        for _ in 0..100 {
+            sent += there.write(&much[sent..]).unwrap_or(0);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(receiving(&ring), [Receiving::No]);
+        {
+            let inner = ring.inner.borrow();
+            let unread = inner.slots.iter().flatten().map(|slot| slot.unread.len()).max();
+            assert!(
+                unread > Some(0) && unread <= Some((usize::from(COUNT) + 1) * buffers::LEN),
+                "{unread:?}"
+            );
+        }
+        there.shutdown(std::net::Shutdown::Write).expect("open");
+        let came = read_all(&mut here, 10_000).await.expect("bytes");
+        assert!(came.len() == sent && much.starts_with(&came), "{} of {sent} bytes", came.len());
+    });
+}
+
+#[test]
+fn of_many_clients_one_message_at_a_time_is_received() {
+    with_ring(async |ring| {
+        let mut all: Vec<_> = (0..=STAYING_MAX).map(|_| pair_with(Ahead::One, &ring)).collect();
+        let (here, there) = &mut all[0];
+        for round in 0..100_u32 {
+            there.write_all(&round.to_be_bytes()).expect("room");
+            assert_eq!(read(here, 4).await.expect("bytes"), round.to_be_bytes());
+        }
+        assert!(!receiving(&ring).contains(&Receiving::Staying));
+    });
+}
+
+fn receiving(ring: &Ring) -> Vec<Receiving> {
+    ring.inner.borrow().slots.iter().flatten().map(|slot| slot.receiving).collect()
 }
 
 /// Nobody has collected more than is allowed.

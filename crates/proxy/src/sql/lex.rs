@@ -4,6 +4,8 @@
 //! It gives up ([`Token::Strange`]) rather than guess: escaped identifiers, and escape strings that go on in a second
 //! literal.
 
+use std::ffi::CStr;
+
 /// One token. Texts are the bytes as written, without their quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token<'a> {
@@ -58,29 +60,34 @@ pub struct Tokens<'a> {
 /// Reads `text`, which ends at its first zero byte as it does for the server.
 #[must_use]
 pub fn tokens(text: &[u8]) -> Tokens<'_> {
-    let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-    Tokens { text: &text[..end], at: 0 }
+    Tokens { text: CStr::from_bytes_until_nul(text).map_or(text, CStr::to_bytes), at: 0 }
 }
 
 impl<'a> Iterator for Tokens<'a> {
     type Item = Placed<'a>;
 
     fn next(&mut self) -> Option<Placed<'a>> {
-        if !self.skip_blank() {
-            return Some(self.strange(self.at));
-        }
-        let (start, first) = (self.at, self.peek(0)?);
-        let token = match first {
-            b'\'' => self.literal(Escapes::Doubled),
-            b'"' => self.quoted(),
-            b'$' => self.dollar(),
-            b'0'..=b'9' => self.number(),
-            b'.' if self.peek(1).is_some_and(|b| b.is_ascii_digit()) => self.number(),
-            first if begins_word(first) => self.word(),
-            symbol => {
-                self.at += 1;
-                Token::Symbol(symbol)
+        let first = loop {
+            let first = self.peek(0)?;
+            match KINDS[usize::from(first)] {
+                Kind::Blank => self.at += 1,
+                Kind::OfMore if !self.skip_blank() => return Some(self.strange(self.at)),
+                Kind::OfMore => break self.peek(0)?,
+                Kind::Word | Kind::Digit | Kind::Alone => break first,
             }
+        };
+        let start = self.at;
+        let token = match KINDS[usize::from(first)] {
+            Kind::Word => self.word(first),
+            Kind::Digit => self.number(),
+            Kind::Alone | Kind::Blank => self.symbol(first),
+            Kind::OfMore => match first {
+                b'\'' => self.literal(Escapes::Doubled),
+                b'"' => self.quoted(),
+                b'$' => self.dollar(),
+                b'.' if self.peek(1).is_some_and(|b| b.is_ascii_digit()) => self.number(),
+                symbol => self.symbol(symbol),
+            },
         };
         match token {
             Token::Strange => Some(self.strange(start)),
@@ -97,8 +104,14 @@ enum Escapes {
 }
 
 impl<'a> Tokens<'a> {
+    #[inline]
     fn peek(&self, ahead: usize) -> Option<u8> {
         self.text.get(self.at + ahead).copied()
+    }
+
+    fn symbol(&mut self, symbol: u8) -> Token<'a> {
+        self.at += 1;
+        Token::Symbol(symbol)
     }
 
     fn strange(&mut self, start: usize) -> Placed<'a> {
@@ -110,9 +123,7 @@ impl<'a> Tokens<'a> {
     fn skip_blank(&mut self) -> bool {
         loop {
             match (self.peek(0), self.peek(1)) {
-                (Some(byte), _) if continues_word(byte) || stands_alone(byte) => return true,
-                // Vertical tab is white space since PostgreSQL 16, and an error before.
-                (Some(b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c), _) => self.at += 1,
+                (Some(byte), _) if KINDS[usize::from(byte)] == Kind::Blank => self.at += 1,
                 (Some(b'-'), Some(b'-')) => {
                     while self.peek(0).is_some_and(|b| b != b'\n' && b != b'\r') {
                         self.at += 1;
@@ -232,53 +243,80 @@ impl<'a> Tokens<'a> {
         Token::Number
     }
 
-    fn word(&mut self) -> Token<'a> {
-        match (self.peek(0), self.peek(1), self.peek(2)) {
-            (Some(b'e' | b'E'), Some(b'\''), _) => {
+    fn word(&mut self, first: u8) -> Token<'a> {
+        match (first, self.peek(1), self.peek(2)) {
+            (b'e' | b'E', Some(b'\''), _) => {
                 self.at += 1;
                 return self.literal(Escapes::Backslash);
             }
-            (Some(b'b' | b'B' | b'x' | b'X' | b'n' | b'N'), Some(b'\''), _) => {
+            (b'b' | b'B' | b'x' | b'X' | b'n' | b'N', Some(b'\''), _) => {
                 self.at += 1;
                 return self.literal(Escapes::Doubled);
             }
-            (Some(b'u' | b'U'), Some(b'&'), Some(b'\'')) => {
+            (b'u' | b'U', Some(b'&'), Some(b'\'')) => {
                 self.at += 2;
                 return self.literal(Escapes::Doubled);
             }
             // Any name can be written so.
-            (Some(b'u' | b'U'), Some(b'&'), Some(b'"')) => return Token::Strange,
+            (b'u' | b'U', Some(b'&'), Some(b'"')) => return Token::Strange,
             _ => {}
         }
-        let rest = &self.text[self.at..];
-        let len = rest.iter().position(|&b| !continues_word(b)).unwrap_or(rest.len());
-        self.at += len;
-        Token::Word(&rest[..len])
+        let start = self.at;
+        self.at += 1;
+        while self.peek(0).is_some_and(continues_word) {
+            self.at += 1;
+        }
+        Token::Word(&self.text[start..self.at])
     }
 }
+
+/// What a token that begins with a byte can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// White space. Vertical tab is since PostgreSQL 16, and an error before.
+    Blank,
+    /// A keyword or a name, or a string with a letter before it.
+    Word,
+    Digit,
+    /// Nothing longer than itself.
+    Alone,
+    /// What follows decides.
+    OfMore,
+}
+
+/// For each byte; every query's text is read.
+const KINDS: [Kind; 256] = {
+    let (mut kinds, mut byte) = ([Kind::Alone; 256], 0);
+    while byte < 256 {
+        #[allow(clippy::cast_possible_truncation, reason = "it is less than 256")]
+        let b = byte as u8;
+        kinds[byte] = match b {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => Kind::Blank,
+            b'0'..=b'9' => Kind::Digit,
+            b'-' | b'/' | b'\'' | b'"' | b'$' | b'.' => Kind::OfMore,
+            b if begins_word(b) => Kind::Word,
+            _ => Kind::Alone,
+        };
+        byte += 1;
+    }
+    kinds
+};
 
 const fn begins_word(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
 fn continues_word(byte: u8) -> bool {
-    /// For each byte; every query's text is read.
     const CONTINUES: [bool; 256] = {
-        let (mut table, mut byte) = ([false; 256], 0);
+        let (mut continues, mut byte) = ([false; 256], 0);
         while byte < 256 {
-            #[allow(clippy::cast_possible_truncation, reason = "it is less than 256")]
-            let b = byte as u8;
-            table[byte] = begins_word(b) || b.is_ascii_digit() || b == b'$';
+            continues[byte] = matches!(KINDS[byte], Kind::Word | Kind::Digit);
             byte += 1;
         }
-        table
+        continues[b'$' as usize] = true;
+        continues
     };
     CONTINUES[usize::from(byte)]
-}
-
-/// Bytes that are no words and can begin nothing longer.
-fn stands_alone(byte: u8) -> bool {
-    matches!(byte, b'(' | b')' | b',' | b';' | b'=' | b'*' | b'+' | b'<' | b'>')
 }
 
 #[cfg(test)]

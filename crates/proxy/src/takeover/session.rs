@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_session_is_none_and_never_a_panic() {
+    fn random_bytes_are_no_session_and_never_a_panic() {
         let bytes = some().encode();
         for cut in 0..bytes.len() {
             assert_eq!(Session::parse(&bytes[..cut]), None);

@@ -251,6 +251,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn random_bytes_never_panic() {
+        let mut random = pgwire::random::Random::new(37);
+        for _ in pgwire::random::rounds(2_000) {
+            let mut bytes = encode(Kind::Taken, 1, b"body").unwrap().repeat(3);
+            for _ in 0..random.below(4) {
+                let at = random.below(bytes.len());
+                bytes[at] = random.bytes(1)[0];
+            }
+            let (mut here, there) = UnixStream::pair().unwrap();
+            here.write_all(&bytes).await.unwrap();
+            drop(here);
+            let (mut incoming, mut came) = (Incoming::default(), 0);
+            while let Ok(Some(frame)) = incoming.next(&there).await {
+                came += HEADER_LEN + frame.body.len();
+            }
+            assert!(came <= bytes.len());
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_no_frame_is_refused() {
         let kind = [&b"?\0\0\0\0"[..], &[0; 8]].concat();
         let long = [&b"S\xff\xff\xff\xff"[..], &[0; 8]].concat();
