@@ -1,6 +1,7 @@
 //! Writes messages, and reads the names in the messages of the extended protocol.
 
 use crate::frame::HEADER_LEN;
+use std::ffi::CStr;
 
 /// Appends a message whose body is made of `parts`.
 pub fn put(kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
@@ -25,8 +26,8 @@ pub fn put_query(sql: &[u8], out: &mut Vec<u8>) {
 /// The first zero-terminated string of a body and what follows it; `None` if its end is not there.
 #[must_use]
 pub fn split_string(body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = body.iter().position(|&b| b == 0)?;
-    Some((&body[..end], &body[end + 1..]))
+    let string = CStr::from_bytes_until_nul(body).ok()?;
+    Some((string.to_bytes(), &body[string.count_bytes() + 1..]))
 }
 
 #[cfg(test)]

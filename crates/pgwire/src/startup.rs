@@ -1,6 +1,7 @@
 //! The first packet of a connection: it has a length but no type byte.
 
 use crate::cancel::CancelKey;
+use crate::message::split_string;
 use thiserror::Error;
 
 /// Longest start-up packet without its length word; `MAX_STARTUP_PACKET_LENGTH` in PostgreSQL's
@@ -106,6 +107,9 @@ pub fn body_len(length_word: [u8; 4]) -> Result<usize, StartupError> {
     if (BODY_LEN_MIN..=BODY_LEN_MAX).contains(&len) { Ok(len) } else { Err(StartupError::Length(announced)) }
 }
 
+/// Room for as many as most clients send.
+const PARAMETERS_USUAL: usize = 8;
+
 /// Reads the body of a start-up packet (all after the length word).
 ///
 /// # Errors
@@ -135,7 +139,7 @@ pub fn parse_body(body: &[u8]) -> Result<Startup<'_>, StartupError> {
 }
 
 fn parse_parameters(mut rest: &[u8]) -> Result<Vec<Parameter<'_>>, StartupError> {
-    let mut parameters = Vec::new();
+    let mut parameters = Vec::with_capacity(PARAMETERS_USUAL);
     loop {
         let name = take_string(&mut rest)?;
         if name.is_empty() {
@@ -155,9 +159,8 @@ fn as_name(value: &[u8]) -> &[u8] {
 }
 
 fn take_string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], StartupError> {
-    let end = rest.iter().position(|&b| b == 0).ok_or(StartupError::Layout)?;
-    let (string, after) = rest.split_at(end);
-    *rest = &after[1..];
+    let (string, after) = split_string(rest).ok_or(StartupError::Layout)?;
+    *rest = after;
     Ok(string)
 }
 

@@ -63,7 +63,7 @@ pub async fn serve<'a>(
         }
         Ok(Ok((_client, Wish::Cancel(key)))) => Box::pin(cancel(&key, worker)).await,
         Ok(Ok((client, Wish::Session(packet)))) => {
-            return Box::pin(serve_session(client, packet, worker)).await;
+            return Box::pin(serve_session((client, peer), packet, worker)).await;
         }
     }
     None
@@ -97,7 +97,7 @@ pub async fn cancel_here(key: &CancelKey, worker: &Worker) -> bool {
 }
 
 async fn serve_session<'a>(
-    mut client: Stream,
+    (mut client, peer): (Stream, Peer),
     packet: Vec<u8>,
     worker: &'a Rc<Worker>,
 ) -> Option<Box<pooled::Client<'a>>> {
@@ -123,11 +123,11 @@ async fn serve_session<'a>(
         return None;
     };
     if shared.settings().pool.is_some() && purpose(&packet) == Purpose::Sql {
-        return Box::pin(pooled::let_in(client, packet, way, counted, worker)).await;
+        return Box::pin(pooled::let_in((client, peer), packet, way, counted, worker)).await;
     }
     // Kept as long as the session: it may have to log in again.
     let packet = packet.into_boxed_slice();
-    let seat = sit_down(&client, &packet, worker).await;
+    let seat = sit_down((&client, peer), &packet, worker).await;
     let ended = tokio::select! {
         biased;
         order = seat.ordered() => Some(order),

@@ -37,8 +37,8 @@ use crate::cancel::Entry;
 use crate::client::{farewell, farewell_with};
 use crate::error::Refusal;
 use crate::pooled::NotAdmitted;
-use crate::roster::Who;
 use crate::stream::Stream;
+use crate::who::Who;
 use crate::worker::{Worker, stopped};
 
 use let_in::Role;

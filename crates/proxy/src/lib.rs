@@ -27,6 +27,7 @@ mod worker;
 
 mod client;
 
+mod who;
 mod wish;
 
 mod hold;

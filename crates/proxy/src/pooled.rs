@@ -56,6 +56,7 @@ use crate::logical::{Broken, Changes, Goodbye, Logical};
 use crate::relay::{Unsent, poll_chunk};
 use crate::roster::{Seated, sit_down};
 use crate::session::AtStake;
+use crate::source::Peer;
 use crate::stats::Counted;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -105,14 +106,14 @@ pub fn nonce() -> Option<String> {
 
 /// Lets a client in whose start-up packet has come; one that is not let in has been told why.
 pub async fn let_in<'a>(
-    mut stream: Stream,
+    (mut stream, peer): (Stream, Peer),
     packet: Vec<u8>,
     way: Way,
     counted: Counted<'a>,
     worker: &'a Rc<Worker>,
 ) -> Option<Box<Client<'a>>> {
     let listener = worker.bell.listen().await;
-    let seat = sit_down(&stream, &packet, worker).await;
+    let seat = sit_down((&stream, peer), &packet, worker).await;
     let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else { return None };
     let entry = worker.shared.cancels.enter(if login::minor(&message) >= 2 {
         LONG_SECRET_LEN

@@ -8,10 +8,9 @@ use crate::logical::Logical;
 use crate::source::Peer;
 use crate::sql::Pins;
 use crate::stream::Stream;
+use crate::who::{Known, Who};
 use crate::worker::Worker;
 use cluster::view::Server;
-use pgwire::Startup;
-use pgwire::startup::parse_body;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -27,15 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub struct Roster {
     seats: RefCell<BTreeMap<u32, Rc<Seat>>>,
     clock: Cell<Instant>,
-}
-
-/// Who a client says it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Who {
-    pub user: Box<[u8]>,
-    pub database: Box<[u8]>,
-    pub application_name: Box<[u8]>,
-    pub replication: bool,
+    known: Known,
 }
 
 /// Where a client is.
@@ -90,7 +81,7 @@ pub struct Patience {
 #[derive(Debug)]
 pub struct Seat {
     pub number: u32,
-    pub who: Who,
+    pub who: Rc<Who>,
     pub peer: Option<Peer>,
     pub local: Option<SocketAddr>,
     pub connected: SystemTime,
@@ -138,13 +129,14 @@ impl Deref for Seated<'_> {
 impl Drop for Seated<'_> {
     fn drop(&mut self) {
         self.roster.seats.borrow_mut().remove(&self.seat.number);
+        self.roster.known.leaves(&self.seat.who);
     }
 }
 
 impl Roster {
     /// Of nobody.
     pub fn new(now: Instant) -> Roster {
-        Roster { seats: RefCell::default(), clock: Cell::new(now) }
+        Roster { seats: RefCell::default(), clock: Cell::new(now), known: Known::default() }
     }
 
     /// The time of the last tick.
@@ -192,8 +184,9 @@ impl Patience {
 }
 
 /// The task that calls this, whose start-up packet is `packet`, takes its seat.
-pub async fn sit_down<'a>(stream: &Stream, packet: &[u8], worker: &'a Worker) -> Seated<'a> {
-    let ends = (stream.peer().ok(), stream.local_addr().ok());
+/// Its connection comes from `peer`.
+pub async fn sit_down<'a>((stream, peer): (&Stream, Peer), packet: &[u8], worker: &'a Worker) -> Seated<'a> {
+    let ends = (Some(peer), stream.local_addr().ok());
     sit_down_again(ends, SystemTime::now(), packet, worker).await
 }
 
@@ -208,7 +201,7 @@ pub async fn sit_down_again<'a>(
     let number = worker.pools.borrow_mut().client().0;
     let seat = Rc::new(Seat {
         number,
-        who: Who::of_packet(packet),
+        who: worker.roster.known.the(Who::of_packet(packet)),
         peer,
         local,
         connected,
@@ -226,23 +219,6 @@ pub async fn sit_down_again<'a>(
     });
     worker.roster.seats.borrow_mut().insert(number, Rc::clone(&seat));
     Seated { roster: &worker.roster, seat }
-}
-
-impl Who {
-    /// What a start-up packet says; nothing, if it is none.
-    pub fn of_packet(packet: &[u8]) -> Who {
-        let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
-            return Who::default();
-        };
-        let get = |name| message.get(name).filter(|value| !value.is_empty());
-        let user = get("user").unwrap_or_default();
-        Who {
-            user: user.into(),
-            database: get("database").unwrap_or(user).into(),
-            application_name: get("application_name").unwrap_or_default().into(),
-            replication: get("replication").is_some(),
-        }
-    }
 }
 
 impl Seat {

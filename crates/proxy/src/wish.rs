@@ -93,9 +93,9 @@ async fn encrypt(client: Stream, begun: &[u8], tls: &Clients, worker: &Worker) -
 /// Why no session may begin on this connection. Cancel requests may: libpq sends them without TLS.
 fn refuse_unsafe(client: &Stream, tls: Option<&Clients>) -> Option<Refusal> {
     // Nobody is in between there, and PostgreSQL has no TLS on Unix sockets either; not for who has to show a certificate.
-    let is_here = matches!(client.peer(), Ok(Peer::Unix { .. }));
+    let is_here = || matches!(client.peer(), Ok(Peer::Unix { .. }));
     match (tls.map(Clients::mode), client.tls()) {
-        (Some(ClientTlsMode::Require), None) if is_here => None,
+        (Some(ClientTlsMode::Require), None) if is_here() => None,
         (None | Some(ClientTlsMode::Allow), _) | (Some(ClientTlsMode::Require), Some(_)) => None,
         (Some(ClientTlsMode::Require | ClientTlsMode::Verify), None) => Some(Refusal::NoEncryption),
         (Some(ClientTlsMode::Verify), Some(tls)) => {

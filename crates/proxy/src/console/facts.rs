@@ -4,9 +4,10 @@ use super::stamp::Moment;
 use crate::lend::{Lendings, PoolFacts, Stage as ServerStage};
 use crate::logical::Counts;
 use crate::pooled::Login;
-use crate::roster::{Doing, Seat, Stage, Who};
+use crate::roster::{Doing, Seat, Stage};
 use crate::source::Peer;
 use crate::sql::Pins;
+use crate::who::Who;
 use crate::worker::Worker;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -266,7 +267,7 @@ pub fn clients(worker: &Worker) -> Vec<Client> {
     };
     let client = |seat: &Seat| Client {
         id: number(worker, seat.number),
-        who: seat.who.clone(),
+        who: Who::clone(&seat.who),
         peer: seat.peer,
         local: seat.local,
         connected: seat.connected,

@@ -22,6 +22,12 @@ use std::rc::Rc;
 use std::time::Instant;
 use tokio::time::{sleep, timeout};
 
+/// Room for what most clients are told when they are let in. Bytes.
+const GREETING_USUAL: usize = 512;
+
+/// Room for what a start-up packet has beside its parameters, and for a database that the client did not name. Bytes.
+const PACKET_SPARE: usize = 96;
+
 /// A client that was let in.
 #[derive(Debug)]
 pub struct Admitted<'a> {
@@ -80,23 +86,23 @@ pub async fn admit<'a>(
         return Err(NotAdmitted::Gone);
     };
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
-    let mut greeting = Vec::new();
+    let mut greeting = Vec::with_capacity(GREETING_USUAL);
     negotiate(&message, &mut greeting);
     let of_pool = packet_of_pool(user, &message);
+    let limits = worker.shared.settings();
+    let limit = limits.startup_timeout;
     let secret = match way {
         Way::Scram => {
             stream.write_all(&std::mem::take(&mut greeting)).await?;
-            let limit = worker.shared.settings().startup_timeout;
             timeout(limit, check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
         }
         Way::Md5 => {
             stream.write_all(&std::mem::take(&mut greeting)).await?;
-            let limit = worker.shared.settings().startup_timeout;
             timeout(limit, md5::check(stream, user, worker)).await.map_err(|_| NotAdmitted::Gone)??
         }
         Way::Trust => Secret::None,
     };
-    let place = match &worker.shared.settings().pool {
+    let place = match &limits.pool {
         Some(pool) => worker.shared.crowd.enter(user, &seat.who.database, &pool.limits)?,
         None => None,
     };
@@ -112,8 +118,7 @@ pub async fn admit<'a>(
     let logical = Logical::new(Owner(u64::from(id.0)), settings, told.clone())
         .counted_in(Rc::clone(&login.tally))
         .told_as(key.pid());
-    let settings = worker.shared.settings();
-    let whole = settings.pool.as_ref().is_some_and(|pool| pool.whole_sessions.has(user, &seat.who.database));
+    let whole = limits.pool.as_ref().is_some_and(|pool| pool.whole_sessions.has(user, &seat.who.database));
     let logical = if whole { logical.kept_whole() } else { logical };
     put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
     told.tell_all(&mut greeting);
@@ -153,10 +158,14 @@ pub fn negotiate(message: &StartupMessage<'_>, greeting: &mut Vec<u8>) {
 /// place like a setting.
 pub(super) fn packet_of_pool(user: &[u8], message: &StartupMessage<'_>) -> Vec<u8> {
     let database = message.get("database").filter(|database| !database.is_empty()).unwrap_or(user);
-    let mut body = (3_u32 << 16).to_be_bytes().to_vec();
+    let given: usize = message.parameters.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let mut packet = Vec::with_capacity(given + PACKET_SPARE);
+    // Its length comes first, and is known last.
+    packet.extend_from_slice(&[0; 4]);
+    packet.extend_from_slice(&(3_u32 << 16).to_be_bytes());
     let mut add = |name: &[u8], value: &[u8]| {
         for part in [name, b"\0", value, b"\0"] {
-            body.extend_from_slice(part);
+            packet.extend_from_slice(part);
         }
     };
     add(b"user", user);
@@ -167,9 +176,9 @@ pub(super) fn packet_of_pool(user: &[u8], message: &StartupMessage<'_>) -> Vec<u
             add(name, value);
         }
     }
-    body.push(0);
-    let mut packet = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes().to_vec();
-    packet.append(&mut body);
+    packet.push(0);
+    let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
+    packet[..4].copy_from_slice(&len.to_be_bytes());
     packet
 }
 

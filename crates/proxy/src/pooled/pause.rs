@@ -2,7 +2,7 @@
 
 use super::pools::{Login, Pools, do_deeds};
 use crate::lend::PoolId;
-use crate::roster::Who;
+use crate::who::Who;
 use crate::worker::Worker;
 use std::collections::HashSet;
 use std::rc::Rc;
