@@ -29,8 +29,8 @@ demo: bootstrap ## three nodes and a proxy on this machine, a failover, and its 
 	@cargo build -p pgkeel
 	@target/debug/pgkeel demo $(ARGS)
 
-build: bootstrap ## build the program for use: target/release/pgkeel
-	cargo build --release -p pgkeel
+build: bootstrap ## build the program for use: target/dist/pgkeel
+	cargo build --profile dist -p pgkeel
 
 test: bootstrap ## all tests: units and transcripts, the lab of real servers, a short simulation
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -88,7 +88,7 @@ bench: bootstrap ## measure failovers, switchovers and what an idle node costs
 	cargo run --release --quiet -p testkit --bin bench -- $(ARGS)
 
 bench-proxy: bootstrap ## measure the pooled mode beside PgBouncer (PGBOUNCER=path for another one than Debian's)
-	cargo build --release -p proxy --example front
+	cargo build --profile dist -p proxy --example front
 	cargo run --release --quiet -p testkit --bin bench-proxy -- $(ARGS)
 
 bless: bootstrap ## write the transcripts anew from what the code does now; review the diff

@@ -24,6 +24,10 @@ pub type Channel = Box<[u8]>;
 /// Most channels of one client that are moved; who listens on more keeps its server.
 pub(super) const MOVED_MAX: usize = 1_000;
 
+/// With so many changes of channels in one transaction, those that later ones have taken back are forgotten: more than there
+/// can be of others.
+const PENDING_MAX: usize = 4 * MOVED_MAX;
+
 /// How the examination's answer begins that tells of a channel.
 pub(super) const TELLS_CHANNEL: &[u8] = b"listening:";
 
@@ -61,6 +65,35 @@ enum Moving {
 }
 
 impl Channels {
+    /// Whether a change is one of what somebody else listens on.
+    fn concerns(&self, change: &ChannelChange) -> bool {
+        match change {
+            ChannelChange::Listen(channel) | ChannelChange::Unlisten(channel) => {
+                self.shared.contains(channel)
+            }
+            ChannelChange::UnlistenAll => !self.shared.is_empty(),
+            ChannelChange::Unread | ChannelChange::Chained => false,
+        }
+    }
+
+    /// Of many changes, only the last of each channel is remembered, and of those that a savepoint may undo.
+    fn add(&mut self, change: (ChannelChange, bool)) {
+        if self.pending.len() >= PENDING_MAX {
+            let mut behind = BTreeSet::new();
+            let mut is_last = |(change, inside): &(ChannelChange, bool)| match change {
+                ChannelChange::Listen(channel) | ChannelChange::Unlisten(channel) => {
+                    behind.insert((Some(channel.clone()), *inside))
+                }
+                ChannelChange::UnlistenAll => behind.insert((None, *inside)),
+                ChannelChange::Unread | ChannelChange::Chained => false,
+            };
+            let kept: Vec<bool> = self.pending.iter().rev().map(&mut is_last).collect();
+            let mut kept = kept.into_iter().rev();
+            self.pending.retain(|_| kept.next().unwrap_or(true));
+        }
+        self.pending.push(change);
+    }
+
     /// What pending changes come to.
     fn settle(&mut self) {
         let mut gone: BTreeSet<Channel> = BTreeSet::new();
@@ -257,9 +290,9 @@ impl Logical {
     /// A LISTEN or UNLISTEN has succeeded; it counts when its transaction is committed.
     pub(super) fn channel_changed(&mut self, change: Option<ChannelChange>, in_savepoint: bool) {
         if let (Some(channels), Some(change)) = (self.channels.as_deref_mut(), change)
-            && !channels.shared.is_empty()
+            && channels.concerns(&change)
         {
-            channels.pending.push((change, in_savepoint));
+            channels.add((change, in_savepoint));
         }
     }
 
@@ -273,6 +306,11 @@ impl Logical {
             // It was the whole transaction.
             channels.kept.clear();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pending_channels(&self) -> usize {
+        self.channels.as_deref().map_or(0, |channels| channels.pending.len())
     }
 
     /// BEGIN has succeeded: if a ROLLBACK came just before it, that was the end of a transaction.

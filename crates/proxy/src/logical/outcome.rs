@@ -3,6 +3,10 @@
 use super::{Holding, Logical, Settings};
 use crate::sql::{ChannelChange, Effect, Pin};
 use pgwire::TransactionStatus;
+use std::collections::HashSet;
+
+/// With so many changes in one transaction, those that later ones have taken back are forgotten.
+const PENDING_MAX: usize = 1_000;
 
 /// Of the transaction that is open, or of the statements up to the next ReadyForQuery.
 #[derive(Debug, Default)]
@@ -21,6 +25,21 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    fn add(&mut self, effect: Effect) {
+        if self.pending.len() >= PENDING_MAX {
+            let mut behind = HashSet::new();
+            let mut is_last = |effect: &Effect| match effect {
+                Effect::Set { name, .. } | Effect::Reset { name } => behind.insert(name.clone()),
+                Effect::ResetAll | Effect::Deallocate { .. } => behind.insert(Box::default()),
+            };
+            let kept: Vec<bool> = self.pending.iter().rev().map(&mut is_last).collect();
+            let mut kept = kept.into_iter().rev();
+            // What succeeded is a setting that the server has, of which there are some hundreds.
+            self.pending.retain(|_| kept.next().unwrap_or(true));
+        }
+        self.pending.push(effect);
+    }
+
     /// Whether BEGIN has succeeded in the transaction that is open, or since the last ReadyForQuery.
     pub(super) fn has_begun(&self) -> bool {
         self.begun
@@ -52,7 +71,7 @@ impl Logical {
                     if self.outcome.in_savepoint {
                         self.pins.add(Pin::Setting);
                     }
-                    self.outcome.pending.push(effect.clone());
+                    self.outcome.add(effect.clone());
                 }
             }
             b"COMMIT" => {
@@ -149,6 +168,11 @@ impl Logical {
     /// Whether no change of a setting is pending.
     pub(super) fn is_settled(&self) -> bool {
         self.outcome.pending.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn pending_changes(&self) -> usize {
+        self.outcome.pending.len()
     }
 
     /// An error was reported.

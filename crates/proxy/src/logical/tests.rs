@@ -290,6 +290,20 @@ fn a_date_style_goes_along_as_a_whole() {
 }
 
 #[test]
+fn many_changes_in_one_transaction_take_bounded_memory() {
+    let mut stage = Stage::new();
+    stage.query("begin", "BEGIN", "T");
+    stage.query("set lock_timeout = 7", "SET", "T");
+    for number in 0..5_000 {
+        stage.query(&format!("set work_mem = {number}"), "SET", "T");
+        assert!(stage.logical.pending_changes() <= 1_000);
+    }
+    stage.query("reset lock_timeout", "RESET", "T");
+    stage.query("commit", "COMMIT", "I");
+    assert_eq!(stage.lend(holding()).0, query("set work_mem = 4999;"));
+}
+
+#[test]
 fn settings_inside_savepoints_pin() {
     let mut stage = Stage::new();
     stage.query("begin", "BEGIN", "T");

@@ -201,6 +201,21 @@ fn channels_are_given_up_when_that_is_committed() {
 }
 
 #[test]
+fn many_changes_of_channels_in_one_transaction_take_bounded_memory() {
+    let mut stage = moved();
+    stage.query("begin", "BEGIN", "T");
+    stage.query("unlisten b", "UNLISTEN", "T");
+    for number in 0..5_000 {
+        stage.query(&format!("unlisten other{number}"), "UNLISTEN", "T");
+        stage.query("listen a", "LISTEN", "T");
+        stage.query("unlisten a", "UNLISTEN", "T");
+        assert!(stage.logical.pending_channels() <= 4_000);
+    }
+    stage.query("commit", "COMMIT", "I");
+    assert_eq!(given_up(&mut stage), ["a", "b"]);
+}
+
+#[test]
 fn what_is_heard_elsewhere_is_not_told_twice() {
     let mut stage = moved();
     stage.query("listen a", "LISTEN", "I");

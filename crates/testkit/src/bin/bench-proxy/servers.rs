@@ -115,10 +115,11 @@ fn has_prepared(version: &str) -> bool {
 /// The program `front` of the proxy's examples: the pooled mode, with one worker, as PgBouncer has.
 fn pgkeel(postgres: &Postgres) -> Result<Proxy> {
     let own = std::env::current_exe()?;
-    let program = own.parent().context("this program has no directory")?.join("examples/front");
+    let target = own.parent().and_then(Path::parent).context("this program has no directory")?;
+    let program = target.join("dist/examples/front");
     ensure!(
         program.exists(),
-        "{} is not built: cargo build --release -p proxy --example front",
+        "{} is not built: cargo build --profile dist -p proxy --example front",
         program.display()
     );
     let port = free_port()?;
