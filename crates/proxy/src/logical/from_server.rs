@@ -256,6 +256,9 @@ impl Logical {
         if own == Fate::Swallow && self.is_placing() {
             return Fate::Swallow;
         }
+        if own == Fate::Forward && body.starts_with(b"application_name\0") {
+            self.told_name();
+        }
         if was_told {
             self.told = holding.reported.clone();
         } else {

@@ -1,5 +1,6 @@
 //! What becomes of settings that are changed inside a transaction.
 
+use super::settings::name_statement;
 use super::{Holding, Logical, Settings};
 use crate::sql::{ChannelChange, Effect, Pin};
 use pgwire::TransactionStatus;
@@ -22,6 +23,10 @@ pub(super) struct Outcome {
     /// A setting was changed of which SET changes a part only; which value that makes, the server reports before it is
     /// ready.
     restates_date_style: bool,
+    /// The server has told the client another application name.
+    tells_name: bool,
+    /// By a SET or RESET of it, which is repeated as it is.
+    names_itself: bool,
 }
 
 impl Outcome {
@@ -146,6 +151,9 @@ impl Logical {
                 }
                 self.settle(holding);
                 self.settle_channels(self.outcome.failed);
+                if self.outcome.tells_name && !self.outcome.names_itself {
+                    self.restate_application_name(holding);
+                }
                 if self.outcome.restates_date_style {
                     self.restate_date_style(holding);
                 }
@@ -180,6 +188,23 @@ impl Logical {
         (self.outcome.failed, self.outcome.told_error) = (true, true);
     }
 
+    /// The server says that the client's application name is another one now.
+    pub(super) fn told_name(&mut self) {
+        self.outcome.tells_name = true;
+    }
+
+    /// It was changed in passing, mostly by set_config: no examination shows that, for servers keep the names of others.
+    fn restate_application_name(&mut self, holding: &mut Holding) {
+        let Some(name) = holding.reported.get(b"application_name") else { return };
+        let text = name_statement(name);
+        // A transaction that has changed it was rolled back.
+        if self.settings.has("application_name", &text) {
+            return;
+        }
+        self.settings.set("application_name", &text);
+        holding.in_place.set("application_name", &text);
+    }
+
     /// `SET DateStyle = ymd` keeps the style of output that an earlier one has set (src/backend/commands/variable.c,
     /// `check_datestyle`).
     fn restate_date_style(&mut self, holding: &mut Holding) {
@@ -194,6 +219,7 @@ impl Logical {
         for effect in std::mem::take(&mut self.outcome.pending) {
             match effect {
                 Effect::Set { name, text } => {
+                    self.outcome.names_itself |= &*name == "application_name";
                     self.outcome.restates_date_style |= &*name == "datestyle";
                     if !self.settings.set(&name, &text) {
                         self.pins.add(Pin::Setting);
@@ -201,11 +227,13 @@ impl Logical {
                     holding.in_place.set(&name, &text);
                 }
                 Effect::Reset { name } => {
+                    self.outcome.names_itself |= &*name == "application_name";
                     self.settings.reset(&name);
                     self.settings.set_again(&self.first_settings, Some(&name));
                     holding.in_place.reset(&name);
                 }
                 Effect::ResetAll => {
+                    self.outcome.names_itself = true;
                     self.settings.reset_all();
                     self.settings.set_again(&self.first_settings, None);
                     holding.in_place.reset_all();

@@ -4,6 +4,7 @@ use super::described::SetBy;
 use super::reported::share;
 use crate::sql::WITHOUT_MEANING;
 use std::rc::Rc;
+use std::slice::from_ref;
 
 /// Most settings of one session; more pin the server.
 pub const SETTINGS_MAX: usize = 100;
@@ -17,6 +18,15 @@ pub struct Setting {
     pub text: Box<[u8]>,
 }
 
+/// The statement that sets the application's name.
+#[must_use]
+pub(super) fn name_statement(name: &[u8]) -> Vec<u8> {
+    let mut text = b"SET application_name = '".to_vec();
+    name.iter().for_each(|&byte| text.extend_from_slice(if byte == b'\'' { b"''" } else { from_ref(&byte) }));
+    text.push(b'\'');
+    text
+}
+
 /// Settings in the order in which they were set: what a later one needs, an earlier one may have given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(Rc<Vec<Setting>>);
@@ -27,10 +37,7 @@ impl Settings {
     pub fn with_application_name(name: &[u8]) -> Settings {
         let mut settings = Settings::default();
         if !name.is_empty() {
-            let quoted: Vec<u8> =
-                name.iter().flat_map(|&b| if b == b'\'' { vec![b; 2] } else { vec![b] }).collect();
-            let text = [b"SET application_name = '", &quoted[..], b"'"].concat();
-            settings.set("application_name", &text);
+            settings.set("application_name", &name_statement(name));
         }
         settings
     }
@@ -43,6 +50,11 @@ impl Settings {
         }
         Rc::make_mut(&mut self.0).push(Setting { name: name.into(), text: text.into() });
         true
+    }
+
+    /// Whether a setting was set by this statement.
+    pub fn has(&self, name: &str, text: &[u8]) -> bool {
+        self.0.iter().any(|setting| &*setting.name == name && *setting.text == *text)
     }
 
     /// A setting has its first value again.
