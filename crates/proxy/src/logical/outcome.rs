@@ -133,7 +133,7 @@ impl Logical {
         holding.sequences_of = None;
         self.settings = self.first_settings.clone();
         holding.in_place = Settings::default();
-        self.outcome = Outcome::default();
+        self.outcome = Outcome { names_itself: true, ..Outcome::default() };
         self.give_up_all_channels();
         // Only if nothing was sent behind it that pins again.
         if self.expected.len() <= 1 {
@@ -196,6 +196,10 @@ impl Logical {
     /// It was changed in passing, mostly by set_config: no examination shows that, for servers keep the names of others.
     fn restate_application_name(&mut self, holding: &mut Holding) {
         let Some(name) = holding.reported.get(b"application_name") else { return };
+        // What RESET ALL comes to on a server, which is not what the client has begun with.
+        if name.is_empty() {
+            return self.reset_in_place("application_name", holding);
+        }
         let text = name_statement(name);
         // A transaction that has changed it was rolled back.
         if self.settings.has("application_name", &text) {
@@ -214,6 +218,12 @@ impl Logical {
         holding.in_place.set("datestyle", &text);
     }
 
+    fn reset_in_place(&mut self, name: &str, holding: &mut Holding) {
+        self.settings.reset(name);
+        self.settings.set_again(&self.first_settings, Some(name));
+        holding.in_place.reset(name);
+    }
+
     /// What was pending holds.
     fn settle(&mut self, holding: &mut Holding) {
         for effect in std::mem::take(&mut self.outcome.pending) {
@@ -228,9 +238,7 @@ impl Logical {
                 }
                 Effect::Reset { name } => {
                     self.outcome.names_itself |= &*name == "application_name";
-                    self.settings.reset(&name);
-                    self.settings.set_again(&self.first_settings, Some(&name));
-                    holding.in_place.reset(&name);
+                    self.reset_in_place(&name, holding);
                 }
                 Effect::ResetAll => {
                     self.outcome.names_itself = true;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use pgkeel::demo::session::{Address, Session, told};
 use testkit::lab::faults::Fault;
-use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, long, run};
+use testkit::lab::{Lab, LabOptions, SETTLE_LIMIT, SHORT_LIMIT, TEST_LIMIT, run};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Statement;
@@ -20,11 +20,6 @@ const POOL: &str = "pool_size = 16\n";
 
 #[test]
 fn sessions_outlive_a_failover_and_a_switchover() -> Result<()> {
-    // One run in twenty ended with an error that is not explained yet.
-    if !long() {
-        println!("skipped: only in make lab-long");
-        return Ok(());
-    }
     run(LabOptions::quorum(), TEST_LIMIT, outlive)
 }
 
