@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Bytes in a page as /proc counts resident memory.
 const PAGE_BYTES: u64 = 4_096;
 
+/// The parent of the kernel's own threads, which have no arguments.
+const KERNEL_THREADS: i32 = 2;
+
 /// For a program to be loaded, from a busy disk.
 const EXEC_LIMIT: Duration = Duration::from_secs(2);
 
@@ -62,13 +65,17 @@ pub fn find(pid: i32) -> Option<Process> {
 
 /// As [`find`], for a process that may have been started a moment ago: the kernel lets whoever started it go on before the
 /// arguments of the new program can be read (`begin_new_exec` and `create_elf_tables`, fs/exec.c and fs/binfmt_elf.c), and
-/// until then it looks like one without arguments.
+/// until then it looks like one without arguments, or like the one that started it.
 #[must_use]
 pub fn find_begun(pid: i32) -> Option<Process> {
     let began = Instant::now();
     loop {
         let found = find(pid)?;
-        if !found.args.is_empty() || began.elapsed() > EXEC_LIMIT {
+        let is_starting = match found.args.as_slice() {
+            [] => found.parent != KERNEL_THREADS,
+            args => pid != own_pid() && find(own_pid()).is_some_and(|own| own.args == args),
+        };
+        if !is_starting || began.elapsed() > EXEC_LIMIT {
             return Some(found);
         }
         std::thread::sleep(Duration::from_millis(1));

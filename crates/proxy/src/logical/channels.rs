@@ -40,8 +40,6 @@ pub(super) struct Channels {
     given_up: Vec<Channel>,
     /// Changes of the transaction that is open; whether they were made behind a savepoint.
     pending: Vec<(ChannelChange, bool)>,
-    /// Of these, what is left if the ROLLBACK that was just done is one to a savepoint.
-    kept: Vec<(ChannelChange, bool)>,
     moving: Moving,
     /// The last marker was not sent.
     marker_failed: bool,
@@ -72,7 +70,7 @@ impl Channels {
                 self.shared.contains(channel)
             }
             ChannelChange::UnlistenAll => !self.shared.is_empty(),
-            ChannelChange::Unread | ChannelChange::Chained => false,
+            ChannelChange::Unread | ChannelChange::Ends | ChannelChange::EndsPart => false,
         }
     }
 
@@ -85,7 +83,7 @@ impl Channels {
                     behind.insert((Some(channel.clone()), *inside))
                 }
                 ChannelChange::UnlistenAll => behind.insert((None, *inside)),
-                ChannelChange::Unread | ChannelChange::Chained => false,
+                ChannelChange::Unread | ChannelChange::Ends | ChannelChange::EndsPart => false,
             };
             let kept: Vec<bool> = self.pending.iter().rev().map(&mut is_last).collect();
             let mut kept = kept.into_iter().rev();
@@ -107,7 +105,7 @@ impl Channels {
                     gone.insert(channel);
                 }
                 ChannelChange::UnlistenAll => gone.extend(self.shared.iter().cloned()),
-                ChannelChange::Unread | ChannelChange::Chained => {}
+                ChannelChange::Unread | ChannelChange::Ends | ChannelChange::EndsPart => {}
             }
         }
         self.give_up(gone);
@@ -296,15 +294,10 @@ impl Logical {
         }
     }
 
-    /// ROLLBACK has succeeded, which may be one to a savepoint if there is one.
-    pub(super) fn channels_rolled_back(&mut self, in_savepoint: bool) {
-        let Some(channels) = self.channels.as_deref_mut() else { return };
-        let pending = std::mem::take(&mut channels.pending);
-        if in_savepoint {
-            channels.kept.extend(pending.into_iter().filter(|(_, inside)| !inside));
-        } else {
-            // It was the whole transaction.
-            channels.kept.clear();
+    /// ROLLBACK has succeeded, of the whole transaction or of what came behind a savepoint.
+    pub(super) fn channels_rolled_back(&mut self, is_part: bool) {
+        if let Some(channels) = self.channels.as_deref_mut() {
+            channels.pending.retain(|(_, inside)| is_part && !inside);
         }
     }
 
@@ -313,25 +306,9 @@ impl Logical {
         self.channels.as_deref().map_or(0, |channels| channels.pending.len())
     }
 
-    /// BEGIN has succeeded: if a ROLLBACK came just before it, that was the end of a transaction.
-    pub(super) fn channels_begin(&mut self) {
-        if let Some(channels) = self.channels.as_deref_mut() {
-            channels.kept.clear();
-        }
-    }
-
-    /// The transaction goes on.
-    pub(super) fn channels_go_on(&mut self) {
-        if let Some(channels) = self.channels.as_deref_mut() {
-            let kept = std::mem::take(&mut channels.kept);
-            channels.pending.splice(0..0, kept);
-        }
-    }
-
     /// The transaction is committed, unless it `failed`.
     pub(super) fn settle_channels(&mut self, failed: bool) {
         if let Some(channels) = self.channels.as_deref_mut() {
-            channels.kept.clear();
             if failed {
                 channels.pending.clear();
             }
@@ -343,7 +320,6 @@ impl Logical {
     pub(super) fn give_up_all_channels(&mut self) {
         if let Some(channels) = self.channels.as_deref_mut() {
             channels.pending.clear();
-            channels.kept.clear();
             let all = std::mem::take(&mut channels.shared);
             channels.given_up.extend(all);
         }

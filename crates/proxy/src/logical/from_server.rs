@@ -210,7 +210,9 @@ impl Logical {
                 // It is had once: a text with an effect is one statement.
                 let effect = effect.take();
                 let is_next = match channels.first() {
-                    Some(ChannelChange::Chained) => tag == b"ROLLBACK",
+                    Some(ChannelChange::Ends | ChannelChange::EndsPart) => {
+                        matches!(tag, b"COMMIT" | b"ROLLBACK")
+                    }
                     Some(_) => matches!(tag, b"LISTEN" | b"UNLISTEN"),
                     None => false,
                 };

@@ -38,6 +38,8 @@ pub struct Holding {
     pub(super) pid: u32,
     pub(super) in_place: Settings,
     pub(super) reported: Reported,
+    /// The application name with which it has begun: of the role, the database or the server, mostly none.
+    pub(super) first_name: Box<[u8]>,
     /// Numbers of the statements that are prepared there.
     pub(super) statements: HashSet<u64>,
     pub(super) unnamed: Unnamed,
@@ -60,8 +62,10 @@ impl Holding {
     /// Of a server that has just logged in and reported its settings.
     #[must_use]
     pub fn new(reported: Reported) -> Holding {
+        let first_name = reported.get(b"application_name").unwrap_or_default().into();
         Holding {
             pid: 0,
+            first_name,
             in_place: Settings::default(),
             reported,
             statements: HashSet::new(),

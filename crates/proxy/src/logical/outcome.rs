@@ -25,8 +25,9 @@ pub(super) struct Outcome {
     restates_date_style: bool,
     /// The server has told the client another application name.
     tells_name: bool,
-    /// By a SET or RESET of it, which is repeated as it is.
-    names_itself: bool,
+    /// The last that was committed of it is a RESET, or a SET.
+    resets_name: bool,
+    sets_name: bool,
 }
 
 impl Outcome {
@@ -82,14 +83,11 @@ impl Logical {
             b"COMMIT" => {
                 self.outcome.ended = true;
                 self.settle(holding);
-                // Of a ROLLBACK to a savepoint in the same text, which was not followed by anything that the server was ready for.
-                self.channels_go_on();
                 self.settle_channels(false);
+                // It may have begun the next one.
+                self.outcome.in_savepoint = false;
             }
-            b"BEGIN" | b"START TRANSACTION" => {
-                self.outcome.begun = true;
-                self.channels_begin();
-            }
+            b"BEGIN" | b"START TRANSACTION" => self.outcome.begun = true,
             b"ROLLBACK" => {
                 self.outcome.ended |= self.outcome.begun || self.in_transaction();
                 // To a savepoint, or to the end: both are possible.
@@ -99,8 +97,9 @@ impl Logical {
                 // Without a BEGIN it undoes what the same pipeline has done (src/backend/access/transam/xact.c,
                 // UserAbortTransactionBlock).
                 self.outcome.pending.clear();
-                let chained = channel == Some(ChannelChange::Chained);
-                self.channels_rolled_back(self.outcome.in_savepoint && !chained);
+                let is_part = channel == Some(ChannelChange::EndsPart);
+                self.channels_rolled_back(is_part);
+                self.outcome.in_savepoint &= is_part;
             }
             b"SAVEPOINT" => self.outcome.in_savepoint = true,
             b"LISTEN" | b"UNLISTEN" => self.channel_changed(channel, self.outcome.in_savepoint),
@@ -133,7 +132,7 @@ impl Logical {
         holding.sequences_of = None;
         self.settings = self.first_settings.clone();
         holding.in_place = Settings::default();
-        self.outcome = Outcome { names_itself: true, ..Outcome::default() };
+        self.outcome = Outcome { resets_name: true, ..Outcome::default() };
         self.give_up_all_channels();
         // Only if nothing was sent behind it that pins again.
         if self.expected.len() <= 1 {
@@ -151,7 +150,7 @@ impl Logical {
                 }
                 self.settle(holding);
                 self.settle_channels(self.outcome.failed);
-                if self.outcome.tells_name && !self.outcome.names_itself {
+                if self.outcome.tells_name && !self.outcome.resets_name {
                     self.restate_application_name(holding);
                 }
                 if self.outcome.restates_date_style {
@@ -164,7 +163,9 @@ impl Logical {
                 // ROLLBACK TO a savepoint undoes an error.
                 self.outcome.failed = status == TransactionStatus::Failed;
                 (self.outcome.ended, self.outcome.told_error) = (false, false);
-                self.channels_go_on();
+                // What was told so far was a reset that is committed.
+                self.outcome.tells_name &= !self.outcome.resets_name;
+                (self.outcome.resets_name, self.outcome.sets_name) = (false, false);
             }
         }
         // They live as long as their transaction.
@@ -193,19 +194,28 @@ impl Logical {
         self.outcome.tells_name = true;
     }
 
-    /// It was changed in passing, mostly by set_config: no examination shows that, for servers keep the names of others.
+    fn name_changed(&mut self, setting: &str, is_set: bool) {
+        if setting == "application_name" {
+            (self.outcome.sets_name, self.outcome.resets_name) = (is_set, !is_set);
+        }
+    }
+
+    /// It may have been changed in passing, mostly by set_config: no examination shows that, for servers keep the names of
+    /// others. What the server has told last holds, whatever changed it.
     fn restate_application_name(&mut self, holding: &mut Holding) {
         let Some(name) = holding.reported.get(b"application_name") else { return };
-        // What RESET ALL comes to on a server, which is not what the client has begun with.
-        if name.is_empty() {
-            return self.reset_in_place("application_name", holding);
-        }
         let text = name_statement(name);
         // A transaction that has changed it was rolled back.
         if self.settings.has("application_name", &text) {
             return;
         }
-        self.settings.set("application_name", &text);
+        // What RESET ALL comes to on a server is not what the client has begun with.
+        if !self.outcome.sets_name && *name == *holding.first_name {
+            return self.reset_in_place("application_name", holding);
+        }
+        if !self.settings.set("application_name", &text) {
+            self.pins.add(Pin::Setting);
+        }
         holding.in_place.set("application_name", &text);
     }
 
@@ -229,7 +239,7 @@ impl Logical {
         for effect in std::mem::take(&mut self.outcome.pending) {
             match effect {
                 Effect::Set { name, text } => {
-                    self.outcome.names_itself |= &*name == "application_name";
+                    self.name_changed(&name, true);
                     self.outcome.restates_date_style |= &*name == "datestyle";
                     if !self.settings.set(&name, &text) {
                         self.pins.add(Pin::Setting);
@@ -237,11 +247,11 @@ impl Logical {
                     holding.in_place.set(&name, &text);
                 }
                 Effect::Reset { name } => {
-                    self.outcome.names_itself |= &*name == "application_name";
+                    self.name_changed(&name, false);
                     self.reset_in_place(&name, holding);
                 }
                 Effect::ResetAll => {
-                    self.outcome.names_itself = true;
+                    self.name_changed("application_name", false);
                     self.settings.reset_all();
                     self.settings.set_again(&self.first_settings, None);
                     holding.in_place.reset_all();

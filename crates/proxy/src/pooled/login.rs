@@ -89,8 +89,7 @@ pub async fn admit<'a>(
     let mut greeting = Vec::with_capacity(GREETING_USUAL);
     negotiate(&message, &mut greeting);
     let of_pool = packet_of_pool(user, &message);
-    let limits = worker.shared.settings();
-    let limit = limits.startup_timeout;
+    let limit = worker.shared.settings().startup_timeout;
     let secret = match way {
         Way::Scram => {
             stream.write_all(&std::mem::take(&mut greeting)).await?;
@@ -102,7 +101,7 @@ pub async fn admit<'a>(
         }
         Way::Trust => Secret::None,
     };
-    let place = match &limits.pool {
+    let place = match &worker.shared.settings().pool {
         Some(pool) => worker.shared.crowd.enter(user, &seat.who.database, &pool.limits)?,
         None => None,
     };
@@ -118,7 +117,8 @@ pub async fn admit<'a>(
     let logical = Logical::new(Owner(u64::from(id.0)), settings, told.clone())
         .counted_in(Rc::clone(&login.tally))
         .told_as(key.pid());
-    let whole = limits.pool.as_ref().is_some_and(|pool| pool.whole_sessions.has(user, &seat.who.database));
+    let settings = worker.shared.settings();
+    let whole = settings.pool.as_ref().is_some_and(|pool| pool.whole_sessions.has(user, &seat.who.database));
     let logical = if whole { logical.kept_whole() } else { logical };
     put(b'R', &[&0_u32.to_be_bytes()], &mut greeting);
     told.tell_all(&mut greeting);

@@ -19,8 +19,9 @@ pub(super) const UNREAD_MAX: usize = 64 * 1024;
 const STAYS_FROM: u8 = 16;
 
 /// With more connections than this on the ring every client is received from one message at a time. What a request that
-/// stays brings at once is limited by the kernel alone, to some 256 KiB (`MULTISHOT_MAX_RETRY`, io_uring/net.c).
-pub(super) const STAYING_MAX: usize = 256;
+/// stays brings before it can be told to stop is limited by the kernel alone: to 32 buffers since Linux 6.8
+/// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), to all of them before.
+pub(super) const STAYING_MAX: usize = 128;
 
 /// So many buffers are not left lying with connections: the kernel needs some, and others wait for them.
 pub(super) const SPARE: u16 = COUNT / 2;
@@ -174,12 +175,13 @@ impl Inner {
     pub(super) fn stop_receiving(&mut self, number: u32) {
         let Some(slot) = self.slot(number) else { return };
         if matches!(slot.receiving, Receiving::Once | Receiving::Staying) {
-            slot.receiving = Receiving::Stopping;
-            self.request(
-                opcode::AsyncCancel::new(RECEIVED << 32 | u64::from(number)).build(),
-                number,
-                CANCELLED,
-            );
+            let entry = opcode::AsyncCancel::new(RECEIVED << 32 | u64::from(number)).build();
+            // If not, what comes next has it tried again.
+            if self.request(entry, number, CANCELLED)
+                && let Some(slot) = self.slot(number)
+            {
+                slot.receiving = Receiving::Stopping;
+            }
         }
     }
 
@@ -204,6 +206,7 @@ impl Inner {
         self.woken.extend(slot.reader.take());
         if slot.dropped {
             self.give_back(filled);
+            self.stop_receiving(number);
             return self.leave(number);
         }
         match filled {

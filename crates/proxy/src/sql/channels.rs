@@ -1,4 +1,4 @@
-//! LISTEN and UNLISTEN: on which channel; and what undoes them for good.
+//! LISTEN and UNLISTEN: on which channel; and what makes them count, or undoes them.
 
 use super::lex::{Placed, Token};
 
@@ -16,8 +16,21 @@ pub enum ChannelChange {
     UnlistenAll,
     /// The channel's name is one that is not read here.
     Unread,
-    /// ROLLBACK AND CHAIN: whatever came before it in the transaction is undone, and the next one has begun.
-    Chained,
+    /// COMMIT or ROLLBACK, be it with AND CHAIN: in a transaction that has failed the first one is the second.
+    Ends,
+    /// ROLLBACK to a savepoint.
+    EndsPart,
+}
+
+/// Reads a COMMIT or ROLLBACK, or what means the same; `None` of a transaction that was prepared.
+#[must_use]
+pub fn end_of_transaction(statement: &[Placed<'_>]) -> Option<ChannelChange> {
+    let has = |keyword: &str| statement.iter().any(|placed| placed.token.is(keyword));
+    match statement.get(1) {
+        Some(second) if second.token.is("prepared") => None,
+        _ if has("to") => Some(ChannelChange::EndsPart),
+        _ => Some(ChannelChange::Ends),
+    }
 }
 
 /// Reads a LISTEN or UNLISTEN, whose tokens are `statement`.
@@ -59,8 +72,9 @@ mod tests {
             ("listen \"a\"\"b\"", vec![ChannelChange::Unread]),
             ("listen \u{e9}", vec![ChannelChange::Unread]),
             ("notify a", vec![]),
-            ("rollback; rollback to s; abort and no chain; commit and chain", vec![]),
-            ("unlisten a; ROLLBACK WORK AND CHAIN", vec![unlisten("a"), ChannelChange::Chained]),
+            ("rollback; rollback to chain", vec![ChannelChange::Ends, ChannelChange::EndsPart]),
+            ("abort; end; commit prepared 'x'", vec![ChannelChange::Ends, ChannelChange::Ends]),
+            ("unlisten a; ROLLBACK WORK AND CHAIN", vec![unlisten("a"), ChannelChange::Ends]),
         ] {
             assert_eq!(read(text.as_bytes()).channels, expected, "{text}");
         }

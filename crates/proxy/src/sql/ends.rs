@@ -25,26 +25,18 @@ pub fn ends(statement: &[Placed<'_>]) -> Ends {
     let Some(Placed { token: Token::Word(word), .. }) = statement.first() else { return Ends::Nothing };
     let has = |keyword: &str| statement.iter().any(|placed| placed.token.is(keyword));
     let second = |keyword: &str| statement.get(1).is_some_and(|placed| placed.token.is(keyword));
+    let begins_next = || has("chain") && !has("no");
     match Keyword::of(word).as_slice() {
         b"begin" => Ends::Begins,
         b"start" if second("transaction") => Ends::Begins,
         // Of a savepoint.
         b"rollback" if has("to") => Ends::Nothing,
-        b"commit" | b"end" | b"rollback" | b"abort" if second("prepared") || chains(statement) => {
-            Ends::Unclear
-        }
+        b"commit" | b"end" | b"rollback" | b"abort" if second("prepared") || begins_next() => Ends::Unclear,
         b"commit" | b"end" => Ends::Commits,
         b"rollback" | b"abort" => Ends::RollsBack,
         b"prepare" if second("transaction") => Ends::Unclear,
         _ => Ends::Nothing,
     }
-}
-
-/// Whether one that ends a transaction begins the next one as well.
-#[must_use]
-pub fn chains(statement: &[Placed<'_>]) -> bool {
-    let has = |keyword: &str| statement.iter().any(|placed| placed.token.is(keyword));
-    has("chain") && !has("no")
 }
 
 /// Of a text, after one more statement of it.

@@ -1,8 +1,8 @@
 //! What a text of one or more statements may leave in a session.
 
 use super::calls::{calls_unknown, mentions};
-use super::channels::{ChannelChange, channel_change};
-use super::ends::{Ends, and, chains, ends};
+use super::channels::{ChannelChange, channel_change, end_of_transaction};
+use super::ends::{Ends, and, ends};
 use super::keyword::Keyword;
 use super::lex::{Placed, Token, tokens};
 use super::pin::{Pin, Pins};
@@ -43,7 +43,7 @@ pub struct Reading {
     pub pins: Pins,
     /// What it leaves if it succeeds.
     pub effect: Option<Effect>,
-    /// Its LISTEN and UNLISTEN, in their order, and what undoes them.
+    /// Its LISTEN and UNLISTEN, in their order, and what makes them count or undoes them.
     pub channels: Vec<ChannelChange>,
     /// Where it names a prepared statement by SQL. Bytes of the text, quotes included.
     pub names_prepared: Option<Range<usize>>,
@@ -145,9 +145,9 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
             reading.creates |= word == b"with" && statement.iter().any(|p| p.token.is("into"));
             query(statement, reading);
         }
-        b"rollback" | b"abort" if chains(statement) => reading.channels.push(ChannelChange::Chained),
-        b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release"
-        | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"checkpoint" => {}
+        b"commit" | b"end" | b"rollback" | b"abort" => reading.channels.extend(end_of_transaction(statement)),
+        b"begin" | b"start" | b"savepoint" | b"release" | b"fetch" | b"move" | b"close" | b"show"
+        | b"notify" | b"checkpoint" => {}
         b"discard" => {
             reading.drops_all |=
                 statement.get(1).is_some_and(|p| p.token.is("all") || p.token.is("sequences"));

@@ -16,7 +16,7 @@ fn an_application_name_that_a_function_sets_goes_along() {
     let mut stage = Stage::new();
     stage.client(&query("set application_name = y"));
     stage.server(&[done("SET"), name("y"), ready("I")].concat());
-    assert_eq!(stage.lend(holding()).0, query("set application_name = y;"));
+    assert_eq!(stage.lend(holding()).0, query("SET application_name = 'y';"));
     for (sql, tags) in
         [("discard all", done("DISCARD ALL")), ("reset all; x", [done("RESET"), done("X")].concat())]
     {
@@ -26,6 +26,64 @@ fn an_application_name_that_a_function_sets_goes_along() {
         stage.client(&query(sql));
         stage.server(&[tags, name(""), ready("I")].concat());
         assert_eq!(stage.lend(holding()).0, b"", "{sql}");
+    }
+}
+
+#[test]
+fn the_last_change_of_an_application_name_counts() {
+    let name = |value: &str| message(b'S', format!("application_name\0{value}\0").as_bytes());
+    let run = |stage: &mut Stage, steps: &[(&str, &str, &str, &str)]| {
+        for (sql, tag, told, status) in steps {
+            stage.client(&query(sql));
+            let told = if told.is_empty() { Vec::new() } else { name(told.trim_matches('-')) };
+            stage.server(&[done(tag), told, ready(status)].concat());
+        }
+    };
+    let by_function = "select set_config('application_name', x, false) from t";
+    for (steps, expected) in [
+        (
+            &[
+                ("begin", "BEGIN", "", "T"),
+                ("set application_name = a", "SET", "a", "T"),
+                (by_function, "SELECT 1", "b", "T"),
+                ("commit", "COMMIT", "", "I"),
+            ][..],
+            "SET application_name = 'b';",
+        ),
+        (
+            &[
+                ("begin", "BEGIN", "", "T"),
+                ("set application_name = a", "SET", "a", "T"),
+                ("commit and chain", "COMMIT", "", "T"),
+                (by_function, "SELECT 1", "b", "T"),
+                ("commit", "COMMIT", "", "I"),
+            ],
+            "SET application_name = 'b';",
+        ),
+        (
+            &[
+                ("begin", "BEGIN", "", "T"),
+                ("reset application_name", "RESET", "-", "T"),
+                ("commit and chain", "COMMIT", "", "T"),
+                (by_function, "SELECT 1", "b", "T"),
+                ("commit", "COMMIT", "", "I"),
+            ],
+            "SET application_name = 'b';",
+        ),
+        // An empty one that was set is none that was reset.
+        (
+            &[
+                ("set application_name = ''", "SET", "-", "I"),
+                ("begin", "BEGIN", "", "T"),
+                ("set application_name = x", "SET", "x", "T"),
+                ("rollback", "ROLLBACK", "-", "I"),
+            ],
+            "SET application_name = '';",
+        ),
+    ] {
+        let mut stage = Stage::new();
+        run(&mut stage, steps);
+        assert_eq!(stage.lend(holding()).0, query(expected), "{steps:?}");
     }
 }
 

@@ -175,6 +175,10 @@ fn channels_are_given_up_when_that_is_committed() {
         ("rollback and chain; commit", &["ROLLBACK", "COMMIT"]),
         ("rollback and chain", &["ROLLBACK"]),
         ("rollback to s; commit", &["ROLLBACK", "COMMIT"]),
+        ("rollback; commit", &["ROLLBACK", "COMMIT"]),
+        // In a transaction that has failed.
+        ("commit and chain", &["ROLLBACK"]),
+        ("rollback to s; rollback", &["ROLLBACK", "ROLLBACK"]),
     ] {
         let mut stage = moved();
         stage.query("begin", "BEGIN", "T");
@@ -187,9 +191,24 @@ fn channels_are_given_up_when_that_is_committed() {
         if chains {
             stage.query("commit", "COMMIT", "I");
         }
-        let expected: &[&str] = if text.starts_with("rollback to") { &["a"] } else { &[] };
+        let expected: &[&str] = if text == "rollback to s; commit" { &["a"] } else { &[] };
         assert_eq!(given_up(&mut stage), expected, "{text}");
     }
+    // Behind the end of a transaction nothing is inside its savepoints any more.
+    let mut stage = moved();
+    for (sql, tag, status) in [
+        ("begin", "BEGIN", "T"),
+        ("savepoint s", "SAVEPOINT", "T"),
+        ("rollback and chain", "ROLLBACK", "T"),
+        ("unlisten a", "UNLISTEN", "T"),
+        ("savepoint chain", "SAVEPOINT", "T"),
+        ("unlisten b", "UNLISTEN", "T"),
+        ("rollback to chain", "ROLLBACK", "T"),
+        ("end", "COMMIT", "I"),
+    ] {
+        stage.query(sql, tag, status);
+    }
+    assert_eq!(given_up(&mut stage), ["a"]);
     let mut stage = moved();
     let text = query("unlisten a; listen a; unlisten b");
     stage.client(&text);
