@@ -2,15 +2,14 @@
 #![allow(clippy::expect_used)]
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use identity::{Credentials, Folder, Plain, Role, Subject, certificate};
+use pgkeel::demo::ports;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -135,16 +134,12 @@ impl Drop for Running {
     }
 }
 
-/// Each is given once; below those that the system gives to clients.
+/// A port that no other test uses while this process runs.
 fn free_port() -> u16 {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let next = std::process::id() * 16 + 7 + TRIED.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (next % 22_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    let claim = ports::claim(1).expect("a free port").remove(0);
+    let port = claim.port;
+    std::mem::forget(claim);
+    port
 }
 
 fn load(folder: &Folder) -> Credentials {

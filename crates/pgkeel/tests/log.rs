@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use pgkeel::demo::ports;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -26,18 +26,12 @@ impl Drop for Dir {
     }
 }
 
-/// A port nobody listens on. Below those the kernel gives to connections (from 32768 on), any of
-/// which could take it before it is used; tests of other processes begin elsewhere.
+/// A port that no other test uses while this process runs.
 fn free_port() -> u16 {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    let first = std::process::id() * 16;
-    loop {
-        let next = first + TRIED.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (next % 22_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    let claim = ports::claim(1).expect("a free port").remove(0);
+    let port = claim.port;
+    std::mem::forget(claim);
+    port
 }
 
 /// A witness and a proxy: no server is needed.

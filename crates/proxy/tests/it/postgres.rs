@@ -4,10 +4,13 @@ use cluster::view::Server;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub struct Postgres {
@@ -193,18 +196,21 @@ pub fn psql_as(
     }
 }
 
-/// A port nobody listens on. Below those the kernel gives to connections (from 32768 on), any of
-/// which could take it before it is used; tests of other processes begin elsewhere.
+/// A port nobody listens on, for as long as this process runs. Below those that the kernel gives to connections (from 32768
+/// on), any of which could take it before it is used; other tests know that it is taken by a Unix socket without a file.
 pub fn free_port() -> u16 {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
+    static CLAIMED: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
+    let mut claimed = CLAIMED.lock().unwrap();
     let first = std::process::id() * 16;
-    loop {
-        let next = first + TRIED.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (next % 22_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    let all = (0..22_000).map(|tried| 10_000 + ((first + tried) % 22_000) as u16);
+    let mut free = all.filter_map(|port| {
+        let name = SocketAddr::from_abstract_name(format!("pgkeel-local-port-{port}")).unwrap();
+        let claim = UnixDatagram::bind_addr(&name).ok()?;
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some((port, claim))
+    });
+    let (port, claim) = free.next().expect("a free port");
+    claimed.push(claim);
+    port
 }
 
 fn run(program: &str, args: &[&str]) {
