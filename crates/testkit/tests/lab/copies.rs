@@ -70,8 +70,8 @@ fn copy_cut_short() -> Result<()> {
         // Nobody is left to look after what it had begun: that must not write into the next copy.
         let left = programs(&dir);
         lab.cluster.start_node(node)?;
-        midway(lab, node).await?;
-        let still: Vec<i32> = programs(&dir).into_iter().filter(|pid| left.contains(pid)).collect();
+        let still: Vec<i32> =
+            next_programs(&dir, &left).await?.into_iter().filter(|pid| left.contains(pid)).collect();
         ensure!(
             still.is_empty(),
             "a pg_basebackup of the killed agent still runs beside the next: {still:?}"
@@ -220,6 +220,20 @@ fn programs(dir: &Path) -> Vec<i32> {
         p.args.first().is_some_and(|arg| arg.ends_with("pg_basebackup")) && processes::mentions(p, dir)
     };
     processes::all().iter().filter(runs).map(|p| p.pid).collect()
+}
+
+/// As [`programs`], once one runs that is not among `before`. What the status says of a copy may still be what was heard of
+/// the one before.
+async fn next_programs(dir: &Path, before: &[i32]) -> Result<Vec<i32>> {
+    let began = Instant::now();
+    loop {
+        let now = programs(dir);
+        if now.iter().any(|pid| !before.contains(pid)) {
+            return Ok(now);
+        }
+        ensure!(began.elapsed() < SHORT_LIMIT, "no other pg_basebackup is begun; there are {now:?}");
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Lets the node copy no more than 4 MB in a second, so that a copy has a middle.
