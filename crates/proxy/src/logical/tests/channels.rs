@@ -170,6 +170,10 @@ fn channels_are_given_up_when_that_is_committed() {
         }
         assert_eq!(given_up(&mut stage), expected, "{statements:?}");
     }
+}
+
+#[test]
+fn what_was_rolled_back_does_not_count_whatever_comes_with_it() {
     for (text, tags) in [
         ("rollback; begin; commit", &["ROLLBACK", "BEGIN", "COMMIT"][..]),
         ("rollback and chain; commit", &["ROLLBACK", "COMMIT"]),
@@ -209,6 +213,10 @@ fn channels_are_given_up_when_that_is_committed() {
         stage.query(sql, tag, status);
     }
     assert_eq!(given_up(&mut stage), ["a"]);
+}
+
+#[test]
+fn the_changes_of_one_text_count_together() {
     let mut stage = moved();
     let text = query("unlisten a; listen a; unlisten b");
     stage.client(&text);
