@@ -5,6 +5,8 @@ use crate::postgres::Postgres;
 use crate::setup::{Proxy, settings, view};
 use proxy::{ClientAuth, ClientLimits, Io, Lookup, PoolSettings, Settings, Verifiers, WholeSessions};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -188,10 +190,13 @@ async fn a_cancel_request_hits_its_own_statement_only() {
     });
     let (mut hit, mut missed) = (0, 0);
     for round in 0..requests {
-        let cancel = cancel.clone();
+        let (cancel, address) = (cancel.clone(), proxy.address);
         let request = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(round % 4)).await;
-            cancel.cancel_query(NoTls).await.unwrap();
+            // As libpq does it: until it is closed nobody knows whether the request was dealt with.
+            let mut asked = TcpStream::connect(address).await.unwrap();
+            cancel.cancel_query_raw(&mut asked, NoTls).await.unwrap();
+            assert_eq!(asked.read(&mut [0; 1]).await.unwrap(), 0);
         });
         // 1.5 to 3.4 ms.
         let statement = format!("select pg_sleep(0.00{})", 15 + round % 20);
