@@ -11,8 +11,13 @@ use aws_lc_rs::rand;
 use cluster::view::Server;
 use pgwire::CancelKey;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::Vacant;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+
+/// Random bytes that are taken at once.
+const RANDOM_AT_ONCE: usize = 4 * 1024;
 
 /// A server and the key by which it knows the session on it.
 #[derive(Debug)]
@@ -42,7 +47,36 @@ struct State {
 /// All clients' of the proxy, of every worker.
 #[derive(Debug, Default)]
 pub struct Cancels {
-    slots: Mutex<HashMap<CancelKey, Arc<Slot>>>,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_key: HashMap<CancelKey, Arc<Slot>>,
+    random: Random,
+}
+
+/// Random bytes, taken from the system's generator many at a time: that costs as much for one key as for all of these.
+#[derive(Default)]
+struct Random {
+    bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Random").field("left", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Random {
+    /// So many bytes, which nobody gets again; `None` if the system gives none.
+    fn take(&mut self, len: usize) -> Option<Vec<u8>> {
+        if self.bytes.len() < len {
+            self.bytes.resize(RANDOM_AT_ONCE.max(len), 0);
+            rand::fill(&mut self.bytes).inspect_err(|_| self.bytes.clear()).ok()?;
+        }
+        Some(self.bytes.split_off(self.bytes.len() - len))
+    }
 }
 
 /// A client's entry; dropping it takes it out.
@@ -58,39 +92,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Slots {
+    /// The slot of a new client with this key; `None` if another client has it.
+    fn put(&mut self, key: &CancelKey) -> Option<Arc<Slot>> {
+        let Vacant(entry) = self.by_key.entry(key.clone()) else { return None };
+        Some(Arc::clone(entry.insert(Arc::default())))
+    }
+}
+
 impl Cancels {
     /// A new client's entry, with a secret of so many bytes; `None` if the system gives no random bytes.
     pub fn enter(&self, secret_len: usize) -> Option<Entry<'_>> {
         let mut slots = lock(&self.slots);
         loop {
-            let mut bytes = vec![0; 4 + secret_len];
-            rand::fill(&mut bytes).ok()?;
+            let mut bytes = slots.random.take(4 + secret_len)?;
             // A process id is a positive number.
             bytes[0] &= 0x7f;
             let key = CancelKey::parse(&bytes)?;
-            if key.pid() == 0 || slots.contains_key(&key) {
+            if key.pid() == 0 {
                 continue;
             }
-            let slot = Arc::new(Slot::default());
-            slots.insert(key.clone(), Arc::clone(&slot));
-            return Some(Entry { cancels: self, key, slot });
+            if let Some(slot) = slots.put(&key) {
+                return Some(Entry { cancels: self, key, slot });
+            }
         }
     }
 
     /// The entry of a client that has been given its key elsewhere; `None` if another client has it.
     pub fn enter_with(&self, key: CancelKey) -> Option<Entry<'_>> {
-        let mut slots = lock(&self.slots);
-        if slots.contains_key(&key) {
-            return None;
-        }
-        let slot = Arc::new(Slot::default());
-        slots.insert(key.clone(), Arc::clone(&slot));
+        let slot = lock(&self.slots).put(&key)?;
         Some(Entry { cancels: self, key, slot })
     }
 
     /// Passes a request on, if its key is a client's of here and that one is lent a server. Whether the key is known.
     pub async fn forward(&self, key: &CancelKey, worker: &Worker) -> bool {
-        let Some(slot) = lock(&self.slots).get(key).cloned() else { return false };
+        let Some(slot) = lock(&self.slots).by_key.get(key).cloned() else { return false };
         let running = {
             let mut state = lock(&slot.state);
             let Some(running) = state.lent.clone() else {
@@ -148,6 +184,6 @@ impl Entry<'_> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        lock(&self.cancels.slots).remove(&self.key);
+        lock(&self.cancels.slots).by_key.remove(&self.key);
     }
 }

@@ -16,7 +16,7 @@ use crate::stream::Stream;
 use crate::wish::{NoWish, Wish, read_wish};
 use crate::worker::{Worker, stopped};
 use pgwire::startup::parse_body;
-use pgwire::{CancelKey, Startup};
+use pgwire::{CancelKey, Startup, StartupMessage};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -102,7 +102,9 @@ async fn serve_session<'a>(
     worker: &'a Rc<Worker>,
 ) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;
-    let way = match shared.way_of(&client, &packet) {
+    // It was read before; here is where it stays.
+    let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else { return None };
+    let way = match shared.way_of(&client, &message) {
         Ok(way) => way,
         Err(refusal) => {
             if let Refusal::NotAdmitted { .. } = &refusal {
@@ -113,8 +115,8 @@ async fn serve_session<'a>(
         }
     };
     // Before clients are counted: it is wanted most when there are too many.
-    if console::is_meant(&packet) {
-        Box::pin(console::serve(client, &packet, worker)).await;
+    if console::is_meant(&message) {
+        Box::pin(console::serve(client, &message, worker)).await;
         return None;
     }
     let clients_max = shared.settings().clients_max;
@@ -122,16 +124,18 @@ async fn serve_session<'a>(
         Box::pin(farewell(&mut client, &Refusal::TooManyClients { clients_max })).await;
         return None;
     };
-    if shared.settings().pool.is_some() && purpose(&packet) == Purpose::Sql {
-        return Box::pin(pooled::let_in((client, peer), packet, way, counted, worker)).await;
+    if shared.settings().pool.is_some() && purpose(&message) == Purpose::Sql {
+        return Box::pin(pooled::let_in((client, peer), &message, way, counted, worker)).await;
     }
+    let purpose = purpose(&message);
+    let seat = sit_down((&client, peer), &message, worker).await;
+    drop(message);
     // Kept as long as the session: it may have to log in again.
     let packet = packet.into_boxed_slice();
-    let seat = sit_down((&client, peer), &packet, worker).await;
     let ended = tokio::select! {
         biased;
         order = seat.ordered() => Some(order),
-        () = Box::pin(on_its_own_servers(&mut client, &packet, &seat, worker)) => None,
+        () = Box::pin(on_its_own_servers(&mut client, (&packet, purpose), &seat, worker)) => None,
     };
     if let Some(order) = ended {
         // The client cannot be told: its server may have begun a message.
@@ -140,11 +144,16 @@ async fn serve_session<'a>(
     None
 }
 
-async fn on_its_own_servers(client: &mut Stream, packet: &[u8], seat: &Seat, worker: &Worker) {
+async fn on_its_own_servers(
+    client: &mut Stream,
+    (packet, purpose): (&[u8], Purpose),
+    seat: &Seat,
+    worker: &Worker,
+) {
     let mut parked = None;
     loop {
         seat.looks();
-        match on_one_server(client, packet, parked, seat, worker).await {
+        match on_one_server(client, (packet, purpose), parked, seat, worker).await {
             Some(moving) => parked = Some(moving),
             None => return,
         }
@@ -154,7 +163,7 @@ async fn on_its_own_servers(client: &mut Stream, packet: &[u8], seat: &Seat, wor
 /// Serves a session until its client has heard the last word, or until it moves to another server.
 async fn on_one_server(
     client: &mut Stream,
-    packet: &[u8],
+    (packet, purpose): (&[u8], Purpose),
     parked: Option<Parked>,
     seat: &Seat,
     worker: &Worker,
@@ -184,7 +193,7 @@ async fn on_one_server(
     };
     seat.found(Arc::clone(&node), target.epoch);
     let (mut session, first) = match parked {
-        None => (Session::new(node, target.epoch, purpose(packet)), first),
+        None => (Session::new(node, target.epoch, purpose), first),
         Some(parked) => match parked.resume(node, target.epoch, &first, &connection, worker) {
             Ok(resumed) => resumed,
             Err(last) => {
@@ -232,10 +241,10 @@ async fn until_end_or_move(relay: &mut Relay<'_>) -> Result<Parked, End> {
     }
 }
 
-fn purpose(packet: &[u8]) -> Purpose {
-    match packet.get(4..).map(parse_body) {
-        Some(Ok(Startup::Session(message))) if message.get("replication").is_none() => Purpose::Sql,
-        _ => Purpose::Replication,
+fn purpose(message: &StartupMessage<'_>) -> Purpose {
+    match message.get("replication") {
+        None => Purpose::Sql,
+        Some(_) => Purpose::Replication,
     }
 }
 

@@ -38,14 +38,13 @@ use crate::client::{farewell, farewell_with};
 use crate::error::Refusal;
 use crate::pooled::NotAdmitted;
 use crate::stream::Stream;
-use crate::who::Who;
 use crate::worker::{Worker, stopped};
 
 use let_in::Role;
 use orders::{Quit, Stopped};
 use pgwire::cancel::KEY_LEN_MIN;
 use pgwire::message::put;
-use pgwire::{ErrorFields, Severity, WholeMessage, WholeMessages, encode_notice_response};
+use pgwire::{ErrorFields, Severity, StartupMessage, WholeMessage, WholeMessages, encode_notice_response};
 use read::{Show, Statement};
 use show_pools::Pools;
 use show_sessions::Texts;
@@ -62,15 +61,15 @@ pub const DATABASE: &[u8] = b"pgkeel";
 /// How long a client may take to accept an answer.
 const WRITE_MAX: Duration = Duration::from_secs(30);
 
-/// Whether this start-up packet is for the console.
-pub fn is_meant(packet: &[u8]) -> bool {
-    let who = Who::of_packet(packet);
-    *who.database == *DATABASE && !who.replication
+/// Whether this start-up message is for the console.
+pub fn is_meant(message: &StartupMessage<'_>) -> bool {
+    let get = |name| message.get(name).filter(|value| !value.is_empty());
+    get("database").or_else(|| get("user")) == Some(DATABASE) && get("replication").is_none()
 }
 
-/// Serves a client whose start-up packet has come, to its end.
-pub async fn serve(mut stream: Stream, packet: &[u8], worker: &Rc<Worker>) {
-    let role = match let_in::check(&mut stream, packet, worker).await {
+/// Serves a client whose start-up message has come, to its end.
+pub async fn serve(mut stream: Stream, message: &StartupMessage<'_>, worker: &Rc<Worker>) {
+    let role = match let_in::check(&mut stream, message, worker).await {
         Ok(role) => role,
         Err(NotAdmitted::Gone) => return,
         Err(NotAdmitted::Refused(refusal)) => return farewell(&mut stream, &refusal).await,
@@ -283,12 +282,15 @@ mod tests {
 
     #[test]
     fn the_console_is_its_database_and_nothing_else() {
-        let packet = |parameters: &[u8]| [b"\0\0\0\x7f\0\x03\0\0", parameters, b"\0"].concat();
-        assert!(is_meant(&packet(b"user\0ann\0database\0pgkeel\0")));
-        assert!(is_meant(&packet(b"user\0pgkeel\0")), "as for PostgreSQL, the user's name is the default");
-        assert!(!is_meant(&packet(b"user\0pgkeel\0database\0shop\0")));
-        assert!(!is_meant(&packet(b"user\0ann\0database\0pgkeel2\0")));
-        assert!(!is_meant(&packet(b"user\0ann\0database\0pgkeel\0replication\0database\0")));
-        assert!(!is_meant(b""));
+        let is_meant = |given: &[(&str, &str)]| {
+            let parameters = given.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            is_meant(&StartupMessage { minor: 0, parameters })
+        };
+        assert!(is_meant(&[("user", "ann"), ("database", "pgkeel")]));
+        assert!(is_meant(&[("user", "pgkeel")]), "as for PostgreSQL, the user's name is the default");
+        assert!(!is_meant(&[("user", "pgkeel"), ("database", "shop")]));
+        assert!(!is_meant(&[("user", "ann"), ("database", "pgkeel2")]));
+        assert!(!is_meant(&[("user", "ann"), ("database", "pgkeel"), ("replication", "database")]));
+        assert!(!is_meant(&[]));
     }
 }

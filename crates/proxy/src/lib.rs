@@ -52,6 +52,8 @@ mod socket;
 
 mod ring;
 
+mod batch;
+
 mod tls;
 
 mod reload;

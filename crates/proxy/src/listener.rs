@@ -2,6 +2,7 @@
 
 mod doors;
 
+use crate::batch::become_batch;
 use crate::console::{self, Inbox};
 use crate::error::ProxyError;
 use crate::finder::find;
@@ -343,6 +344,9 @@ fn start_worker(
             let worker = Worker::new(number, shared, views, stop);
             let worker = worker.ok_or_else(|| io::Error::other("the system gives no random bytes"))?;
             let ring = worker.ring.clone();
+            if let (Some(_), Err(error)) = (&ring, become_batch()) {
+                tracing::debug!("worker {number} runs as any thread: {error}");
+            }
             let working = work(work_of_it, Rc::new(worker), doors, ready);
             match ring {
                 Some(ring) => ring::block_on(&runtime, &ring, working)?,

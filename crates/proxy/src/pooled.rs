@@ -66,8 +66,7 @@ use login::Admitted;
 use moved::Going;
 use pgwire::cancel::KEY_LEN_MIN;
 use pgwire::message::put;
-use pgwire::startup::parse_body;
-use pgwire::{ErrorFields, Severity, Startup, encode_notice_response};
+use pgwire::{ErrorFields, Severity, StartupMessage, encode_notice_response};
 use pools::{Lent, Waiting, give_back, tick, want};
 use post::{Post, Told};
 use share::Unheard;
@@ -104,23 +103,22 @@ pub fn nonce() -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Lets a client in whose start-up packet has come; one that is not let in has been told why.
+/// Lets a client in whose start-up message has come; one that is not let in has been told why.
 pub async fn let_in<'a>(
     (mut stream, peer): (Stream, Peer),
-    packet: Vec<u8>,
+    message: &StartupMessage<'_>,
     way: Way,
     counted: Counted<'a>,
     worker: &'a Rc<Worker>,
 ) -> Option<Box<Client<'a>>> {
     let listener = worker.bell.listen().await;
-    let seat = sit_down((&stream, peer), &packet, worker).await;
-    let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else { return None };
-    let entry = worker.shared.cancels.enter(if login::minor(&message) >= 2 {
+    let seat = sit_down((&stream, peer), message, worker).await;
+    let entry = worker.shared.cancels.enter(if login::minor(message) >= 2 {
         LONG_SECRET_LEN
     } else {
         KEY_LEN_MIN
     })?;
-    let admitted = match login::admit(&mut stream, (&packet, way), entry.key(), &seat, worker).await {
+    let admitted = match login::admit(&mut stream, (message, way), entry.key(), &seat, worker).await {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
             match not_admitted {

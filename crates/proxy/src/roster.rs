@@ -11,6 +11,7 @@ use crate::stream::Stream;
 use crate::who::{Known, Who};
 use crate::worker::Worker;
 use cluster::view::Server;
+use pgwire::StartupMessage;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -183,25 +184,29 @@ impl Patience {
     }
 }
 
-/// The task that calls this, whose start-up packet is `packet`, takes its seat.
+/// The task that calls this, whose start-up message is `message`, takes its seat.
 /// Its connection comes from `peer`.
-pub async fn sit_down<'a>((stream, peer): (&Stream, Peer), packet: &[u8], worker: &'a Worker) -> Seated<'a> {
+pub async fn sit_down<'a>(
+    (stream, peer): (&Stream, Peer),
+    message: &StartupMessage<'_>,
+    worker: &'a Worker,
+) -> Seated<'a> {
     let ends = (Some(peer), stream.local_addr().ok());
-    sit_down_again(ends, SystemTime::now(), packet, worker).await
+    sit_down_again(ends, SystemTime::now(), Who::of(message), worker).await
 }
 
 /// As [`sit_down`], for a client with these ends (the other one, and this one) that has connected then.
 pub async fn sit_down_again<'a>(
     (peer, local): (Option<Peer>, Option<SocketAddr>),
     connected: SystemTime,
-    packet: &[u8],
+    who: Who,
     worker: &'a Worker,
 ) -> Seated<'a> {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let number = worker.pools.borrow_mut().client().0;
     let seat = Rc::new(Seat {
         number,
-        who: worker.roster.known.the(Who::of_packet(packet)),
+        who: worker.roster.known.the(who),
         peer,
         local,
         connected,

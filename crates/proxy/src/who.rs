@@ -1,7 +1,7 @@
 //! Who clients say they are. Many say the same: it is kept once.
 
-use pgwire::Startup;
 use pgwire::startup::parse_body;
+use pgwire::{Startup, StartupMessage};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -18,9 +18,14 @@ pub struct Who {
 impl Who {
     /// What a start-up packet says; nothing, if it is none.
     pub fn of_packet(packet: &[u8]) -> Who {
-        let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
-            return Who::default();
-        };
+        match packet.get(4..).map(parse_body) {
+            Some(Ok(Startup::Session(message))) => Who::of(&message),
+            _ => Who::default(),
+        }
+    }
+
+    /// What a start-up message says.
+    pub fn of(message: &StartupMessage<'_>) -> Who {
         let get = |name| message.get(name).filter(|value| !value.is_empty());
         let user = get("user").unwrap_or_default();
         Who {

@@ -24,6 +24,7 @@ use crate::tls::{Scratch, Tls};
 use crate::unix_door::UnixDoor;
 use crate::watch::Views;
 use identity::Caller;
+use pgwire::StartupMessage;
 use pgwire::scram::KEY_LEN;
 use std::cell::RefCell;
 use std::fmt;
@@ -149,16 +150,16 @@ impl Shared {
     ///
     /// # Errors
     /// What it is told.
-    pub fn way_of(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
-        self.way_by(|hba| hba.admit(client, packet))
+    pub fn way_of(&self, client: &Stream, message: &StartupMessage<'_>) -> Result<Way, Refusal> {
+        self.way_by(|hba| hba.admit(client, message))
     }
 
     /// The same for a client without TLS, which comes from this address.
     ///
     /// # Errors
     /// What it would be told.
-    pub fn way_from(&self, peer: Peer, packet: &[u8]) -> Result<Way, Refusal> {
-        self.way_by(|hba| hba.admit_from(peer, None, packet))
+    pub fn way_from(&self, peer: Peer, message: &StartupMessage<'_>) -> Result<Way, Refusal> {
+        self.way_by(|hba| hba.admit_from(peer, None, message))
     }
 
     fn way_by(&self, admit: impl FnOnce(&Hba) -> Result<Way, Refusal>) -> Result<Way, Refusal> {

@@ -14,8 +14,7 @@ use crate::source::Source;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use pgwire::message::put;
-use pgwire::startup::parse_body;
-use pgwire::{CancelKey, Startup};
+use pgwire::{CancelKey, StartupMessage};
 use std::rc::Rc;
 use tokio::time::timeout;
 
@@ -41,16 +40,17 @@ fn refused(sqlstate: &'static str, why: impl Into<String>, hint: &str) -> Refusa
 }
 
 /// Checks who it is and what it may do.
-pub async fn check(stream: &mut Stream, packet: &[u8], worker: &Rc<Worker>) -> Result<Role, NotAdmitted> {
-    let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
-        return Err(NotAdmitted::Gone);
-    };
+pub async fn check(
+    stream: &mut Stream,
+    message: &StartupMessage<'_>,
+    worker: &Rc<Worker>,
+) -> Result<Role, NotAdmitted> {
     let settings = &worker.shared.settings();
     let auth = settings.pool.as_ref().map(|pool| &pool.auth);
     let proof = proof(&settings.console, auth, stream.peer()?.source())?;
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
     let mut greeting = Vec::new();
-    negotiate(&message, &mut greeting);
+    negotiate(message, &mut greeting);
     stream.write_all(&greeting).await?;
     if proof == Proof::Scram {
         let checked = async {

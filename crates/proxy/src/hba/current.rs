@@ -8,8 +8,7 @@ use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::worker::Shared;
 use identity::file_changes::{FileChanges, LOOK_EVERY, Stamp};
-use pgwire::startup::parse_body;
-use pgwire::{Startup, StartupMessage};
+use pgwire::StartupMessage;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -69,23 +68,25 @@ impl Hba {
         Ok(Hba { files: files.clone(), current: RwLock::new(Arc::new(read(files)?)), stamp })
     }
 
-    /// Whether a client may log in that has sent this start-up packet, and how.
+    /// Whether a client may log in that has sent this start-up message, and how.
     ///
     /// # Errors
     /// What it is told.
-    pub fn admit(&self, client: &Stream, packet: &[u8]) -> Result<Way, Refusal> {
+    pub fn admit(&self, client: &Stream, message: &StartupMessage<'_>) -> Result<Way, Refusal> {
         let peer = client.peer().map_err(|error| Refusal::ClientBroke { why: error.to_string() })?;
-        self.admit_from(peer, client.tls(), packet)
+        self.admit_from(peer, client.tls(), message)
     }
 
     /// The same for a client that comes from there, with that TLS.
     ///
     /// # Errors
     /// What it is told.
-    pub fn admit_from(&self, peer: Peer, tls: Option<&TlsStream>, packet: &[u8]) -> Result<Way, Refusal> {
-        let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
-            return Err(Refusal::NoUser);
-        };
+    pub fn admit_from(
+        &self,
+        peer: Peer,
+        tls: Option<&TlsStream>,
+        message: &StartupMessage<'_>,
+    ) -> Result<Way, Refusal> {
         let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
         let common_name = tls.and_then(TlsStream::peer_common_name);
         // It is replaced as a whole, so a panic elsewhere spoils nothing.
@@ -100,7 +101,7 @@ impl Hba {
             tls: tls.is_some(),
             user,
             database: message.get("database").filter(|name| !name.is_empty()).unwrap_or(user),
-            replicates: replicates(&message),
+            replicates: replicates(message),
             common_name: common_name.as_deref(),
         })
     }

@@ -1,6 +1,7 @@
 //! The settings that a server reports (ParameterStatus), and what a client was told of them.
 
 use pgwire::message::{put, split_string};
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// Most settings that are remembered; servers report about fifteen.
@@ -16,12 +17,22 @@ const PLAIN_ENCODINGS: [&[u8]; 5] = [b"UTF8", b"SQL_ASCII", b"LATIN1", b"LATIN9"
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reported(Rc<Known>);
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     pairs: Vec<Pair>,
     /// Derived from the pairs: see [`Reported::makes_texts_plain`].
     plain: bool,
+    /// Derived from the pairs, when it is wanted for the first time: see [`Reported::tell_all`].
+    telling: OnceCell<Box<[u8]>>,
 }
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Known) -> bool {
+        self.pairs == other.pairs
+    }
+}
+
+impl Eq for Known {}
 
 impl Reported {
     /// Takes note of a ParameterStatus.
@@ -30,6 +41,7 @@ impl Reported {
             return;
         }
         let known = Rc::make_mut(&mut self.0);
+        known.telling.take();
         let pairs = &mut known.pairs;
         match pairs.iter().position(|(known, _)| **known == *name) {
             Some(at) => pairs[at].1 = value.into(),
@@ -88,9 +100,13 @@ impl Reported {
 
     /// Appends a ParameterStatus for each setting.
     pub fn tell_all(&self, to_client: &mut Vec<u8>) {
-        for (name, value) in self.0.pairs.iter() {
-            put(b'S', &[name, b"\0", value, b"\0"], to_client);
-        }
+        to_client.extend_from_slice(self.0.telling.get_or_init(|| {
+            let mut telling = Vec::new();
+            for (name, value) in self.0.pairs.iter() {
+                put(b'S', &[name, b"\0", value, b"\0"], &mut telling);
+            }
+            telling.into()
+        }));
     }
 
     /// Tells a client what differs from what it was told, which is the very same as `self` afterwards.
@@ -140,6 +156,10 @@ mod tests {
         server.tell_news(&mut told, &mut out);
         assert_eq!(out, b"S\0\0\0\x11TimeZone\0CET\0");
         assert_eq!(told.get(b"TimeZone"), Some(&b"CET"[..]));
+        // What was told once before is told as it is now.
+        all.clear();
+        server.tell_all(&mut all);
+        assert_eq!(all, b"S\0\0\0\x11TimeZone\0CET\0S\0\0\0\x18DateStyle\0ISO, MDY\0");
     }
 
     #[test]

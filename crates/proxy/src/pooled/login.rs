@@ -16,8 +16,7 @@ use crate::tls::TlsStream;
 use crate::worker::Worker;
 use pgwire::message::{put, split_string};
 use pgwire::scram::{Mechanism, ScramError, Server, ServerChannel, Verifier};
-use pgwire::startup::parse_body;
-use pgwire::{CancelKey, Startup, StartupMessage, WholeMessages};
+use pgwire::{CancelKey, StartupMessage, WholeMessages};
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::time::{sleep, timeout};
@@ -74,21 +73,18 @@ impl From<std::io::Error> for NotAdmitted {
     }
 }
 
-/// Lets a client in whose start-up packet is `packet`, in that way.
+/// Lets a client in whose start-up message is `message`, in that way.
 pub async fn admit<'a>(
     stream: &mut Stream,
-    (packet, way): (&[u8], Way),
+    (message, way): (&StartupMessage<'_>, Way),
     key: &CancelKey,
     seat: &Seat,
     worker: &'a Rc<Worker>,
 ) -> Result<Admitted<'a>, NotAdmitted> {
-    let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else {
-        return Err(NotAdmitted::Gone);
-    };
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or(Refusal::NoUser)?;
     let mut greeting = Vec::with_capacity(GREETING_USUAL);
-    negotiate(&message, &mut greeting);
-    let of_pool = packet_of_pool(user, &message);
+    negotiate(message, &mut greeting);
+    let of_pool = packet_of_pool(user, message);
     let limit = worker.shared.settings().startup_timeout;
     let secret = match way {
         Way::Scram => {

@@ -205,7 +205,7 @@ async fn make_room<'a>(
         return Err("its start-up packet is none".to_owned());
     };
     let user = message.get("user").filter(|user| !user.is_empty()).ok_or("it has no user")?;
-    let way = shared.way_from(peer, &session.packet).map_err(|_| "the rules do not admit it")?;
+    let way = shared.way_from(peer, &message).map_err(|_| "the rules do not admit it")?;
     let secret = match (way, &session.secret) {
         // Servers may ask for what another client of its pool has shown.
         (Way::Trust, secret) => secret.as_ref(),
@@ -214,7 +214,7 @@ async fn make_room<'a>(
     };
     let counted = shared.stats.client(settings.clients_max).ok_or("there are too many clients")?;
     let of_pool = packet_of_pool(user, &message);
-    let who = Who::of_packet(&session.packet);
+    let who = Who::of(&message);
     let place = shared.crowd.enter(user, &who.database, &pool_settings.limits);
     let place = place.map_err(|_| "its user or its database has too many clients")?;
     let key = session.cancel_key().filter(|key| !peers::read(key).1).ok_or("its key is none")?;
@@ -226,8 +226,7 @@ async fn make_room<'a>(
     let listener = worker.bell.listen().await;
     let connected = UNIX_EPOCH.checked_add(Duration::from_micros(session.connected_us));
     let connected = connected.unwrap_or_else(SystemTime::now);
-    let seat =
-        sit_down_again((Some(peer), socket.local_addr().ok()), connected, &session.packet, worker).await;
+    let seat = sit_down_again((Some(peer), socket.local_addr().ok()), connected, who, worker).await;
     let id = ClientId(seat.number);
     let logical = {
         let mut texts = worker.texts.borrow_mut();
@@ -235,7 +234,7 @@ async fn make_room<'a>(
         Logical::restored(&session.logical, Owner(u64::from(id.0)), &mut texts)
     };
     let logical = logical.ok_or("its session is too large")?.counted_in(Rc::clone(&login.tally));
-    let whole = pool_settings.whole_sessions.has(user, &who.database);
+    let whole = pool_settings.whole_sessions.has(user, &seat.who.database);
     let logical = if whole { logical.kept_whole() } else { logical };
     let admitted = Admitted::new(pool, id, (logical, session.has_shown), place);
     Ok(Room { admitted, entry, seat, listener, counted })

@@ -1,0 +1,41 @@
+//! A worker's thread is one of batch work for the kernel (`SCHED_BATCH`, sched(7)): when something comes for it, it does not
+//! take the processor from the server or the client that runs there, but waits until that one has said all it has to say.
+//! By then more has come, and a worker that deals with much at once needs less of the processor, which they share.
+//!
+//! This needs `unsafe`, because no safe library that we have sets the policy of a thread.
+#![allow(unsafe_code)]
+
+use std::io;
+
+/// Makes the thread that calls this one of batch work. Programs and threads that it starts are as others.
+///
+/// # Errors
+/// The kernel, or a filter of system calls in a container, does not permit it.
+pub fn become_batch() -> io::Result<()> {
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: it is read during the call alone, and 0 is the thread itself.
+    match unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK, &raw const ordinary)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_so_for_the_thread_alone() {
+        // SAFETY: it asks about the thread itself.
+        let policy = || unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+        let before = policy();
+        let of_others = std::thread::spawn(move || {
+            become_batch().expect("it is permitted");
+            (policy(), std::thread::spawn(policy).join().expect("no panic"))
+        });
+        assert_eq!(of_others.join().expect("no panic"), (libc::SCHED_BATCH, libc::SCHED_OTHER));
+        assert_eq!(policy(), before);
+    }
+}
