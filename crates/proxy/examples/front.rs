@@ -8,8 +8,13 @@ use proxy::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
     Settings, Verifiers, WholeSessions,
 };
+use mimalloc::MiMalloc;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
