@@ -4,11 +4,11 @@
 //! with `FRONT_EPOLL` io_uring is not used.
 
 use cluster::view::Server;
+use mimalloc::MiMalloc;
 use proxy::{
     ClientAuth, ClientLimits, ClientTls, ClientTlsMode, ConsoleSettings, Io, Lookup, PoolSettings, ServerTls,
     Settings, Verifiers, WholeSessions,
 };
-use mimalloc::MiMalloc;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -7,16 +7,14 @@
 
 use std::io;
 
-/// Makes the thread that calls this one of batch work. Programs and threads that it starts are as others.
+/// Makes the thread that calls this one of batch work, and threads that it starts from now on.
 ///
 /// # Errors
 /// The kernel, or a filter of system calls in a container, does not permit it.
 pub fn become_batch() -> io::Result<()> {
     let ordinary = libc::sched_param { sched_priority: 0 };
     // SAFETY: it is read during the call alone, and 0 is the thread itself.
-    match unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK, &raw const ordinary)
-    } {
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const ordinary) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -29,13 +27,13 @@ mod tests {
     #[test]
     fn it_is_so_for_the_thread_alone() {
         // SAFETY: it asks about the thread itself.
-        let policy = || unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+        let policy = || unsafe { libc::sched_getscheduler(0) };
         let before = policy();
-        let of_others = std::thread::spawn(move || {
+        let of_worker = std::thread::spawn(move || {
             become_batch().expect("it is permitted");
-            (policy(), std::thread::spawn(policy).join().expect("no panic"))
+            policy()
         });
-        assert_eq!(of_others.join().expect("no panic"), (libc::SCHED_BATCH, libc::SCHED_OTHER));
+        assert_eq!(of_worker.join().expect("no panic"), libc::SCHED_BATCH);
         assert_eq!(policy(), before);
     }
 }

@@ -30,7 +30,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
@@ -386,8 +386,7 @@ async fn work(
         accepting.spawn_local(accept(door, Rc::clone(&worker), doors.clone()));
     }
     if let Some(unix_door) = &worker.shared.unix_door {
-        let listener = UnixListener::from_std(unix_door.listener()?)?;
-        let door = Door::Unix(listener, worker.ring.clone());
+        let door = Door::open_unix(unix_door.listener()?, worker.ring.as_ref())?;
         accepting.spawn_local(accept(door, Rc::clone(&worker), doors.clone()));
     }
     accepting.spawn_local(arrive(arrivals, Rc::clone(&worker), doors.clone()));

@@ -30,7 +30,7 @@ pub use socket::RingSocket;
 use inner::Inner;
 use io_uring::IoUring;
 use rustix::event::{EventfdFlags, eventfd};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -48,6 +48,18 @@ pub struct Ring {
     inner: RefCell<Inner>,
     /// Signalled by the kernel when there is something to be read, while that was asked for.
     signal: OwnedFd,
+    /// How many wait for something that is not on the ring, and would rather not wait longer.
+    elsewhere: Cell<usize>,
+}
+
+/// Somebody waits for something that is not on the ring, as long as this is kept.
+#[derive(Debug)]
+pub struct Elsewhere<'a>(&'a Ring);
+
+impl Drop for Elsewhere<'_> {
+    fn drop(&mut self) {
+        self.0.elsewhere.set(self.0.elsewhere.get() - 1);
+    }
 }
 
 impl fmt::Debug for Ring {
@@ -73,17 +85,24 @@ impl Ring {
         }
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         uring.submitter().register_eventfd(signal.as_raw_fd())?;
-        Ok(Ring { inner: RefCell::new(Inner::new(uring)?), signal })
+        Ok(Ring { inner: RefCell::new(Inner::new(uring)?), signal, elsewhere: Cell::new(0) })
+    }
+
+    /// The thread does not wait for the ring alone while this is kept.
+    pub fn look_elsewhere(&self) -> Elsewhere<'_> {
+        self.elsewhere.set(self.elsewhere.get() + 1);
+        Elsewhere(self)
     }
 
     /// Submits what waits, reads what is done and wakes who waited for it. Where the thread `may_wait`, a busy ring is waited
-    /// for. Whether there may be more to do soon.
+    /// for. Whether there may be more to do there soon, and it may be waited for alone.
     fn turn(&self, may_wait: bool) -> bool {
+        let may_wait_alone = self.elsewhere.get() == 0;
         let mut inner = self.inner.borrow_mut();
-        let waits = may_wait && inner.busy;
+        let waits = may_wait && may_wait_alone && inner.busy;
         inner.submit(waits);
         inner.read_completions();
-        let is_busy = inner.busy;
+        let is_busy = inner.busy && may_wait_alone;
         let mut woken = std::mem::take(&mut inner.woken);
         drop(inner);
         // Nothing is borrowed while others do what they like.

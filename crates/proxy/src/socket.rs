@@ -45,7 +45,9 @@ impl Socket {
     /// # Errors
     /// Those of looking up the name and of connecting.
     pub async fn connect(host: &str, port: u16, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
+        let elsewhere = ring.map(|ring| ring.look_elsewhere());
         let socket = TcpStream::connect((host, port)).await?;
+        drop(elsewhere);
         Socket::prepare(&socket)?;
         Socket::of_server(socket.into_std()?, ring)
     }
@@ -55,7 +57,9 @@ impl Socket {
     /// # Errors
     /// Those of connecting. It is one of them if more wait there than the server lets wait.
     pub async fn connect_unix(path: &Path, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
+        let elsewhere = ring.map(|ring| ring.look_elsewhere());
         let socket = UnixStream::connect(path).await?.into_std()?;
+        drop(elsewhere);
         Socket::of_server(OwnedFd::from(socket).into(), ring)
     }
 

@@ -13,6 +13,7 @@ use rustix::net::{SocketFlags, accept_with};
 use std::io;
 use std::net::{TcpListener as StdListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
@@ -37,11 +38,12 @@ pub(super) enum Doors {
 
 /// By which clients come in.
 pub(super) enum Door {
-    /// The ring, if there is one, reads them nevertheless.
-    Plain(TcpListener, Option<Rc<Ring>>),
+    Plain(TcpListener),
+    /// From this host.
+    Unix(UnixListener),
     Ring(Acceptor, Rc<Ring>),
-    /// From this host; as the first.
-    Unix(UnixListener, Option<Rc<Ring>>),
+    /// From this host.
+    UnixByRing(Acceptor, Rc<Ring>),
 }
 
 impl Door {
@@ -52,28 +54,31 @@ impl Door {
         ring: Option<&Rc<Ring>>,
         may_be_shared: bool,
     ) -> io::Result<Door> {
-        match ring {
-            Some(ring) if !may_be_shared => Ok(Door::Ring(Acceptor::new(socket, ring)?, Rc::clone(ring))),
-            _ => Ok(Door::Plain(TcpListener::from_std(socket)?, ring.cloned())),
-        }
+        Ok(match (ring, may_be_shared) {
+            (Some(ring), false) => Door::Ring(Acceptor::new(socket, ring)?, Rc::clone(ring)),
+            (Some(ring), true) => Door::Ring(Acceptor::of_shared(socket, ring)?, Rc::clone(ring)),
+            (None, _) => Door::Plain(TcpListener::from_std(socket)?),
+        })
+    }
+
+    /// Other workers have it as well.
+    pub(super) fn open_unix(socket: StdUnixListener, ring: Option<&Rc<Ring>>) -> io::Result<Door> {
+        Ok(match ring {
+            Some(ring) => Door::UnixByRing(Acceptor::of_shared(socket, ring)?, Rc::clone(ring)),
+            None => Door::Unix(UnixListener::from_std(socket)?),
+        })
     }
 
     async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
-            Door::Plain(listener, None) => {
+            Door::Plain(listener) => {
                 let (socket, peer) = listener.accept().await?;
                 Ok((Stream::Plain(Socket::Epoll(socket)), Peer::Tcp(peer)))
             }
-            Door::Plain(listener, Some(ring)) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Stream::Plain(Socket::adopt(socket.into_std()?, Some(ring))?), Peer::Tcp(peer)))
-            }
-            Door::Ring(acceptor, ring) => {
+            Door::Unix(listener) => by_unix(OwnedFd::from(listener.accept().await?.0.into_std()?)),
+            Door::Ring(acceptor, ring) | Door::UnixByRing(acceptor, ring) => {
                 let (socket, peer) = acceptor.accept().await?;
                 Ok((by_ring(socket, ring), peer))
-            }
-            Door::Unix(listener, ring) => {
-                by_unix(OwnedFd::from(listener.accept().await?.0.into_std()?), ring.as_ref())
             }
         }
     }
@@ -81,28 +86,28 @@ impl Door {
     /// Somebody who has knocked before the next process had its own socket in this one's place. Sockets of TCP are the next
     /// one's as well; this one's end with it, and would end who waits there.
     fn accept_last(&self) -> Option<(Stream, Peer)> {
-        let Door::Unix(listener, ring) = self else { return None };
-        loop {
-            match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(socket) => {
-                    if let Ok(accepted) = by_unix(socket, ring.as_ref()) {
-                        return Some(accepted);
-                    }
-                }
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(_) => return None,
+        match self {
+            Door::Plain(_) | Door::Ring(..) => None,
+            Door::UnixByRing(acceptor, ring) => {
+                let (socket, peer) = acceptor.accept_now()?.ok()?;
+                Some((by_ring(socket, ring), peer))
             }
+            Door::Unix(listener) => loop {
+                match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                    Ok(socket) => return by_unix(socket).ok(),
+                    Err(Errno::INTR | Errno::CONNABORTED) => {}
+                    Err(_) => return None,
+                }
+            },
         }
     }
 }
 
 /// A connection that does not block.
-fn by_unix(socket: OwnedFd, ring: Option<&Rc<Ring>>) -> io::Result<(Stream, Peer)> {
+fn by_unix(socket: OwnedFd) -> io::Result<(Stream, Peer)> {
     let socket = TcpStream::from(socket);
     let peer = Peer::of(&socket)?;
-    let Some(ring) = ring else { return Ok((Stream::Plain(Socket::by_epoll(socket)?), peer)) };
-    socket.set_nonblocking(false)?;
-    Ok((by_ring(socket, ring), peer))
+    Ok((Stream::Plain(Socket::by_epoll(socket)?), peer))
 }
 
 fn by_ring(socket: TcpStream, ring: &Rc<Ring>) -> Stream {

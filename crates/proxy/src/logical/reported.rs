@@ -159,7 +159,7 @@ mod tests {
         // What was told once before is told as it is now.
         all.clear();
         server.tell_all(&mut all);
-        assert_eq!(all, b"S\0\0\0\x11TimeZone\0CET\0S\0\0\0\x18DateStyle\0ISO, MDY\0");
+        assert_eq!(all, b"S\0\0\0\x11TimeZone\0CET\0S\0\0\0\x17DateStyle\0ISO, MDY\0");
     }
 
     #[test]

@@ -1,17 +1,22 @@
 //! Clients come in by the ring, too: one request stays with the kernel, which accepts whoever comes.
+//!
+//! A socket that other processes or threads have as well does not block, as it would do so for all of them, and the kernel
+//! accepts by itself only where it may wait. There it says that somebody is at the door, and they are let in one by one.
 
 use super::Ring;
-use super::inner::{ACCEPTED, CANCELLED, Inner};
+use super::inner::{ACCEPTED, CANCELLED, Inner, KNOCKED};
 use crate::source::Peer;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode};
-use rustix::net::SocketFlags;
+use rustix::event::PollFlags;
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{SocketFlags, accept_with};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -27,11 +32,22 @@ pub struct Acceptor {
 /// What the ring knows of one. It stays until the ring ends: a worker has few.
 pub(super) struct Door {
     /// `None` once it is closed.
-    listener: Option<TcpListener>,
+    listener: Option<OwnedFd>,
+    lets_in: LetsIn,
     came: VecDeque<io::Result<OwnedFd>>,
-    accepting: bool,
+    /// The kernel was asked to.
+    asked: bool,
     dropped: bool,
     waits: Option<Waker>,
+}
+
+/// Who accepts clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LetsIn {
+    /// The kernel, by itself.
+    Kernel,
+    /// We do. Whether somebody may be waiting.
+    We { knocked: bool },
 }
 
 impl fmt::Debug for Acceptor {
@@ -41,16 +57,28 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// Of a socket that listens.
+    /// Of a socket that listens, which nobody else has.
     ///
     /// # Errors
     /// Those of setting a socket's options.
-    pub fn new(listener: TcpListener, ring: &Rc<Ring>) -> io::Result<Acceptor> {
-        listener.set_nonblocking(false)?;
+    pub fn new(listener: impl Into<OwnedFd>, ring: &Rc<Ring>) -> io::Result<Acceptor> {
+        Acceptor::with(listener.into(), LetsIn::Kernel, ring)
+    }
+
+    /// Of a socket that listens, and that others may have as well.
+    ///
+    /// # Errors
+    /// Those of setting a socket's options.
+    pub fn of_shared(listener: impl Into<OwnedFd>, ring: &Rc<Ring>) -> io::Result<Acceptor> {
+        Acceptor::with(listener.into(), LetsIn::We { knocked: true }, ring)
+    }
+
+    fn with(listener: OwnedFd, lets_in: LetsIn, ring: &Rc<Ring>) -> io::Result<Acceptor> {
+        ioctl_fionbio(&listener, lets_in != LetsIn::Kernel)?;
         let mut inner = ring.inner.borrow_mut();
         let number = u32::try_from(inner.doors.len()).unwrap_or(u32::MAX);
         let (listener, came) = (Some(listener), VecDeque::new());
-        inner.doors.push(Door { listener, came, accepting: false, dropped: false, waits: None });
+        inner.doors.push(Door { listener, lets_in, came, asked: false, dropped: false, waits: None });
         Ok(Acceptor { ring: Rc::clone(ring), number })
     }
 
@@ -59,9 +87,17 @@ impl Acceptor {
     /// # Errors
     /// Those of accepting: mostly that no file can be opened any more.
     pub async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
-        let socket = TcpStream::from(poll_fn(|cx| self.poll_accept(cx)).await?);
-        let peer = Peer::of(&socket)?;
-        Ok((socket, peer))
+        with_peer(poll_fn(|cx| self.poll_accept(cx)).await?)
+    }
+
+    /// A client that waits at a socket that is shared, if there is one.
+    pub fn accept_now(&self) -> Option<io::Result<(TcpStream, Peer)>> {
+        let inner = self.ring.inner.borrow();
+        let door = inner.doors.get(self.number as usize)?;
+        match (door.lets_in, &door.listener) {
+            (LetsIn::We { .. }, Some(listener)) => Some(let_in(listener)?.and_then(with_peer)),
+            _ => None,
+        }
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
@@ -70,16 +106,56 @@ impl Acceptor {
         if let Some(came) = door.came.pop_front() {
             return Poll::Ready(came);
         }
+        if let (LetsIn::We { knocked: true }, Some(listener)) = (door.lets_in, &door.listener) {
+            match let_in(listener) {
+                Some(came) => return Poll::Ready(came),
+                None => door.lets_in = LetsIn::We { knocked: false },
+            }
+        }
         door.waits = Some(cx.waker().clone());
-        if let (false, Some(listener)) = (door.accepting, &door.listener) {
-            let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(ACCEPT_FLAGS).build();
-            door.accepting = true;
-            if !inner.request(entry, self.number, ACCEPTED) {
-                inner.doors[self.number as usize].accepting = false;
+        if let (false, Some(listener)) = (door.asked, &door.listener) {
+            let fd = Fd(listener.as_raw_fd());
+            let entry = match door.lets_in {
+                LetsIn::Kernel => opcode::AcceptMulti::new(fd).flags(ACCEPT_FLAGS).build(),
+                LetsIn::We { .. } => opcode::PollAdd::new(fd, u32::from(PollFlags::IN.bits())).build(),
+            };
+            let what = door.lets_in.completion();
+            door.asked = true;
+            if !inner.request(entry, self.number, what) {
+                inner.doors[self.number as usize].asked = false;
                 return Poll::Ready(Err(io::ErrorKind::ResourceBusy.into()));
             }
         }
         Poll::Pending
+    }
+}
+
+impl LetsIn {
+    /// What completions of its request are about.
+    fn completion(self) -> u64 {
+        match self {
+            LetsIn::Kernel => ACCEPTED,
+            LetsIn::We { .. } => KNOCKED,
+        }
+    }
+}
+
+fn with_peer(socket: OwnedFd) -> io::Result<(TcpStream, Peer)> {
+    let socket = TcpStream::from(socket);
+    let peer = Peer::of(&socket)?;
+    Ok((socket, peer))
+}
+
+/// The next of those who wait at a socket that does not block, if there is one.
+fn let_in(listener: impl AsFd) -> Option<io::Result<OwnedFd>> {
+    loop {
+        match accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => return Some(Ok(socket)),
+            // Who did not wait any longer is nobody's trouble.
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(Errno::AGAIN) => return None,
+            Err(error) => return Some(Err(error.into())),
+        }
     }
 }
 
@@ -89,8 +165,9 @@ impl Drop for Acceptor {
         let Some(door) = inner.doors.get_mut(self.number as usize) else { return };
         door.dropped = true;
         door.came.clear();
-        if door.accepting {
-            let entry = opcode::AsyncCancel::new(ACCEPTED << 32 | u64::from(self.number)).build();
+        if door.asked {
+            let what = door.lets_in.completion();
+            let entry = opcode::AsyncCancel::new(what << 32 | u64::from(self.number)).build();
             inner.request(entry, self.number, CANCELLED);
         } else {
             door.listener = None;
@@ -107,11 +184,21 @@ impl Inner {
             error => Err(io::Error::from_raw_os_error(-error)),
         };
         let Some(door) = self.doors.get_mut(number as usize) else { return };
-        door.accepting = cqueue::more(completion.flags());
+        door.asked = cqueue::more(completion.flags());
         if !door.dropped {
             door.came.push_back(came);
             self.woken.extend(door.waits.take());
-        } else if !door.accepting {
+        } else if !door.asked {
+            door.listener = None;
+        }
+    }
+
+    /// Somebody is at the door, or the kernel does not look any more.
+    pub(super) fn knocked(&mut self, number: u32) {
+        let Some(door) = self.doors.get_mut(number as usize) else { return };
+        (door.asked, door.lets_in) = (false, LetsIn::We { knocked: true });
+        self.woken.extend(door.waits.take());
+        if door.dropped {
             door.listener = None;
         }
     }

@@ -9,12 +9,12 @@ use rustix::io::Errno;
 use std::io;
 use std::task::Waker;
 
-/// A worker that has just been busy waits so long for the ring alone, at most: what is not on the ring (timers, connections that
-/// are being opened, other threads) is late by that.
+/// A worker that has just been busy waits so long for the ring alone, at most: what is not on the ring (timers, other threads)
+/// is late by that.
 ///
 /// One request with this limit serves many waits: a limit for each would be a timer for each, and starting a timer is dear,
-/// in virtual machines most of all. Nanoseconds.
-static RING_ALONE: Timespec = Timespec::new().nsec(1_000_000);
+/// in virtual machines most of all; so is one that ends while somebody works. Nanoseconds.
+static RING_ALONE: Timespec = Timespec::new().nsec(4_000_000);
 
 /// The longest that is waited for requests to end when a ring does. Seconds.
 const END_MAX_S: u64 = 1;
@@ -25,7 +25,8 @@ pub(super) const WRITABLE: u64 = 1;
 pub(super) const SENT: u64 = 2;
 pub(super) const CANCELLED: u64 = 3;
 pub(super) const ACCEPTED: u64 = 4;
-const TIME_UP: u64 = 5;
+pub(super) const KNOCKED: u64 = 5;
+const TIME_UP: u64 = 6;
 
 /// See the module.
 pub(super) struct Inner {
@@ -122,6 +123,7 @@ impl Inner {
                 WRITABLE => self.writable(number),
                 SENT => self.sent(number, completion.result()),
                 ACCEPTED => self.accepted(number, &completion),
+                KNOCKED => self.knocked(number),
                 TIME_UP => {
                     time_is_up = true;
                     continue;

@@ -276,6 +276,56 @@ fn clients_come_in_until_the_door_is_closed() {
 }
 
 #[test]
+fn clients_of_a_shared_door_come_in_by_whoever_looks_first() {
+    with_ring(async |ring| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let theirs = listener.try_clone().expect("a socket");
+        let acceptor = Acceptor::of_shared(listener, &ring).expect("a socket");
+        for _ in 0..3 {
+            let coming: Vec<_> =
+                (0..20).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+            for there in &coming[..10] {
+                let (here, peer) = acceptor.accept().await.expect("a client");
+                assert_eq!(Peer::Tcp(here.peer_addr().expect("an address")), peer);
+                assert_eq!(there.local_addr().expect("an address"), here.peer_addr().expect("an address"));
+            }
+            for _ in 10..15 {
+                acceptor.accept_now().expect("somebody").expect("a client");
+            }
+            // Somebody else has it too, and was quicker.
+            (15..20).for_each(|_| drop(theirs.accept().expect("a client")));
+            assert!(acceptor.accept_now().is_none());
+            let nobody = timeout(Duration::from_millis(20), acceptor.accept()).await;
+            assert!(nobody.is_err());
+        }
+        drop(acceptor);
+        let _waits = TcpStream::connect(address).expect("the socket is still theirs");
+        assert!(theirs.accept().is_ok());
+        drop(theirs);
+        while TcpStream::connect(address).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
+fn the_ring_alone_is_not_waited_for_while_somebody_waits_elsewhere() {
+    with_ring(async |ring| {
+        let (mut here, mut there) = pair(&ring);
+        there.write_all(b"x").expect("room");
+        assert_eq!(read(&mut here, 1).await.expect("a byte"), b"x");
+        let is_busy = || ring.inner.borrow().busy;
+        assert!(is_busy());
+        let one = ring.look_elsewhere();
+        drop(ring.look_elsewhere());
+        assert!(!ring.turn(true) && is_busy());
+        drop(one);
+        assert!(ring.turn(true) || !is_busy());
+    });
+}
+
+#[test]
 fn a_busy_ring_leaves_time_for_timers_and_epoll() {
     with_ring(async |ring| {
         let (mut here, mut there) = pair(&ring);
