@@ -7,14 +7,19 @@
 
 use std::io;
 
-/// Makes the thread that calls this one of batch work, and threads that it starts from now on.
+/// Makes the thread that calls this one of batch work, and threads that it starts from now on; not one to which somebody has
+/// given another policy than the ordinary one.
 ///
 /// # Errors
 /// The kernel, or a filter of system calls in a container, does not permit it.
 pub fn become_batch() -> io::Result<()> {
-    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: it asks about the thread itself.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        return Ok(());
+    }
+    let no_priority = libc::sched_param { sched_priority: 0 };
     // SAFETY: it is read during the call alone, and 0 is the thread itself.
-    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const ordinary) } {
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const no_priority) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -5,6 +5,7 @@
 //! Whoever sets it without being a proxy is only not helped any further. The list may name the proxy itself, so that all of them
 //! can have the same one.
 
+use crate::ring::Ring;
 use crate::worker::Worker;
 use pgwire::{CancelKey, encode_cancel_request};
 use std::collections::HashMap;
@@ -81,7 +82,8 @@ pub async fn ask(key: &CancelKey, worker: &Worker) {
             }
         });
     }
-    while asked.join_next().await.is_some() {}
+    let all = async { while asked.join_next().await.is_some() {} };
+    Ring::beside(worker.ring.as_ref(), all).await;
 }
 
 /// It closes the connection when it has done what it can.

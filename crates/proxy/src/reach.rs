@@ -5,6 +5,7 @@
 //! Where the socket cannot be connected TCP is taken at once. What the server says after that counts, though: its rules for
 //! `local` may refuse whom those for `host` let in, and nobody gets around a refusal by coming again another way.
 
+use crate::ring::Ring;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use cluster::view::Server;
@@ -71,7 +72,7 @@ pub async fn connect(server: &Server, identity: Identity, worker: &Worker) -> io
         return Ok((Stream::connect(&server.host, server.port, ring).await?, Way::Tcp));
     };
     let path = socket_in(dir, server.port);
-    let connected = match is_on_this_host(server).await {
+    let connected = match Ring::beside(ring, is_on_this_host(server)).await {
         true => {
             Stream::connect_unix(&path, ring).await.map_err(|error| format!("{}: {error}", path.display()))
         }

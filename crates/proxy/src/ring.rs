@@ -34,14 +34,21 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Requests that can wait to be submitted; more are submitted at once.
 const REQUESTS: u32 = 256;
 
 /// Completions that can wait to be read; beyond that the kernel keeps them.
 const COMPLETIONS: u32 = 4_096;
+
+/// What takes longer is nothing that a worker's clients all should wait for otherwise than usual.
+const SOON: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub struct Ring {
@@ -53,8 +60,7 @@ pub struct Ring {
 }
 
 /// Somebody waits for something that is not on the ring, as long as this is kept.
-#[derive(Debug)]
-pub struct Elsewhere<'a>(&'a Ring);
+struct Elsewhere<'a>(&'a Ring);
 
 impl Drop for Elsewhere<'_> {
     fn drop(&mut self) {
@@ -89,9 +95,23 @@ impl Ring {
     }
 
     /// The thread does not wait for the ring alone while this is kept.
-    pub fn look_elsewhere(&self) -> Elsewhere<'_> {
+    fn look_elsewhere(&self) -> Elsewhere<'_> {
         self.elsewhere.set(self.elsewhere.get() + 1);
         Elsewhere(self)
+    }
+
+    /// Does what waits for something that is not on the ring, if there is one, and is soon done, mostly: a busy ring is not
+    /// waited for alone meanwhile. What takes longer may wait a little longer still.
+    pub async fn beside<T>(ring: Option<&Rc<Ring>>, doing: impl Future<Output = T>) -> T {
+        let Some(ring) = ring else { return doing.await };
+        let mut doing = pin!(doing);
+        {
+            let _elsewhere = ring.look_elsewhere();
+            if let Ok(done) = timeout(SOON, doing.as_mut()).await {
+                return done;
+            }
+        }
+        doing.await
     }
 
     /// Submits what waits, reads what is done and wakes who waited for it. Where the thread `may_wait`, a busy ring is waited

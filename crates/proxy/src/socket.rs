@@ -45,9 +45,7 @@ impl Socket {
     /// # Errors
     /// Those of looking up the name and of connecting.
     pub async fn connect(host: &str, port: u16, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
-        let elsewhere = ring.map(|ring| ring.look_elsewhere());
-        let socket = TcpStream::connect((host, port)).await?;
-        drop(elsewhere);
+        let socket = Ring::beside(ring, TcpStream::connect((host, port))).await?;
         Socket::prepare(&socket)?;
         Socket::of_server(socket.into_std()?, ring)
     }
@@ -57,9 +55,7 @@ impl Socket {
     /// # Errors
     /// Those of connecting. It is one of them if more wait there than the server lets wait.
     pub async fn connect_unix(path: &Path, ring: Option<&Rc<Ring>>) -> io::Result<Socket> {
-        let elsewhere = ring.map(|ring| ring.look_elsewhere());
-        let socket = UnixStream::connect(path).await?.into_std()?;
-        drop(elsewhere);
+        let socket = Ring::beside(ring, UnixStream::connect(path)).await?.into_std()?;
         Socket::of_server(OwnedFd::from(socket).into(), ring)
     }
 

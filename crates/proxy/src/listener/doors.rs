@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::task::{consume_budget, spawn_local};
 
 /// Pause after accepting failed: usually no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -89,12 +89,16 @@ impl Door {
         match self {
             Door::Plain(_) | Door::Ring(..) => None,
             Door::UnixByRing(acceptor, ring) => {
-                let (socket, peer) = acceptor.accept_now()?.ok()?;
+                let (socket, peer) = acceptor.accept_now()?;
                 Some((by_ring(socket, ring), peer))
             }
             Door::Unix(listener) => loop {
                 match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                    Ok(socket) => return by_unix(socket).ok(),
+                    Ok(socket) => {
+                        if let Ok(accepted) = by_unix(socket) {
+                            return Some(accepted);
+                        }
+                    }
                     Err(Errno::INTR | Errno::CONNABORTED) => {}
                     Err(_) => return None,
                 }
@@ -129,6 +133,8 @@ pub(super) async fn accept(door: Door, worker: Rc<Worker>, mut doors: watch::Rec
             Ok((client, peer)) => {
                 complained = false;
                 spawn_local(serve_counted(client, peer, Rc::clone(&worker), doors.clone()));
+                // However many wait, those who have come are counted and served meanwhile.
+                consume_budget().await;
             }
             Err(error) => {
                 if !complained {

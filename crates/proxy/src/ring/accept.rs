@@ -87,15 +87,28 @@ impl Acceptor {
     /// # Errors
     /// Those of accepting: mostly that no file can be opened any more.
     pub async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
-        with_peer(poll_fn(|cx| self.poll_accept(cx)).await?)
+        loop {
+            let accepted = with_peer(poll_fn(|cx| self.poll_accept(cx)).await?);
+            if let Some(client) = accepted {
+                return Ok(client);
+            }
+        }
     }
 
     /// A client that waits at a socket that is shared, if there is one.
-    pub fn accept_now(&self) -> Option<io::Result<(TcpStream, Peer)>> {
+    pub fn accept_now(&self) -> Option<(TcpStream, Peer)> {
         let inner = self.ring.inner.borrow();
         let door = inner.doors.get(self.number as usize)?;
         match (door.lets_in, &door.listener) {
-            (LetsIn::We { .. }, Some(listener)) => Some(let_in(listener)?.and_then(with_peer)),
+            (LetsIn::We { .. }, Some(listener)) => loop {
+                match let_in(listener)? {
+                    Ok(socket) => match with_peer(socket) {
+                        None => {}
+                        some => return some,
+                    },
+                    Err(_) => return None,
+                }
+            },
             _ => None,
         }
     }
@@ -140,10 +153,11 @@ impl LetsIn {
     }
 }
 
-fn with_peer(socket: OwnedFd) -> io::Result<(TcpStream, Peer)> {
+/// Who has broken its connection while it waited is accepted like any other, but nobody can say who it was.
+fn with_peer(socket: OwnedFd) -> Option<(TcpStream, Peer)> {
     let socket = TcpStream::from(socket);
-    let peer = Peer::of(&socket)?;
-    Ok((socket, peer))
+    let peer = Peer::of(&socket).ok()?;
+    Some((socket, peer))
 }
 
 /// The next of those who wait at a socket that does not block, if there is one.

@@ -13,7 +13,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
-/// How often a busy worker looks at what is not on its ring: timers, connections that are being opened, other threads.
+/// How often a busy worker looks at what is not on its ring: timers, connections that are being opened, other threads. While
+/// it waits for the ring alone, it is later by that.
 const RUNTIME_EVERY: Duration = Duration::from_millis(1);
 
 /// Runs `main` and all it spawns locally, with the ring of this thread.

@@ -291,7 +291,7 @@ fn clients_of_a_shared_door_come_in_by_whoever_looks_first() {
                 assert_eq!(there.local_addr().expect("an address"), here.peer_addr().expect("an address"));
             }
             for _ in 10..15 {
-                acceptor.accept_now().expect("somebody").expect("a client");
+                acceptor.accept_now().expect("a client");
             }
             // Somebody else has it too, and was quicker.
             (15..20).for_each(|_| drop(theirs.accept().expect("a client")));
@@ -310,6 +310,25 @@ fn clients_of_a_shared_door_come_in_by_whoever_looks_first() {
 }
 
 #[test]
+fn who_breaks_its_connection_at_the_door_is_nobody_s_trouble() {
+    with_ring(async |ring| {
+        for shared in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let open = if shared { Acceptor::of_shared } else { Acceptor::new };
+            let acceptor = open(listener, &ring).expect("a socket");
+            for _ in 0..3 {
+                let there = TcpStream::connect(address).expect("a connection");
+                socket2::SockRef::from(&there).set_linger(Some(Duration::ZERO)).expect("a socket");
+            }
+            let there = TcpStream::connect(address).expect("a connection");
+            let (_, peer) = acceptor.accept().await.expect("the one who stays");
+            assert_eq!(peer, Peer::Tcp(there.local_addr().expect("an address")));
+        }
+    });
+}
+
+#[test]
 fn the_ring_alone_is_not_waited_for_while_somebody_waits_elsewhere() {
     with_ring(async |ring| {
         let (mut here, mut there) = pair(&ring);
@@ -322,6 +341,17 @@ fn the_ring_alone_is_not_waited_for_while_somebody_waits_elsewhere() {
         assert!(!ring.turn(true) && is_busy());
         drop(one);
         assert!(ring.turn(true) || !is_busy());
+        let of_doing = Ring::beside(Some(&ring), async { ring.elsewhere.get() });
+        assert_eq!((of_doing.await, ring.elsewhere.get()), (1, 0));
+        let long = async {
+            tokio::time::sleep(2 * SOON).await;
+            ring.elsewhere.get()
+        };
+        assert_eq!(Ring::beside(Some(&ring), long).await, 0);
+        assert!(
+            timeout(Duration::ZERO, Ring::beside(Some(&ring), std::future::pending::<()>())).await.is_err()
+        );
+        assert_eq!(ring.elsewhere.get(), 0, "who gives up does not wait");
     });
 }
 
