@@ -7,7 +7,7 @@
 //!
 //! Other threads still take signals until they are gone. From [`hold`] on they pass them on to the one that waits.
 //!
-//! This is the one place outside the proxy's ring that needs `unsafe`: the mask of a thread is in no safe library that we
+//! This needs `unsafe`: the mask of a thread is in no safe library that we
 //! have, and a handler may do only what is allowed in one. Ours reads and writes atomics, and calls tgkill(2).
 #![allow(unsafe_code)]
 

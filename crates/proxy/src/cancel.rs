@@ -56,7 +56,7 @@ struct Slots {
     random: Random,
 }
 
-/// Random bytes, taken from the system's generator many at a time: that costs as much for one key as for all of these.
+/// Random bytes, taken from the generator many at a time: for a few of them most of the cost is that of asking.
 #[derive(Default)]
 struct Random {
     bytes: Vec<u8>,

@@ -102,7 +102,7 @@ async fn serve_session<'a>(
     worker: &'a Rc<Worker>,
 ) -> Option<Box<pooled::Client<'a>>> {
     let shared = &worker.shared;
-    // It was read before; here is where it stays.
+    // That it can be read is known; what it says is borrowed from here on.
     let Some(Ok(Startup::Session(message))) = packet.get(4..).map(parse_body) else { return None };
     let way = match shared.way_of(&client, &message) {
         Ok(way) => way,

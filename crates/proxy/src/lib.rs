@@ -10,8 +10,8 @@
 //! which, how and for how long, [`hearing`] who hears which notifications; [`hba`] says who may come and how, [`guesses`] slows down who guesses passwords. [`console`] is the database of the proxy itself, where people look at all this ([`roster`]) and
 //! pause it.
 //!
-//! Connections are plain or have TLS ([`stream`], [`tls`]), and are read by epoll or by io_uring ([`ring`]); nothing else
-//! knows which.
+//! Connections are plain or have TLS ([`stream`], [`tls`]), and are read by epoll or by io_uring ([`ring`], on threads of batch
+//! work, [`batch`]); nothing else knows which.
 //!
 //! Rule held here: a statement is never sent to a server of an older epoch than the newest this proxy has seen.
 
