@@ -11,6 +11,8 @@
 //!
 //! Bodies of messages are not held, except those of statements up to a limit, and small ones.
 
+mod begin;
+
 mod place;
 
 mod examine;
@@ -32,6 +34,8 @@ mod extended;
 mod from_server;
 
 mod holding;
+
+mod last_values;
 
 mod lost;
 
@@ -102,6 +106,9 @@ pub enum Broken {
     /// The client's settings could not be put in place; the server's message.
     #[error("the session's settings cannot be repeated on this server: {0}")]
     Settings(String),
+    /// What was sent ahead of the client's statement, its BEGIN for one, has failed; the body of the server's ErrorResponse.
+    #[error("what a statement needed could not be done before it")]
+    Ahead(Box<[u8]>),
 }
 
 /// What the client's bytes led to.
@@ -149,6 +156,8 @@ pub struct Logical {
     examined: bool,
     transaction: TransactionStatus,
     outcome: Outcome,
+    /// A BEGIN that was answered, and that is sent with what the client says next.
+    begin: Option<Box<[u8]>>,
     /// An ErrorResponse that the client has still to be told: its transaction was lost while it said nothing.
     untold: Option<Vec<u8>>,
     /// What makes the server say an error that is replaced by it was sent.
@@ -193,6 +202,7 @@ impl Logical {
             examined: false,
             transaction: TransactionStatus::Idle,
             outcome: Outcome::default(),
+            begin: None,
             untold: None,
             telling: false,
             suspects: false,

@@ -5,6 +5,8 @@
 
 mod agents;
 
+mod begins;
+
 mod bell;
 
 mod ear;
@@ -37,6 +39,7 @@ mod share;
 
 mod staying;
 
+pub use begins::Begins;
 pub use bell::Bell;
 pub use login::{NotAdmitted, check_with, negotiate};
 pub use moved::take_in;
@@ -206,7 +209,10 @@ impl<'a> Client<'a> {
             let last = self.last_word(&stop, &lent);
             // What is seldom needed is kept apart: an idle client's task is to be small.
             let goes_on = match stop {
-                Stop::ServerGone | Stop::EpochChanged => Box::pin(self.goes_on(&mut lent)).await,
+                Stop::ServerGone | Stop::EpochChanged => Box::pin(self.goes_on(&mut lent, None)).await,
+                Stop::Broken(Broken::Ahead(ref refused)) => {
+                    Box::pin(self.goes_on(&mut lent, Some(refused))).await
+                }
                 _ => false,
             };
             worker.shared.rounds.note(self.admitted.logical.take_changes());
@@ -358,7 +364,7 @@ impl<'a> Client<'a> {
             Stop::Broken(broken @ (Broken::Client(_) | Broken::ClientMessage(_) | Broken::Statements)) => {
                 Refusal::ClientBroke { why: broken.to_string() }
             }
-            Stop::Broken(broken @ (Broken::Server(_) | Broken::Settings(_))) => {
+            Stop::Broken(broken @ (Broken::Server(_) | Broken::Settings(_) | Broken::Ahead(_))) => {
                 tracing::warn!("a session on {node} ends: {broken}");
                 Refusal::NotContinued { why: broken.to_string() }
             }
@@ -450,8 +456,16 @@ fn could_begin_a_message(bytes: &[u8]) -> bool {
     bytes.first_chunk().is_none_or(|header| pgwire::FrameHeader::parse(*header).is_ok())
 }
 
-/// What a worker does beside its clients: rings the bell, renews the pools, minds the time.
+/// What a worker does beside its clients.
 pub async fn mind(worker: Rc<Worker>) {
+    tokio::select! {
+        () = worker.begins.mind() => {}
+        () = mind_pools(&worker) => {}
+    }
+}
+
+/// Rings the bell, renews the pools, minds the time.
+async fn mind_pools(worker: &Rc<Worker>) {
     let mut views = worker.views.clone();
     let mut stop = worker.stop.clone();
     let mut known = views.latest();
@@ -471,7 +485,7 @@ pub async fn mind(worker: Rc<Worker>) {
                 // What is idle leaves a primary that is to be replaced; nothing is lent there any more.
                 if view.epoch != known.epoch || view.hold.is_some() != known.hold.is_some() {
                     worker.pools.borrow_mut().renew();
-                    pools::do_deeds(&worker);
+                    pools::do_deeds(worker);
                 }
                 known = view;
                 worker.bell.ring();
@@ -485,10 +499,10 @@ pub async fn mind(worker: Rc<Worker>) {
                 let databases = worker.shared.rounds.of_databases();
                 if databases != std::mem::replace(&mut databases_known, databases) {
                     worker.pools.borrow_mut().renew();
-                    pools::do_deeds(&worker);
+                    pools::do_deeds(worker);
                 }
                 worker.roster.tick(Instant::now(), &worker.shared.settings().patience());
-                tick(&worker);
+                tick(worker);
             }
         }
     }

@@ -98,6 +98,7 @@ pub struct Seat {
     prepared: Cell<usize>,
     own_server: RefCell<Option<(Arc<Server>, u64)>>,
     bound: Cell<Option<Bound>>,
+    begin_kept: Cell<Option<u64>>,
 }
 
 /// What a client is doing.
@@ -221,6 +222,7 @@ pub async fn sit_down_again<'a>(
         prepared: Cell::new(0),
         own_server: RefCell::new(None),
         bound: Cell::new(None),
+        begin_kept: Cell::new(None),
     });
     worker.roster.seats.borrow_mut().insert(number, Rc::clone(&seat));
     Seated { roster: &worker.roster, seat }
@@ -282,6 +284,28 @@ impl Seat {
         }
         self.pins.set(logical.pins());
         self.prepared.set(logical.prepared_count());
+        if !logical.keeps_begin() {
+            self.begin_kept.set(None);
+        }
+    }
+
+    /// Its BEGIN was answered, and is not sent yet; `false` if that is known.
+    pub fn keeps_begin(&self, round: u64) -> bool {
+        let is_new = self.begin_kept.get().is_none();
+        if is_new {
+            self.begin_kept.set(Some(round));
+        }
+        is_new
+    }
+
+    /// In which round its BEGIN was answered, if it is not sent yet.
+    pub fn begin_kept(&self) -> Option<u64> {
+        self.begin_kept.get()
+    }
+
+    /// Its task looks at what it has to do.
+    pub fn wake(&self) {
+        self.waker.wake_by_ref();
     }
 
     /// It has given its server back.
@@ -289,6 +313,7 @@ impl Seat {
         self.stops_keeping(logical, now);
         self.answers.set(logical.answers());
         self.transaction_since.set(None);
+        self.begin_kept.set(None);
         self.runs.set(false);
         self.pins.set(Pins::NONE);
         self.prepared.set(logical.prepared_count());

@@ -10,7 +10,7 @@ use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::peers::PassingOn;
 use crate::pool::Pool;
-use crate::pooled::{Bell, Pools, Rounds, Secrets};
+use crate::pooled::{Begins, Bell, Pools, Rounds, Secrets};
 use crate::reach::Detours;
 use crate::reload::Reloads;
 use crate::ring::Ring;
@@ -213,6 +213,8 @@ pub struct Worker {
     pub texts: RefCell<Texts>,
     pub secrets: RefCell<Secrets>,
     pub bell: Bell,
+    /// Clients whose BEGIN is still to be sent.
+    pub begins: Begins,
     /// By which plain connections of the pooled mode are read, if the kernel permits it.
     pub ring: Option<Rc<Ring>>,
     /// Buffers of TLS.
@@ -259,6 +261,7 @@ impl Worker {
             texts: RefCell::new(Texts::new(u64::from_be_bytes(names))),
             secrets: RefCell::default(),
             bell: Bell::default(),
+            begins: Begins::default(),
             ring,
             scratch: Rc::default(),
             roster: Roster::new(Instant::now()),

@@ -22,7 +22,7 @@ pub(super) enum Code {
 /// What a client may have changed for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Functions: what servers said of them may not hold any more.
+    /// Functions, or sequences: what servers said of them may not hold any more.
     pub code: bool,
     /// Relations: who prepares a statement from now on must not get one that was prepared before
     /// (src/backend/utils/cache/plancache.c, RevalidateCachedQuery).
@@ -32,14 +32,16 @@ pub struct Changes {
     pub databases: bool,
 }
 
-/// One row if there is a function, beyond those of extensions, that may leave something in the session: a setting (but for
+/// A row `code` if there is a function, beyond those of extensions, that may leave something in the session: a setting (but for
 /// the transaction), a lock or a temporary table of the session, a listener, a library, a connection, a state of random
 /// numbers; or one in a language that can keep variables.
 ///
 /// It is read as text, by patterns that mean the same with standard_conforming_strings off. What is put together only when
 /// it runs is not seen; nor is a body that is kept parsed (BEGIN ATOMIC), but for its calls of set_config, setseed and the
 /// locks, by their numbers in src/include/catalog/pg_proc.dat.
-const QUESTION: &[u8] = br"SELECT 1 FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) f.prolang
+///
+/// A row `sequence` if there is a sequence: without one, `currval` and `lastval` give nothing.
+const QUESTION: &[u8] = br"(SELECT 'code' FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) f.prolang
 WHERE f.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.objid OPERATOR(pg_catalog.=) f.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
   AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass)
@@ -48,12 +50,41 @@ AND (l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgs
   OR f.prosrc OPERATOR(pg_catalog.~*) E'(^|;|''|\\$|\\m(begin|then|else|loop|execute)\\M)\\s*(set\\s+(?!(local|transaction|constraints)\\M)|reset\\M|listen\\M|load\\M|prepare\\M)'
   OR f.prosrc OPERATOR(pg_catalog.~*) E'\\m(pg_(try_)?advisory_lock|setseed|dblink_connect)|\\mwith\\s+hold\\M|\\m(create|into)\\s+((global|local)\\s+)?temp(orary)?\\M'
   OR pg_catalog.to_jsonb(f.*) OPERATOR(pg_catalog.->>) 'prosqlbody' OPERATOR(pg_catalog.~) E':funcid (1599|2078|2880|2881|2882|2883|2884|2885|2886|2887)\\M')
-LIMIT 1";
+LIMIT 1)
+UNION ALL (SELECT 'sequence' FROM pg_catalog.pg_sequence LIMIT 1)";
+
+/// What a server has answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    suspect: bool,
+    has_sequences: bool,
+}
+
+impl Answer {
+    /// What is supposed if nothing is known.
+    pub(super) const WORST: Answer = Answer { suspect: true, has_sequences: true };
+
+    /// Takes a row, which has one column.
+    pub(super) fn note(&mut self, row: &[u8]) {
+        match row.get(6..) {
+            Some(b"code") => self.suspect = true,
+            Some(b"sequence") => self.has_sequences = true,
+            Some(_) | None => *self = Answer::WORST,
+        }
+    }
+}
 
 impl Holding {
+    /// Whether the database has sequences now. One that was made a moment ago, by somebody who has not said so in this
+    /// `round` yet, is missed; the last values that clients may have are discarded all the same, before the first statement
+    /// after that is known.
+    pub(super) fn may_have_sequences(&self, round: u64) -> bool {
+        self.has_sequences || self.code_round != Some(round)
+    }
+
     /// What is known of the code is not believed any more.
     pub(super) fn distrust_code(&mut self, round: u64) {
-        (self.code, self.code_round) = (Code::Unknown, Some(round));
+        (self.code, self.has_sequences, self.code_round) = (Code::Unknown, true, Some(round));
     }
 }
 
@@ -66,7 +97,7 @@ impl Logical {
         holding.distrust_code(round);
         put_query(QUESTION, to_server);
         holding.unnamed = Unnamed::Nothing;
-        self.expected.push_back(Expected::Code { found: false });
+        self.expected.push_back(Expected::Code { answer: Answer::default() });
     }
 
     /// A statement is about to run.
@@ -83,9 +114,10 @@ impl Logical {
     }
 
     /// The answer is there.
-    pub(super) fn code_known(&mut self, found: bool, holding: &mut Holding) {
-        holding.code = if found { Code::Suspect } else { Code::Harmless };
-        if std::mem::take(&mut self.suspects) && !found {
+    pub(super) fn code_known(&mut self, answer: Answer, holding: &mut Holding) {
+        holding.has_sequences = answer.has_sequences;
+        holding.code = if answer.suspect { Code::Suspect } else { Code::Harmless };
+        if std::mem::take(&mut self.suspects) && !answer.suspect {
             self.pins.remove(Pin::Function);
         }
     }

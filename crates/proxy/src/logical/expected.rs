@@ -1,5 +1,6 @@
 //! The answers that a server owes, in order.
 
+use super::code::Answer;
 use super::prepared::Prepared;
 use crate::sql::{ChannelChange, Effect, Ends};
 use std::rc::Rc;
@@ -31,6 +32,9 @@ pub(super) enum Expected {
     Sync { by: By },
     /// Anything, then ReadyForQuery; with its LISTEN and UNLISTEN that were not completed yet.
     Query { effect: Option<Box<Effect>>, ends: Ends, channels: Vec<ChannelChange> },
+    /// All that answers what was sent ahead of the client's statement ([`Logical::send_ahead`](super::Logical)); no
+    /// ReadyForQuery.
+    Ahead,
     /// The settings, put in place by a query of the proxy.
     Placing,
     /// A query of the proxy that nobody waits for.
@@ -43,8 +47,8 @@ pub(super) enum Expected {
     Marker { failed: bool },
     /// The server is to listen no more: somebody else does.
     Unlisten { failed: bool },
-    /// At most one row, when the database has code that may leave something behind; the proxy has asked.
-    Code { found: bool },
+    /// Rows that say what the database has; the proxy has asked.
+    Code { answer: Answer },
     /// FunctionCallResponse, then ReadyForQuery.
     FunctionCall,
 }
@@ -78,6 +82,7 @@ impl Expected {
             | Expected::Bind
             | Expected::Describe
             | Expected::Execute { .. }
+            | Expected::Ahead
             | Expected::Close { .. } => false,
         }
     }
@@ -88,7 +93,8 @@ impl Expected {
             Expected::Parse { by, .. } | Expected::Close { by, .. } | Expected::Sync { by } => {
                 *by == By::Proxy
             }
-            Expected::Placing
+            Expected::Ahead
+            | Expected::Placing
             | Expected::Aside
             | Expected::Failing
             | Expected::Code { .. }

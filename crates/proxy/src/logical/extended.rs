@@ -83,7 +83,7 @@ impl Logical {
         if message.body.len() < message.body_len {
             // It keeps its name, is never prepared elsewhere, and its effect is unknown.
             self.pins.add(Pin::Unreadable);
-            desk.holding.sequences_of = Some(self.owner);
+            desk.holding.last_values.add(self.owner);
             self.forget(name);
             if name.is_empty() {
                 desk.holding.unnamed = Unnamed::Of(self.owner);
@@ -112,6 +112,7 @@ impl Logical {
             prepared: Some(Rc::clone(&prepared)),
             before,
         };
+        self.discard_others_values(&prepared.reading, desk);
         if name.is_empty() {
             desk.holding.unnamed = Unnamed::Is(Rc::clone(&prepared));
             self.expected.push_back(expected(self.unnamed.take()));
@@ -135,6 +136,11 @@ impl Logical {
 
     fn bind(&mut self, message: &Message<'_>, portal: &[u8], statement: &[u8], desk: &mut Desk<'_>) -> usize {
         self.portals.retain(|(known, _)| **known != *portal);
+        if desk.holding.last_values.are_of_others(self.owner)
+            && let Some(known) = self.statements.get(statement).cloned()
+        {
+            self.discard_others_values(&known.reading, desk);
+        }
         let mut prepared = self.on_server(statement, desk);
         let named = prepared.as_ref().and_then(|prepared| self.name_on_server(prepared, desk));
         let on_server = match &prepared {
@@ -165,7 +171,7 @@ impl Logical {
             }
         } else {
             // Of a statement that was prepared by SQL, or too long to be read, or none.
-            desk.holding.sequences_of = Some(self.owner);
+            desk.holding.last_values.add(self.owner);
         }
         self.expected.push_back(Expected::Bind);
         self.passing = message.body_len - message.body.len();

@@ -34,6 +34,7 @@ pub(super) struct Desk<'a> {
     pub(super) holding: &'a mut Holding,
     pub(super) texts: &'a mut Texts,
     pub(super) to_server: &'a mut Vec<u8>,
+    pub(super) to_client: &'a mut Vec<u8>,
 }
 
 impl Logical {
@@ -48,7 +49,7 @@ impl Logical {
     }
 
     /// Takes bytes of the client as far as possible; how many were taken. What must come whole is left until it has, at
-    /// most [`TEXT_LEN_MAX`] bytes and a header.
+    /// most [`TEXT_LEN_MAX`] bytes and a header. What the client is told at once is appended to `to_client`.
     ///
     /// # Errors
     /// [`Broken`]: the client's session ends.
@@ -57,10 +58,10 @@ impl Logical {
         bytes: &[u8],
         holding: &mut Holding,
         texts: &mut Texts,
-        to_server: &mut Vec<u8>,
+        (to_server, to_client): (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Result<(usize, Progress), Broken> {
         let mut at = 0;
-        let mut desk = Desk { holding, texts, to_server };
+        let mut desk = Desk { holding, texts, to_server, to_client };
         loop {
             if self.is_placing()
                 || self.is_moving_channels()
@@ -118,6 +119,7 @@ impl Logical {
         if matches!(kind, b'd' | b'c' | b'f') {
             return Ok(Some(self.copy_message(message, desk)));
         }
+        self.send_begin(desk.holding, desk.to_server);
         if kind == b'S' {
             return Ok(Some(self.sync(message, desk)));
         }
@@ -206,13 +208,18 @@ impl Logical {
         desk.holding.unnamed = Unnamed::Nothing;
         if message.body.len() < message.body_len {
             self.pins.add(Pin::Unreadable);
-            desk.holding.sequences_of = Some(self.owner);
+            desk.holding.last_values.add(self.owner);
             self.expected.push_back(Expected::query_of_nothing(Ends::Unclear));
             return self.forward(message, desk.to_server);
         }
         let mut reading = read(message.body);
+        if self.can_keep_begin(message.body, &reading) {
+            self.keep_begin(message.body, &reading, desk);
+            return message.body.len();
+        }
         // With statements of its own by SQL there it has done so, and would drop those as well.
         let has_list = self.pins.has(Pin::Prepared);
+        self.discard_others_values(&reading, desk);
         self.heed(&reading, desk.holding);
         if reading.pins.has(Pin::Prepared) && !has_list {
             self.drop_others_statements(desk);
@@ -251,7 +258,7 @@ impl Logical {
             self.pins.add(Pin::Temporary);
         }
         if reading.moves_sequences || reading.asks_sequences {
-            holding.sequences_of = Some(self.owner);
+            holding.last_values.add(self.owner);
         }
         self.likes_server |= reading.names_sequences;
         if reading.asks_sequences {

@@ -1,5 +1,6 @@
 //! What the server sends: answers are told apart by what is expected, those of the proxy's own messages are taken out.
 
+use super::code::Answer;
 use super::expected::{By, CopyIn, Expected, Found};
 use super::holding::{Goodbye, Unnamed};
 use super::{Broken, Holding, Logical};
@@ -118,7 +119,7 @@ impl Logical {
         let fate = match kind {
             b'D' | b'T' if is_own => {
                 match self.expected.front_mut() {
-                    Some(Expected::Code { found }) => *found |= kind == b'D',
+                    Some(Expected::Code { answer }) if kind == b'D' => answer.note(body),
                     Some(Expected::Examination { found }) if kind == b'D' && is_whole => found.note(body),
                     Some(Expected::Examination { found }) => found.obstacle |= kind == b'D',
                     _ => {}
@@ -131,6 +132,7 @@ impl Logical {
                 self.pop_if(|expected| matches!(expected, Expected::Describe));
                 Fate::Forward
             }
+            b'1' | b'2' if matches!(self.expected.front(), Some(Expected::Ahead)) => Fate::Swallow,
             b'1' => self.complete(own, |expected| matches!(expected, Expected::Parse { .. })),
             b'2' => self.complete(own, |expected| matches!(expected, Expected::Bind)),
             b'3' if self.pop_if(|expected| matches!(expected, Expected::ParseKnown { .. })).is_some() => {
@@ -176,7 +178,9 @@ impl Logical {
     fn is_looked_into(&self, kind: u8) -> bool {
         match kind {
             b'S' | b'C' | b'E' | b'Z' | b'1' | b'2' | b'3' | b'N' | b'A' => true,
-            b'D' => matches!(self.expected.front(), Some(Expected::Examination { .. })),
+            b'D' => {
+                matches!(self.expected.front(), Some(Expected::Examination { .. } | Expected::Code { .. }))
+            }
             _ => false,
         }
     }
@@ -219,6 +223,7 @@ impl Logical {
                 let change = is_next.then(|| channels.remove(0));
                 self.command_completed(tag, (effect.as_deref(), change), holding);
             }
+            Some(Expected::Ahead) => drop(self.expected.pop_front()),
             Some(
                 Expected::Placing
                 | Expected::Aside
@@ -295,6 +300,7 @@ impl Logical {
             self.expected.front(),
             Some(
                 Expected::Failing
+                    | Expected::Ahead
                     | Expected::Code { .. }
                     | Expected::Examination { .. }
                     | Expected::Marker { .. }
@@ -308,10 +314,11 @@ impl Logical {
             Some(Expected::Failing) => Ok(Fate::Swallow),
             // What cannot be told is suspect.
             Some(Expected::Code { .. }) => {
-                self.expected[0] = Expected::Code { found: true };
+                self.expected[0] = Expected::Code { answer: Answer::WORST };
                 Ok(Fate::Swallow)
             }
             Some(Expected::Placing) => Err(Broken::Settings(message_of(body))),
+            Some(Expected::Ahead) => Err(Broken::Ahead(body.into())),
             Some(Expected::Aside) => {
                 holding.is_strange = true;
                 Ok(Fate::Swallow)
@@ -402,6 +409,7 @@ impl Logical {
             Expected::ParseKnown { name } => drop(self.forget(&name)),
             Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
             Expected::Failing
+            | Expected::Ahead
             | Expected::Code { .. }
             | Expected::Examination { .. }
             | Expected::Marker { .. }
@@ -434,7 +442,7 @@ impl Logical {
         }
         let fate = if ended.is_own() { Fate::Swallow } else { Fate::Forward };
         match ended {
-            Expected::Code { found } => self.code_known(found, holding),
+            Expected::Code { answer } => self.code_known(answer, holding),
             Expected::Examination { found } => self.examination_ended(found, holding),
             Expected::Marker { failed } => self.marker_answered(failed),
             Expected::Unlisten { failed } => self.unlistened(failed),

@@ -1,6 +1,7 @@
 //! What one server connection holds.
 
 use super::code::Code;
+use super::last_values::LastValues;
 use super::prepared::Prepared;
 use super::{Owner, Reported, Settings};
 use std::collections::HashSet;
@@ -43,8 +44,8 @@ pub struct Holding {
     /// Numbers of the statements that are prepared there.
     pub(super) statements: HashSet<u64>,
     pub(super) unnamed: Unnamed,
-    /// Who may have changed the last values of sequences since they were discarded.
-    pub(super) sequences_of: Option<Owner>,
+    /// Since they were discarded.
+    pub(super) last_values: LastValues,
     /// A message of the server that has not come whole; only of those that are looked into.
     pub(super) held: Vec<u8>,
     /// What is left of a message that is passed on, or thrown away, as it comes. Bytes.
@@ -54,6 +55,8 @@ pub struct Holding {
     pub(super) is_strange: bool,
     pub(super) goodbye: Goodbye,
     pub(super) code: Code,
+    /// The database has sequences, for all that is known.
+    pub(super) has_sequences: bool,
     /// When that was asked.
     pub(super) code_round: Option<u64>,
 }
@@ -70,13 +73,14 @@ impl Holding {
             reported,
             statements: HashSet::new(),
             unnamed: Unnamed::Nothing,
-            sequences_of: None,
+            last_values: LastValues::OfNobody,
             held: Vec::new(),
             passing: 0,
             throwing_away: 0,
             is_strange: false,
             goodbye: Goodbye::None,
             code: Code::Unknown,
+            has_sequences: true,
             code_round: None,
         }
     }

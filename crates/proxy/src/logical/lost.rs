@@ -69,6 +69,12 @@ impl Logical {
         if !self.pins.is_empty() || in_midst || !holding.is_between_messages() || self.outcome.has_ended() {
             return AfterLoss::Ends;
         }
+        if self.keeps_begin() {
+            // The next server will be sent it.
+            self.forget_server(holding, TransactionStatus::Idle);
+            self.has_begun();
+            return AfterLoss::GoesOn;
+        }
         let open = self.in_transaction() || self.outcome.has_begun();
         let (lost, left) = match (self.awaited(), open) {
             (Awaited::Unclear, _) | (Awaited::One(Ends::Unclear), _) => return AfterLoss::Ends,

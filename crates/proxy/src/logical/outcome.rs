@@ -1,5 +1,6 @@
 //! What becomes of settings that are changed inside a transaction.
 
+use super::last_values::LastValues;
 use super::settings::name_statement;
 use super::{Holding, Logical, Settings};
 use crate::sql::{ChannelChange, Effect, Pin};
@@ -44,6 +45,11 @@ impl Outcome {
             self.pending.retain(|_| kept.next().unwrap_or(true));
         }
         self.pending.push(effect);
+    }
+
+    /// BEGIN is taken to have succeeded.
+    pub(super) fn begin(&mut self) {
+        self.begun = true;
     }
 
     /// Whether BEGIN has succeeded in the transaction that is open, or since the last ReadyForQuery.
@@ -112,7 +118,7 @@ impl Logical {
             }
             b"DEALLOCATE ALL" => self.deallocated_all(holding),
             b"DISCARD ALL" => self.discarded_all(holding),
-            b"DISCARD SEQUENCES" => holding.sequences_of = None,
+            b"DISCARD SEQUENCES" => holding.last_values = LastValues::OfNobody,
             _ => {}
         }
     }
@@ -129,7 +135,7 @@ impl Logical {
 
     fn discarded_all(&mut self, holding: &mut Holding) {
         self.deallocated_all(holding);
-        holding.sequences_of = None;
+        holding.last_values = LastValues::OfNobody;
         self.settings = self.first_settings.clone();
         holding.in_place = Settings::default();
         self.outcome = Outcome { resets_name: true, ..Outcome::default() };

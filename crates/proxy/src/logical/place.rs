@@ -2,6 +2,7 @@
 
 use super::expected::Expected;
 use super::holding::SERVER_STATEMENTS_MAX;
+use super::last_values::LastValues;
 use super::{Holding, Logical};
 use pgwire::message::{put, put_query};
 
@@ -32,9 +33,9 @@ impl Logical {
             put(b'S', &[], to_server);
             self.expected.push_back(Expected::Placing);
         }
-        if holding.sequences_of.is_some_and(|owner| owner != self.owner) {
+        if holding.last_values.are_of_others(self.owner) && holding.may_have_sequences(round) {
             sql.extend_from_slice(b"DISCARD SEQUENCES;");
-            holding.sequences_of = None;
+            holding.last_values = LastValues::OfNobody;
         }
         if holding.statements.len() > SERVER_STATEMENTS_MAX {
             sql.extend_from_slice(b"DEALLOCATE ALL;");
@@ -49,7 +50,7 @@ impl Logical {
             holding.reported.tell_news(&mut self.told, to_client);
         }
         self.ask_for_code(holding, round, to_server);
-        if self.in_transaction() {
+        if self.in_transaction() && !self.keeps_begin() {
             self.fail_anew(to_server);
         }
     }

@@ -1,5 +1,7 @@
 //! Whole conversations: a client, and servers that it is lent.
 
+mod begin;
+
 mod changes;
 mod channels;
 
@@ -56,12 +58,30 @@ impl Stage {
         assert_eq!((to_server, to_client), (vec![], vec![]));
     }
 
-    /// What the server gets.
+    /// What the server gets. A BEGIN is answered at once, and begins the transaction with what is said next.
     fn client(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        let taken = self.logical.client_sent(bytes, &mut self.holding, &mut self.texts, &mut out).unwrap();
-        assert_eq!(taken, (bytes.len(), Progress::All));
+        let kept = self.logical.begin.clone();
+        let (mut out, told) = self.says(bytes);
+        if self.logical.keeps_begin() {
+            assert_eq!((&*out, &*told), (&b""[..], &*[done("BEGIN"), ready("T")].concat()));
+        } else {
+            assert_eq!(told, Vec::<u8>::new());
+        }
+        if let Some(text) = kept.filter(|_| !self.logical.keeps_begin()) {
+            let sent_first = begin(std::str::from_utf8(&text[..text.len() - 1]).unwrap());
+            assert_eq!(out.drain(..sent_first.len()).collect::<Vec<u8>>(), sent_first);
+            assert_eq!(self.server(&begun()), Vec::<u8>::new());
+        }
         out
+    }
+
+    /// What the server gets, and what the client is told at once.
+    fn says(&mut self, bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let (mut out, mut told) = (Vec::new(), Vec::new());
+        let both = (&mut out, &mut told);
+        let taken = self.logical.client_sent(bytes, &mut self.holding, &mut self.texts, both).unwrap();
+        assert_eq!(taken, (bytes.len(), Progress::All));
+        (out, told)
     }
 
     /// What the client gets.
@@ -73,7 +93,11 @@ impl Stage {
 
     fn query(&mut self, sql: &str, tag: &str, status: &str) {
         let sent = query(sql);
-        assert_eq!(self.client(&sent), sent);
+        let to_server = self.client(&sent);
+        if self.logical.keeps_begin() {
+            return;
+        }
+        assert_eq!(to_server, sent);
         let answer = [done(tag), ready(status)].concat();
         assert_eq!(self.server(&answer), answer);
     }
@@ -109,6 +133,15 @@ fn describe(name: &str) -> Vec<u8> {
 
 fn close(name: &str) -> Vec<u8> {
     message(b'C', format!("S{name}\0").as_bytes())
+}
+
+/// How a BEGIN is sent, and what answers that.
+fn begin(sql: &str) -> Vec<u8> {
+    [parse("", sql), bind(""), execute()].concat()
+}
+
+fn begun() -> Vec<u8> {
+    [message(b'1', b""), message(b'2', b""), done("BEGIN")].concat()
 }
 
 fn execute() -> Vec<u8> {
@@ -268,7 +301,12 @@ fn settings_go_along_once_they_are_committed() {
     assert_eq!(sent, query("set work_mem = '1MB';set intervalstyle = 'sql_standard';"));
     // Until that is done, nothing of the client's is sent.
     let mut out = Vec::new();
-    let waits = stage.logical.client_sent(&query("x"), &mut stage.holding, &mut stage.texts, &mut out);
+    let waits = stage.logical.client_sent(
+        &query("x"),
+        &mut stage.holding,
+        &mut stage.texts,
+        (&mut out, &mut Vec::new()),
+    );
     assert_eq!((waits, &out), (Ok((0, Progress::Waits)), &vec![]));
     let style = message(b'S', b"IntervalStyle\0sql_standard\0");
     let told = stage.server(&[style.clone(), done("SET"), done("SET"), ready("I")].concat());
@@ -512,7 +550,8 @@ fn the_same_however_the_streams_are_cut() {
         for chunk in said.chunks(size) {
             pending.extend_from_slice(chunk);
             let Stage { logical, holding, texts } = &mut stage;
-            let (taken, _) = logical.client_sent(&pending, holding, texts, &mut sent).unwrap();
+            let (taken, _) =
+                logical.client_sent(&pending, holding, texts, (&mut sent, &mut Vec::new())).unwrap();
             pending.drain(..taken);
         }
         let told: Vec<u8> = answer.chunks(size).flat_map(|chunk| stage.server(chunk)).collect();
@@ -525,7 +564,12 @@ fn the_same_however_the_streams_are_cut() {
 fn hostile_bytes_never_panic_and_are_refused() {
     let mut stage = Stage::new();
     for bytes in [&b"\0\0\0\0\x04"[..], b"Q\0\0\0\x03", b"D\x7f\0\0\0", b"p\0\0\0\x04", b"E\0\0\0\x05x"] {
-        let sent = stage.logical.client_sent(bytes, &mut stage.holding, &mut stage.texts, &mut Vec::new());
+        let sent = stage.logical.client_sent(
+            bytes,
+            &mut stage.holding,
+            &mut stage.texts,
+            (&mut Vec::new(), &mut Vec::new()),
+        );
         assert!(sent.is_err(), "{bytes:?}");
     }
     let mut state = 3_u64;
@@ -543,7 +587,7 @@ fn hostile_bytes_never_panic_and_are_refused() {
             let mut out = Vec::new();
             let Stage { logical, holding, texts } = &mut stage;
             let broken = if from_client {
-                logical.client_sent(&bytes, holding, texts, &mut out).is_err()
+                logical.client_sent(&bytes, holding, texts, (&mut out, &mut Vec::new())).is_err()
             } else {
                 logical.server_sent(&bytes, holding, &mut out).is_err()
             };

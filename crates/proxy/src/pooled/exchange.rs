@@ -51,6 +51,9 @@ pub struct Front {
     pub ear: Option<Box<Subscribed>>,
 }
 
+/// What is to be sent to the server, and to the client.
+type Out<'a> = (&'a mut Vec<u8>, &'a mut Vec<u8>);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Exchange<'a> {
@@ -81,7 +84,7 @@ impl<'a> Exchange<'a> {
         self.logical.place((&mut self.lent.holding, heard), round, to_server, to_client);
         self.tell_client(to_client, cx)?;
         // Mostly nothing is to be put in place, and the first message goes along with what is.
-        self.say(bytes, to_server, cx).map(|_| ())
+        self.say(bytes, (to_server, to_client), cx).map(|_| ())
     }
 
     pub async fn run(&mut self) -> Stop {
@@ -92,6 +95,9 @@ impl<'a> Exchange<'a> {
         match self.step(cx) {
             Ok(()) => {
                 self.front.seat.rests(self.logical, self.worker.roster.now());
+                if self.logical.keeps_begin() {
+                    self.worker.begins.keep(&self.front.seat);
+                }
                 Poll::Pending
             }
             Err(stop) => Poll::Ready(stop),
@@ -117,6 +123,9 @@ impl<'a> Exchange<'a> {
             if let Poll::Ready(Err(_)) = self.to_server.poll_send(&mut self.lent.stream, cx) {
                 return Err(Stop::ServerGone);
             }
+            if self.logical.keeps_begin() && self.worker.begins.is_due(&self.front.seat) {
+                self.send_begin(cx)?;
+            }
             self.hear_ear(cx)?;
             let heard = self.front.unsent.is_empty() && self.hear_server(cx)?;
             // Before it leaves: what the client has said already may have waited for its settings.
@@ -129,6 +138,13 @@ impl<'a> Exchange<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// The client was answered its BEGIN a while ago, and has said nothing since.
+    fn send_begin(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        let mut outgoing = self.worker.outgoing.borrow_mut();
+        self.logical.send_begin_alone(&mut self.lent.holding, &mut outgoing.to_server);
+        self.send_server(&mut outgoing.to_server, cx)
     }
 
     /// Others wait for a server, and this client keeps one: whether it was asked if it still has to.
@@ -165,10 +181,8 @@ impl<'a> Exchange<'a> {
         let mut outgoing = self.worker.outgoing.borrow_mut();
         if !self.front.input.is_empty() {
             let input = std::mem::take(&mut self.front.input);
-            let taken = self.take(&input, &mut outgoing.to_server);
-            let sent = self.send_server(&mut outgoing.to_server, cx);
-            let (taken, progress) = taken?;
-            sent?;
+            let Outgoing { to_client, to_server } = &mut *outgoing;
+            let (taken, progress) = self.take_and_send(&input, (to_server, to_client), cx)?;
             self.front.input = input;
             self.front.input.drain(..taken);
             if self.front.input.is_empty() {
@@ -204,15 +218,13 @@ impl<'a> Exchange<'a> {
             self.front.input.extend_from_slice(bytes);
             return Ok(true);
         }
-        self.say(bytes, &mut outgoing.to_server, cx)
+        let Outgoing { to_client, to_server } = &mut *outgoing;
+        self.say(bytes, (to_server, to_client), cx)
     }
 
     /// Takes bytes that have just come from the client, when none are left of earlier ones.
-    pub fn say(&mut self, bytes: &[u8], to_server: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<bool, Stop> {
-        let taken = self.take(bytes, to_server);
-        let sent = self.send_server(to_server, cx);
-        let (taken, progress) = taken?;
-        sent?;
+    fn say(&mut self, bytes: &[u8], out: Out<'_>, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let (taken, progress) = self.take_and_send(bytes, out, cx)?;
         self.front.input.extend_from_slice(&bytes[taken..]);
         match progress {
             Progress::Terminated => Err(Stop::Terminated),
@@ -220,10 +232,24 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], to_server: &mut Vec<u8>) -> Result<(usize, Progress), Stop> {
+    fn take_and_send(
+        &mut self,
+        bytes: &[u8],
+        (to_server, to_client): Out<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(usize, Progress), Stop> {
+        let taken = self.take(bytes, (to_server, to_client));
+        let sent = self.send_server(to_server, cx);
+        let told = if to_client.is_empty() { Ok(()) } else { self.tell_client(to_client, cx) };
+        let taken = taken?;
+        sent?;
+        told.map(|()| taken)
+    }
+
+    fn take(&mut self, bytes: &[u8], out: Out<'_>) -> Result<(usize, Progress), Stop> {
         let mut texts = self.worker.texts.borrow_mut();
         texts.begin_round(self.worker.shared.rounds.of_relations());
-        let taken = self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, to_server);
+        let taken = self.logical.client_sent(bytes, &mut self.lent.holding, &mut texts, out);
         let taken = taken.map_err(Stop::Broken)?;
         self.logical.tally().received(taken.0);
         if self.logical.takes_database() {

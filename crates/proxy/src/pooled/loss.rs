@@ -4,13 +4,15 @@ use super::Client;
 use super::pools::Lent;
 use crate::logical::{AfterLoss, Goodbye, Lost};
 use cluster::view::View;
+use pgwire::message::put;
 use pgwire::{ErrorFields, Severity, encode_error_response};
 use std::future::poll_fn;
 use std::task::Poll;
 
 impl Client<'_> {
-    /// Whether the client's session goes on without the server, which is lost; it has been told then what is.
-    pub(super) async fn goes_on(&mut self, lent: &mut Lent) -> bool {
+    /// Whether the client's session goes on without the server, which is lost; it has been told then what is. If the server
+    /// has `refused` to begin its transaction, that is given up, and these are its words.
+    pub(super) async fn goes_on(&mut self, lent: &mut Lent, refused: Option<&[u8]>) -> bool {
         if self.front.has_ended {
             return false;
         }
@@ -23,7 +25,10 @@ impl Client<'_> {
             Goodbye::Kept(_) | Goodbye::Told => return false,
         }
         let happened = happened(&self.worker.shared.settings().cluster, lent, &view);
-        let words = |lost: Lost| words(lost, &happened);
+        let words = |lost: Lost| match refused {
+            Some(body) => error_of(body),
+            None => words(lost, &happened),
+        };
         let mut told = Vec::new();
         match self.admitted.logical.lose_server(&mut lent.holding, &words, &mut told) {
             AfterLoss::Ends => return false,
@@ -51,6 +56,13 @@ fn happened(cluster: &str, lent: &Lent, view: &View) -> String {
             format!("the connection to the primary of cluster {cluster}, {node} (epoch {epoch}), broke")
         }
     }
+}
+
+/// The ErrorResponse with this body.
+fn error_of(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(b'E', &[body], &mut out);
+    out
 }
 
 fn words(lost: Lost, happened: &str) -> Vec<u8> {

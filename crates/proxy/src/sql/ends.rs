@@ -39,6 +39,20 @@ pub fn ends(statement: &[Placed<'_>]) -> Ends {
     }
 }
 
+/// Whether a statement begins a transaction and says nothing of how, so that there is nothing in it to be refused.
+#[must_use]
+pub fn begins_only(statement: &[Placed<'_>]) -> bool {
+    let is = |at: usize, keyword: &str| statement.get(at).is_some_and(|placed| placed.token.is(keyword));
+    match statement.len() {
+        1 => is(0, "begin"),
+        2 => {
+            (is(0, "begin") && (is(1, "work") || is(1, "transaction")))
+                || (is(0, "start") && is(1, "transaction"))
+        }
+        _ => false,
+    }
+}
+
 /// Of a text, after one more statement of it.
 #[must_use]
 pub fn and(before: Ends, next: Ends, is_first: bool) -> Ends {

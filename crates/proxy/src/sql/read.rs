@@ -2,7 +2,7 @@
 
 use super::calls::{calls_unknown, mentions};
 use super::channels::{ChannelChange, channel_change, end_of_transaction};
-use super::ends::{Ends, and, ends};
+use super::ends::{Ends, and, begins_only, ends};
 use super::keyword::Keyword;
 use super::lex::{Placed, Token, tokens};
 use super::pin::{Pin, Pins};
@@ -49,9 +49,13 @@ pub struct Reading {
     pub names_prepared: Option<Range<usize>>,
     /// What it does to the transaction that it is in.
     pub ends: Ends,
+    /// It begins a transaction, and says nothing of how.
+    pub begins_only: bool,
+    /// It does so as START TRANSACTION, which is the tag of its answer then.
+    pub starts: bool,
     /// It may run code that it does not name.
     pub runs_code: bool,
-    /// It defines functions, or brings some along.
+    /// It defines functions or sequences, or brings some along.
     pub defines_code: bool,
     /// It may change what a prepared statement of others gives.
     pub changes_relations: bool,
@@ -96,6 +100,7 @@ pub fn read(text: &[u8]) -> Reading {
     statements += usize::from(!statement.is_empty());
     one(&statement, text, statements, &mut reading);
     if statements > 1 {
+        reading.begins_only = false;
         // They are one transaction: whether the setting outlives it depends on the others.
         match reading.effect.take() {
             Some(Effect::Set { .. } | Effect::Reset { .. } | Effect::ResetAll) => {
@@ -145,9 +150,12 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
             reading.creates |= word == b"with" && statement.iter().any(|p| p.token.is("into"));
             query(statement, reading);
         }
+        b"begin" | b"start" => {
+            reading.begins_only = begins_only(statement);
+            reading.starts = word == b"start";
+        }
         b"commit" | b"end" | b"rollback" | b"abort" => reading.channels.extend(end_of_transaction(statement)),
-        b"begin" | b"start" | b"savepoint" | b"release" | b"fetch" | b"move" | b"close" | b"show"
-        | b"notify" | b"checkpoint" => {}
+        b"savepoint" | b"release" | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"checkpoint" => {}
         b"discard" => {
             reading.drops_all |=
                 statement.get(1).is_some_and(|p| p.token.is("all") || p.token.is("sequences"));
@@ -256,6 +264,10 @@ fn of_prepared(statement: &[Placed<'_>], word: &[u8], reading: &mut Reading) {
     }
 }
 
+/// What makes a sequence when it is in a CREATE or ALTER (src/backend/parser/parse_utilcmd.c, `transformColumnDefinition`).
+const SEQUENCES: [&str; 8] =
+    ["sequence", "identity", "serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"];
+
 /// Statements that define or maintain something in the database.
 fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
     let has = |keyword: &str| statement.iter().any(|p| p.token.is(keyword));
@@ -268,6 +280,8 @@ fn definition(word: &[u8], statement: &[Placed<'_>], reading: &mut Reading) {
         reading.changes_relations && statement.get(1).is_some_and(|p| p.token.is("database"));
     reading.defines_code |=
         ["function", "procedure", "routine", "extension", "language"].into_iter().any(begins);
+    reading.defines_code |=
+        matches!(word, b"create" | b"alter") && SEQUENCES.iter().any(|keyword| has(keyword));
     match word {
         b"create" | b"alter" if begins("extension") || begins("language") || in_c => {
             reading.pins.add(Pin::Library);

@@ -138,6 +138,24 @@ async fn what_is_sent_behind_discard_all_is_not_discarded() {
     proxy.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn last_values_of_the_first_sequence_are_not_seen_by_others() {
+    let postgres = Postgres::started();
+    let (proxy, mut one, mut other) = two(&postgres).await;
+    ask(&mut one, "create table plain (a int)").await;
+    for client in [&mut one, &mut other] {
+        ask(client, "insert into plain values (1)").await;
+    }
+    ask(&mut one, "create table numbered (a serial)").await;
+    for (writer, reader) in [(0, 1), (1, 0)] {
+        let both = [&mut one, &mut other];
+        ask(both[writer], "insert into numbered default values").await;
+        assert!(ask(both[reader], "select lastval()").await.contains("C55000"));
+        ask(both[reader], "discard all").await;
+    }
+    proxy.stop().await;
+}
+
 const WHERE: &str = "select case when timestamptz '2020-01-01' = timestamptz '2020-01-01 00:00+09' then 'tokyo' else 'here' end";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,8 @@ mod relay;
 
 mod hold;
 
+mod begins;
+
 mod databases;
 
 mod epoch;

@@ -71,7 +71,10 @@ fn what_stands_before_the_marker_is_told_and_what_stands_behind_it_is_not() {
     let said = query("select 1");
     let Stage { logical, holding, texts } = &mut stage;
     let mut sent = Vec::new();
-    assert_eq!(logical.client_sent(&said, holding, texts, &mut sent), Ok((0, Progress::Waits)));
+    assert_eq!(
+        logical.client_sent(&said, holding, texts, (&mut sent, &mut Vec::new())),
+        Ok((0, Progress::Waits))
+    );
     assert!(!logical.stop_listening(&mut sent) && sent.is_empty(), "it is not answered");
     assert_eq!(stage.server(&ready("I")), b"");
     assert!(stage.logical.stop_listening(&mut sent) && !stage.may_leave());

@@ -6,7 +6,7 @@ use super::*;
 fn take(stage: &mut Stage, bytes: &[u8]) -> (usize, Progress, Vec<u8>) {
     let mut out = Vec::new();
     let Stage { logical, holding, texts } = stage;
-    let (taken, progress) = logical.client_sent(bytes, holding, texts, &mut out).unwrap();
+    let (taken, progress) = logical.client_sent(bytes, holding, texts, (&mut out, &mut Vec::new())).unwrap();
     (taken, progress, out)
 }
 

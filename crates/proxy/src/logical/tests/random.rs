@@ -142,7 +142,8 @@ impl Talk {
                 }
                 let bytes = piece(from_client, random);
                 let Stage { logical, holding, texts } = stage;
-                let Ok((taken, progress)) = logical.client_sent(&bytes, holding, texts, &mut to_server)
+                let Ok((taken, progress)) =
+                    logical.client_sent(&bytes, holding, texts, (&mut to_server, &mut to_client))
                 else {
                     return false;
                 };
