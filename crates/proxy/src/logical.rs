@@ -106,9 +106,9 @@ pub enum Broken {
     /// The client's settings could not be put in place; the server's message.
     #[error("the session's settings cannot be repeated on this server: {0}")]
     Settings(String),
-    /// What was sent ahead of the client's statement, its BEGIN for one, has failed; the body of the server's ErrorResponse.
-    #[error("what a statement needed could not be done before it")]
-    Ahead(Box<[u8]>),
+    /// A transaction that the client was told has begun did not; the body of the server's ErrorResponse.
+    #[error("its transaction could not be begun")]
+    Begin(Box<[u8]>),
 }
 
 /// What the client's bytes led to.
@@ -158,6 +158,8 @@ pub struct Logical {
     outcome: Outcome,
     /// A BEGIN that was answered, and that is sent with what the client says next.
     begin: Option<Box<[u8]>>,
+    /// One was sent, and the server has not said yet that the transaction has begun.
+    begin_ahead: bool,
     /// An ErrorResponse that the client has still to be told: its transaction was lost while it said nothing.
     untold: Option<Vec<u8>>,
     /// What makes the server say an error that is replaced by it was sent.
@@ -203,6 +205,7 @@ impl Logical {
             transaction: TransactionStatus::Idle,
             outcome: Outcome::default(),
             begin: None,
+            begin_ahead: false,
             untold: None,
             telling: false,
             suspects: false,
@@ -277,6 +280,7 @@ impl Logical {
             && !self.skipping
             && self.passing == 0
             && self.copy_in.is_none()
+            && self.begin.is_none()
             && self.transaction == TransactionStatus::Idle
     }
 
@@ -304,10 +308,10 @@ impl Logical {
         !self.expected.is_empty()
     }
 
-    /// Whether the server waits for more of the client: data of a COPY, the end of a pipeline.
+    /// Whether the server waits for more of the client: data of a COPY, the end of a pipeline or of a message.
     #[must_use]
     pub fn is_waited_for(&self) -> bool {
-        self.copy_in.is_some() || self.unsynced
+        self.copy_in.is_some() || self.unsynced || self.passing > 0
     }
 
     /// Something happened that cannot be followed: the server stays with this client and is closed after it.

@@ -210,7 +210,7 @@ impl<'a> Client<'a> {
             // What is seldom needed is kept apart: an idle client's task is to be small.
             let goes_on = match stop {
                 Stop::ServerGone | Stop::EpochChanged => Box::pin(self.goes_on(&mut lent, None)).await,
-                Stop::Broken(Broken::Ahead(ref refused)) => {
+                Stop::Broken(Broken::Begin(ref refused)) => {
                     Box::pin(self.goes_on(&mut lent, Some(refused))).await
                 }
                 _ => false,
@@ -218,6 +218,9 @@ impl<'a> Client<'a> {
             worker.shared.rounds.note(self.admitted.logical.take_changes());
             if !self.entry.is_given_back() {
                 Box::pin(self.entry.given_back()).await;
+            }
+            if let Stop::Terminated | Stop::ClientGone = stop {
+                self.admitted.logical.forget_begin();
             }
             let clean = matches!(stop, Stop::Free | Stop::Terminated | Stop::ClientGone)
                 && self.admitted.logical.may_leave(&lent.holding)
@@ -364,7 +367,8 @@ impl<'a> Client<'a> {
             Stop::Broken(broken @ (Broken::Client(_) | Broken::ClientMessage(_) | Broken::Statements)) => {
                 Refusal::ClientBroke { why: broken.to_string() }
             }
-            Stop::Broken(broken @ (Broken::Server(_) | Broken::Settings(_) | Broken::Ahead(_))) => {
+            Stop::Broken(broken @ Broken::Begin(_)) => Refusal::NotContinued { why: broken.to_string() },
+            Stop::Broken(broken @ (Broken::Server(_) | Broken::Settings(_))) => {
                 tracing::warn!("a session on {node} ends: {broken}");
                 Refusal::NotContinued { why: broken.to_string() }
             }

@@ -5,13 +5,16 @@
 //!
 //! It is sent by the extended protocol, without a Sync: should it fail, which only a cancellation or a time limit can bring
 //! about, the server ignores what was sent behind it (src/backend/tcop/postgres.c, `ignore_till_sync`). As a query, what
-//! the client believes to be in its transaction would run outside of any.
+//! the client believes to be in its transaction would run outside of any. So nothing is sent behind a Sync before it is known
+//! that the transaction has begun.
 
 use super::Logical;
+use super::drain::Rehearsed;
 use super::expected::{By, Expected};
 use super::from_client::Desk;
 use super::holding::{Holding, Unnamed};
-use crate::sql::Reading;
+use super::outcome::Outcome;
+use crate::sql::{Pins, Reading};
 use pgwire::TransactionStatus;
 use pgwire::message::put;
 
@@ -21,15 +24,18 @@ const TEXT_LEN_MAX: usize = 256;
 impl Logical {
     /// Whether a query with this body is a BEGIN that cannot fail now. A client that keeps its server anyway is not worth
     /// the trouble: if that has to be given up after all, its session ends.
-    pub(super) fn can_keep_begin(&self, body: &[u8], reading: &Reading) -> bool {
+    pub(super) fn can_keep_begin(&self, body: &[u8], reading: &Reading, holding: &Holding) -> bool {
         let is_one_string = || body.iter().position(|&byte| byte == 0) == Some(body.len() - 1);
         reading.begins_only
             && self.is_quiet()
+            && holding.is_at_boundary()
             && self.pins.is_empty()
             && reading.pins.is_empty()
             && self.untold.is_none()
             && !self.telling
             && body.len() <= TEXT_LEN_MAX
+            // In any encoding.
+            && body.is_ascii()
             && is_one_string()
     }
 
@@ -39,6 +45,7 @@ impl Logical {
         put(b'C', &[tag], desk.to_client);
         put(b'Z', &[b"T"], desk.to_client);
         self.begin = Some(body.into());
+        self.rehearsed = Rehearsed::Nothing;
         self.answers += 1;
         self.tally.answered(TransactionStatus::InTransaction);
         self.has_begun();
@@ -46,6 +53,7 @@ impl Logical {
 
     /// The client is in a transaction.
     pub(super) fn has_begun(&mut self) {
+        self.begin_ahead = false;
         self.outcome.begin();
         self.transaction = TransactionStatus::InTransaction;
     }
@@ -58,26 +66,39 @@ impl Logical {
 
     /// Sends it, if there is one, before something else.
     pub(super) fn send_begin(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>) {
-        if let Some(text) = self.begin.take() {
-            self.send_ahead(&text, holding, to_server);
-        }
-    }
-
-    /// Sends this text, which ends with a zero byte, ahead of what the client says: if it fails, that is not run.
-    pub(super) fn send_ahead(&mut self, text: &[u8], holding: &mut Holding, to_server: &mut Vec<u8>) {
-        put(b'P', &[b"\0", text, b"\0\0"], to_server);
+        let Some(text) = self.begin.take() else { return };
+        put(b'P', &[b"\0", &text, b"\0\0"], to_server);
         put(b'B', &[b"\0\0\0\0\0\0\0\0"], to_server);
         put(b'E', &[b"\0\0\0\0\0"], to_server);
         holding.unnamed = Unnamed::Unknown;
         self.expected.push_back(Expected::Ahead);
+        self.begin_ahead = true;
     }
 
     /// Sends it, if there is one: the client takes its time.
     pub fn send_begin_alone(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>) {
         if self.keeps_begin() {
             self.send_begin(holding, to_server);
-            put(b'S', &[], to_server);
-            self.expected.push_back(Expected::Sync { by: By::Proxy });
+            self.sync_begin(to_server);
         }
+    }
+
+    /// A Sync behind the BEGIN that was just sent. The client's next message waits until that is answered.
+    pub(super) fn sync_begin(&mut self, to_server: &mut Vec<u8>) {
+        put(b'S', &[], to_server);
+        self.expected.push_back(Expected::Sync { by: By::Proxy });
+        self.drains = true;
+    }
+
+    /// The client has gone. Of a BEGIN that was not sent the server need not know.
+    pub fn forget_begin(&mut self) {
+        if self.begin.take().is_some() {
+            (self.transaction, self.outcome) = (TransactionStatus::Idle, Outcome::default());
+        }
+    }
+
+    /// It has failed. What it was to keep the server for was not run either.
+    pub(super) fn refused_to_begin(&mut self) {
+        (self.pins, self.suspects, self.begin_ahead) = (Pins::NONE, false, false);
     }
 }

@@ -32,8 +32,7 @@ pub(super) enum Expected {
     Sync { by: By },
     /// Anything, then ReadyForQuery; with its LISTEN and UNLISTEN that were not completed yet.
     Query { effect: Option<Box<Effect>>, ends: Ends, channels: Vec<ChannelChange> },
-    /// All that answers what was sent ahead of the client's statement ([`Logical::send_ahead`](super::Logical)); no
-    /// ReadyForQuery.
+    /// All that answers a BEGIN which the client was answered already; no ReadyForQuery.
     Ahead,
     /// The settings, put in place by a query of the proxy.
     Placing,

@@ -2,16 +2,13 @@
 
 use super::drain::Rehearsed;
 use super::expected::{By, Expected};
-use super::from_client::{Desk, Message, TEXT_LEN_MAX};
+use super::from_client::{Desk, Message};
 use super::holding::Unnamed;
 use super::prepared::Prepared;
 use super::{Broken, Logical, STATEMENTS_BYTES_MAX};
 use crate::sql::{Ends, Pin};
 use pgwire::message::{put, put_header, split_string};
 use std::rc::Rc;
-
-/// Longest name of a portal or a statement that is read; far longer than PostgreSQL tells apart. Bytes.
-const NAMES_LEN_MAX: usize = 2_048;
 
 /// Most portals of one transaction that are followed; with more the server is closed after the client.
 const PORTALS_MAX: usize = 100;
@@ -37,7 +34,6 @@ impl Logical {
                 .and_then(|(portal, rest)| Some((portal, split_string(rest)?)))
             {
                 Some((portal, (statement, _))) => self.bind(message, portal, statement, desk),
-                None if message.body.len() < message.body_len.min(NAMES_LEN_MAX) => return Ok(None),
                 None => return Err(broken),
             },
             b'D' | b'C' => {
@@ -137,7 +133,11 @@ impl Logical {
     fn bind(&mut self, message: &Message<'_>, portal: &[u8], statement: &[u8], desk: &mut Desk<'_>) -> usize {
         self.portals.retain(|(known, _)| **known != *portal);
         if desk.holding.last_values.are_of_others(self.owner)
-            && let Some(known) = self.statements.get(statement).cloned()
+            && let Some(known) = if statement.is_empty() {
+                self.unnamed.clone()
+            } else {
+                self.statements.get(statement).cloned()
+            }
         {
             self.discard_others_values(&known.reading, desk);
         }
@@ -287,5 +287,3 @@ impl Logical {
         self.rehearsed = Rehearsed::InPipeline;
     }
 }
-
-const _: () = assert!(NAMES_LEN_MAX < TEXT_LEN_MAX);

@@ -5,7 +5,7 @@ use super::holding::Unnamed;
 use super::named::renamed;
 use super::{Broken, EXPECTED_MAX, Holding, Logical, Progress, Texts};
 use crate::sql::{Ends, Pin, Reading, read};
-use pgwire::message::{put, put_header};
+use pgwire::message::{put, put_header, split_string};
 use pgwire::{FrameHeader, HEADER_LEN, TransactionStatus};
 
 /// Longest statement that is read; a longer one is passed on as it comes, and pins the server. Bytes.
@@ -21,6 +21,11 @@ const READY_LEN_MAX: usize = 128 * 1024;
 const SET_CONFIG: u32 = 2078;
 const SETSEED: u32 = 1599;
 
+/// Longest name of a portal or a statement that is read; far longer than PostgreSQL tells apart. Bytes.
+const NAMES_LEN_MAX: usize = 2_048;
+
+const _: () = assert!(NAMES_LEN_MAX < TEXT_LEN_MAX);
+
 /// One message, of which the end may not have come.
 pub(super) struct Message<'a> {
     pub(super) kind: u8,
@@ -35,6 +40,11 @@ pub(super) struct Desk<'a> {
     pub(super) texts: &'a mut Texts,
     pub(super) to_server: &'a mut Vec<u8>,
     pub(super) to_client: &'a mut Vec<u8>,
+}
+
+/// Whether the names of a Bind have come: its portal's and its statement's.
+fn has_two_strings(body: &[u8]) -> bool {
+    split_string(body).and_then(|(_, rest)| split_string(rest)).is_some()
 }
 
 impl Logical {
@@ -113,6 +123,7 @@ impl Logical {
                 return Err(Broken::ClientMessage(char::from(kind)));
             }
             b'D' | b'C' | b'E' | b'H' | b'S' | b'c' if !is_whole => return Ok(None),
+            b'B' if body_len.min(NAMES_LEN_MAX) > body.len() && !has_two_strings(body) => return Ok(None),
             b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'H' | b'S' | b'c' | b'F' | b'd' | b'f' => {}
             _ => return Err(Broken::ClientMessage(char::from(kind))),
         }
@@ -139,13 +150,13 @@ impl Logical {
         }
         match kind {
             b'Q' => {
-                let taken = self.query(message, desk);
+                let Some(taken) = self.query(message, desk) else { return Ok(None) };
                 // The server is ready behind it, without a Sync; unless it skips it, which `skipping` tells.
                 self.unsynced = false;
                 Ok(Some(taken))
             }
             b'F' => {
-                self.call(message);
+                self.call(message, desk);
                 self.unsynced = false;
                 Ok(Some(self.forward(message, desk.to_server)))
             }
@@ -180,6 +191,8 @@ impl Logical {
             Some(CopyIn::Extended { synced }) => *synced = true,
             Some(CopyIn::Simple) => self.lose_sight(),
             None => {
+                // If BEGIN fails, what is sent behind the Sync is run all the same.
+                self.drains |= self.begin_ahead;
                 self.expected.push_back(Expected::Sync { by: By::Client });
                 self.end_rehearsal();
                 self.unsynced = false;
@@ -190,7 +203,11 @@ impl Logical {
     }
 
     /// A function is called by its number.
-    fn call(&mut self, message: &Message<'_>) {
+    fn call(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) {
+        let mut unknown = Reading::default();
+        unknown.pins.add(Pin::Function);
+        self.discard_others_values(&unknown, desk);
+        desk.holding.last_values.add(self.owner);
         // What is known of the database's code says nothing of it.
         self.suspects = false;
         self.pins.add(Pin::Function);
@@ -203,19 +220,25 @@ impl Logical {
         self.expected.push_back(Expected::FunctionCall);
     }
 
-    fn query(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> usize {
+    /// `None` if it has to wait.
+    fn query(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) -> Option<usize> {
         self.unnamed = None;
         desk.holding.unnamed = Unnamed::Nothing;
         if message.body.len() < message.body_len {
             self.pins.add(Pin::Unreadable);
             desk.holding.last_values.add(self.owner);
             self.expected.push_back(Expected::query_of_nothing(Ends::Unclear));
-            return self.forward(message, desk.to_server);
+            return Some(self.forward(message, desk.to_server));
         }
         let mut reading = read(message.body);
-        if self.can_keep_begin(message.body, &reading) {
+        if self.can_keep_begin(message.body, &reading, desk.holding) {
             self.keep_begin(message.body, &reading, desk);
-            return message.body.len();
+            return Some(message.body.len());
+        }
+        if reading.names_prepared.is_some() && self.begin_ahead {
+            // A Sync may be put before it, behind which it would be run although BEGIN has failed.
+            self.sync_begin(desk.to_server);
+            return None;
         }
         // With statements of its own by SQL there it has done so, and would drop those as well.
         let has_list = self.pins.has(Pin::Prepared);
@@ -231,6 +254,7 @@ impl Logical {
                 self.expected.push_back(Expected::Sync { by: By::Proxy });
                 self.end_rehearsal();
             }
+            self.discard_others_values(&named.reading, desk);
             self.heed(&named.reading, desk.holding);
             put(b'Q', &[&renamed(message.body, &reading, &named)], desk.to_server);
             // What EXECUTE leaves is what the statement leaves.
@@ -238,14 +262,14 @@ impl Logical {
             let (effect, channels) = (effect.map(Box::new), named.reading.channels.clone());
             self.expected.push_back(Expected::Query { effect, ends: Ends::Unclear, channels });
             self.drains |= named.reading.drops_all;
-            return message.body.len();
+            return Some(message.body.len());
         }
         let effect = reading.effect.take().map(Box::new);
         let channels = std::mem::take(&mut reading.channels);
         self.expected.push_back(Expected::Query { effect, ends: reading.ends, channels });
         // What is sent behind it must not be taken for dropped when the server says that it has.
         self.drains |= reading.drops_all;
-        self.forward(message, desk.to_server)
+        Some(self.forward(message, desk.to_server))
     }
 
     /// A statement with this reading is about to be run.
@@ -269,10 +293,16 @@ impl Logical {
         }
     }
 
+    /// Whether a query of the proxy would be run for sure before what the client sends next, if that is.
+    pub(super) fn can_put_in_between(&self) -> bool {
+        !self.unsynced
+            && self.transaction != TransactionStatus::Failed
+            && self.expected.iter().all(|expected| matches!(expected, Expected::Ahead))
+    }
+
     /// The client may look at the list of prepared statements: there are to be none but its own.
     fn drop_others_statements(&mut self, desk: &mut Desk<'_>) {
-        let can = self.expected.is_empty() && !self.unsynced && self.transaction != TransactionStatus::Failed;
-        if can && !desk.holding.statements.is_empty() {
+        if self.can_put_in_between() && !desk.holding.statements.is_empty() {
             desk.holding.statements.clear();
             put(b'Q', &[b"DEALLOCATE ALL\0"], desk.to_server);
             self.expected.push_back(Expected::Aside);

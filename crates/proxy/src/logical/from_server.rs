@@ -223,7 +223,10 @@ impl Logical {
                 let change = is_next.then(|| channels.remove(0));
                 self.command_completed(tag, (effect.as_deref(), change), holding);
             }
-            Some(Expected::Ahead) => drop(self.expected.pop_front()),
+            Some(Expected::Ahead) => {
+                self.expected.pop_front();
+                self.has_begun();
+            }
             Some(
                 Expected::Placing
                 | Expected::Aside
@@ -318,7 +321,10 @@ impl Logical {
                 Ok(Fate::Swallow)
             }
             Some(Expected::Placing) => Err(Broken::Settings(message_of(body))),
-            Some(Expected::Ahead) => Err(Broken::Ahead(body.into())),
+            Some(Expected::Ahead) => {
+                self.refused_to_begin();
+                Err(Broken::Begin(body.into()))
+            }
             Some(Expected::Aside) => {
                 holding.is_strange = true;
                 Ok(Fate::Swallow)

@@ -3,11 +3,12 @@
 
 use super::expected::Expected;
 use super::from_client::Desk;
+use super::holding::Unnamed;
 use super::{Logical, Owner};
 use crate::sql::{Pin, Reading};
-use pgwire::TransactionStatus;
+use pgwire::message::put_query;
 
-const DISCARD: &[u8] = b"DISCARD SEQUENCES\0";
+const DISCARD: &[u8] = b"DISCARD SEQUENCES";
 
 /// Whose last values of sequences a server has: what `currval` and `lastval` give there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +36,18 @@ impl LastValues {
 
 impl Logical {
     /// A statement with this reading is about to be sent that may ask for last values: there are to be none of others. When
-    /// the server was lent they were kept if its database had no sequence, and it may have one by now.
+    /// the server was lent they were kept if its database had no sequence, and it may have one by now. Behind something that
+    /// is not answered yet, this is not done: whether it would be run is not known.
     pub(super) fn discard_others_values(&mut self, reading: &Reading, desk: &mut Desk<'_>) {
         let may_ask =
             reading.asks_sequences || reading.pins.has(Pin::Function) || reading.pins.has(Pin::Unreadable);
         if !may_ask || !desk.holding.last_values.are_of_others(self.owner) {
             return;
         }
-        let is_sent_surely = !self.unsynced
-            && self.transaction != TransactionStatus::Failed
-            && self.expected.iter().all(|expected| matches!(expected, Expected::Ahead));
-        if is_sent_surely {
-            self.send_ahead(DISCARD, desk.holding, desk.to_server);
-            desk.holding.last_values = LastValues::OfNobody;
+        if self.can_put_in_between() {
+            put_query(DISCARD, desk.to_server);
+            self.expected.push_back(Expected::Aside);
+            (desk.holding.last_values, desk.holding.unnamed) = (LastValues::OfNobody, Unnamed::Nothing);
         }
     }
 }

@@ -134,7 +134,7 @@ impl Logical {
         self.expected.clear();
         self.portals.clear();
         (self.skipping, self.unsynced, self.examined) = (false, false, false);
-        (self.drains, self.unshared) = (false, false);
+        (self.drains, self.unshared, self.begin_ahead) = (false, false, false);
         self.outcome = Outcome::default();
         self.settle_channels(true);
         self.transaction = left;

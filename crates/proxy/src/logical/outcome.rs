@@ -148,6 +148,10 @@ impl Logical {
 
     /// The server is ready, with this status.
     pub(super) fn ready(&mut self, status: TransactionStatus, holding: &mut Holding) {
+        if self.keeps_begin() || self.begin_ahead {
+            // It was said before the client's transaction, of something that the proxy has asked.
+            return;
+        }
         self.transaction = status;
         match status {
             TransactionStatus::Idle => {

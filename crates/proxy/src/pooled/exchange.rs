@@ -173,6 +173,10 @@ impl<'a> Exchange<'a> {
         let heard = self.logical.server_sent(bytes, &mut self.lent.holding, &mut outgoing.to_client);
         let told = self.tell_client(&mut outgoing.to_client, cx);
         heard.map_err(Stop::Broken)?;
+        if self.logical.is_quiet() {
+            // It may keep its server for long.
+            self.worker.shared.rounds.note(self.logical.take_changes());
+        }
         told.map(|()| true)
     }
 

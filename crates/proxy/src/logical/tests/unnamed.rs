@@ -114,25 +114,30 @@ fn without_sequences_there_are_no_last_values_to_discard() {
 
 #[test]
 fn who_asks_for_them_is_shown_none_of_others_even_if_a_sequence_is_new() {
-    let discarded = begin("DISCARD SEQUENCES");
+    let discarded = query("DISCARD SEQUENCES");
     let pipeline = [parse("s", "select currval('s')"), bind("s"), execute(), sync()].concat();
-    for asks in [query("select lastval()"), query("select f()"), query("do $$ x $$"), pipeline] {
+    let call = message(b'F', &[&2559_u32.to_be_bytes()[..], &[0; 6]].concat());
+    for asks in [query("select lastval()"), query("select f()"), query("do $$ x $$"), pipeline, call] {
         let (mut other, _) = lent_to_other(written_on().holding, 0);
         let sent = other.client(&asks);
         assert!(sent.starts_with(&discarded), "{asks:?}");
         assert!(!other.holding.last_values.are_of_others(Owner(2)), "once is enough");
     }
-    // Prepared before, and in a transaction that begins with it.
+    // Prepared on an earlier server, and in a transaction that begins with it.
+    for name in ["s", ""] {
+        let (mut other, _) = lent_to_other(holding(), 0);
+        other.client(&[parse(name, "select currval('s')"), sync()].concat());
+        other.server(&[message(b'1', b""), ready("I")].concat());
+        other.holding = written_on().holding;
+        let sent = other.says(&[bind(name), execute(), sync()].concat()).0;
+        assert!(sent.starts_with(&discarded), "{name}");
+    }
     let (mut other, _) = lent_to_other(written_on().holding, 0);
-    other.client(&[parse("s", "select currval('s')"), sync()].concat());
-    other.server(&[begun(), message(b'1', b""), ready("I")].concat());
-    other.holding = written_on().holding;
     other.query("begin", "BEGIN", "T");
-    let sent = other.says(&[bind("s"), execute(), sync()].concat()).0;
-    assert!(sent.starts_with(&[begin("begin"), discarded].concat()));
+    let asks = query("select lastval()");
+    assert_eq!(other.says(&asks).0, [begin("begin"), discarded, asks.clone()].concat());
     // Of its own it keeps them.
-    let mut own = written_on();
-    assert_eq!(own.client(&query("select lastval()")), query("select lastval()"));
+    assert_eq!(written_on().client(&asks), asks);
 }
 
 #[test]
