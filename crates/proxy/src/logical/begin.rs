@@ -46,6 +46,8 @@ impl Logical {
         put(b'Z', &[b"T"], desk.to_client);
         self.begin = Some(body.into());
         self.rehearsed = Rehearsed::Nothing;
+        // It has dropped the unnamed statement, and what the server has may be of another client.
+        desk.holding.unnamed = Unnamed::Unknown;
         self.answers += 1;
         self.tally.answered(TransactionStatus::InTransaction);
         self.has_begun();
@@ -77,7 +79,7 @@ impl Logical {
 
     /// Sends it, if there is one: the client takes its time.
     pub fn send_begin_alone(&mut self, holding: &mut Holding, to_server: &mut Vec<u8>) {
-        if self.keeps_begin() {
+        if self.keeps_begin() && self.passing + self.throwing_away == 0 {
             self.send_begin(holding, to_server);
             self.sync_begin(to_server);
         }

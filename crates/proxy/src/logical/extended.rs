@@ -79,7 +79,7 @@ impl Logical {
         if message.body.len() < message.body_len {
             // It keeps its name, is never prepared elsewhere, and its effect is unknown.
             self.pins.add(Pin::Unreadable);
-            desk.holding.last_values.add(self.owner);
+            self.runs_unread(Pin::Unreadable, desk);
             self.forget(name);
             if name.is_empty() {
                 desk.holding.unnamed = Unnamed::Of(self.owner);
@@ -140,6 +140,9 @@ impl Logical {
             }
         {
             self.discard_others_values(&known.reading, desk);
+            if let Some((_, named)) = self.named_by(&known.body, &known.reading) {
+                self.discard_others_values(&named.reading, desk);
+            }
         }
         let mut prepared = self.on_server(statement, desk);
         let named = prepared.as_ref().and_then(|prepared| self.name_on_server(prepared, desk));

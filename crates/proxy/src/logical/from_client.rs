@@ -204,10 +204,7 @@ impl Logical {
 
     /// A function is called by its number.
     fn call(&mut self, message: &Message<'_>, desk: &mut Desk<'_>) {
-        let mut unknown = Reading::default();
-        unknown.pins.add(Pin::Function);
-        self.discard_others_values(&unknown, desk);
-        desk.holding.last_values.add(self.owner);
+        self.runs_unread(Pin::Function, desk);
         // What is known of the database's code says nothing of it.
         self.suspects = false;
         self.pins.add(Pin::Function);
@@ -226,7 +223,7 @@ impl Logical {
         desk.holding.unnamed = Unnamed::Nothing;
         if message.body.len() < message.body_len {
             self.pins.add(Pin::Unreadable);
-            desk.holding.last_values.add(self.owner);
+            self.runs_unread(Pin::Unreadable, desk);
             self.expected.push_back(Expected::query_of_nothing(Ends::Unclear));
             return Some(self.forward(message, desk.to_server));
         }
@@ -235,7 +232,7 @@ impl Logical {
             self.keep_begin(message.body, &reading, desk);
             return Some(message.body.len());
         }
-        if reading.names_prepared.is_some() && self.begin_ahead {
+        if reading.names_prepared.is_some() && self.begin_ahead && !self.unsynced {
             // A Sync may be put before it, behind which it would be run although BEGIN has failed.
             self.sync_begin(desk.to_server);
             return None;
@@ -248,13 +245,13 @@ impl Logical {
             self.drop_others_statements(desk);
         }
         if let Some((name, mut named)) = self.named_by(message.body, &reading) {
+            self.discard_others_values(&named.reading, desk);
             if !self.unsynced && !desk.holding.statements.contains(&named.number) {
                 named = self.have_on_server(&name, named, desk);
                 put(b'S', &[], desk.to_server);
                 self.expected.push_back(Expected::Sync { by: By::Proxy });
                 self.end_rehearsal();
             }
-            self.discard_others_values(&named.reading, desk);
             self.heed(&named.reading, desk.holding);
             put(b'Q', &[&renamed(message.body, &reading, &named)], desk.to_server);
             // What EXECUTE leaves is what the statement leaves.
@@ -297,7 +294,7 @@ impl Logical {
     pub(super) fn can_put_in_between(&self) -> bool {
         !self.unsynced
             && self.transaction != TransactionStatus::Failed
-            && self.expected.iter().all(|expected| matches!(expected, Expected::Ahead))
+            && self.expected.iter().all(Expected::is_own)
     }
 
     /// The client may look at the list of prepared statements: there are to be none but its own.

@@ -303,6 +303,7 @@ impl Logical {
             self.expected.front(),
             Some(
                 Expected::Failing
+                    | Expected::Aside
                     | Expected::Ahead
                     | Expected::Code { .. }
                     | Expected::Examination { .. }

@@ -15,7 +15,8 @@ const DISCARD: &[u8] = b"DISCARD SEQUENCES";
 pub(super) enum LastValues {
     OfNobody,
     Of(Owner),
-    OfSeveral,
+    /// Of others, and then of this client.
+    OfOthersAnd(Owner),
 }
 
 impl LastValues {
@@ -24,7 +25,7 @@ impl LastValues {
         *self = match *self {
             LastValues::OfNobody => LastValues::Of(owner),
             LastValues::Of(known) if known == owner => LastValues::Of(owner),
-            LastValues::Of(_) | LastValues::OfSeveral => LastValues::OfSeveral,
+            LastValues::Of(_) | LastValues::OfOthersAnd(_) => LastValues::OfOthersAnd(owner),
         };
     }
 
@@ -35,13 +36,23 @@ impl LastValues {
 }
 
 impl Logical {
+    /// As [`Logical::discard_others_values`], of what cannot be read; it may make some as well.
+    pub(super) fn runs_unread(&mut self, why: Pin, desk: &mut Desk<'_>) {
+        let mut reading = Reading::default();
+        reading.pins.add(why);
+        self.discard_others_values(&reading, desk);
+        desk.holding.last_values.add(self.owner);
+    }
+
     /// A statement with this reading is about to be sent that may ask for last values: there are to be none of others. When
     /// the server was lent they were kept if its database had no sequence, and it may have one by now. Behind something that
-    /// is not answered yet, this is not done: whether it would be run is not known.
+    /// is not answered yet, this is not done: whether it would be run is not known. Nor if the client has made some itself
+    /// since: it may ask for these.
     pub(super) fn discard_others_values(&mut self, reading: &Reading, desk: &mut Desk<'_>) {
         let may_ask =
             reading.asks_sequences || reading.pins.has(Pin::Function) || reading.pins.has(Pin::Unreadable);
-        if !may_ask || !desk.holding.last_values.are_of_others(self.owner) {
+        let has_own = desk.holding.last_values == LastValues::OfOthersAnd(self.owner);
+        if !may_ask || has_own || !desk.holding.last_values.are_of_others(self.owner) {
             return;
         }
         if self.can_put_in_between() {

@@ -26,6 +26,7 @@ impl Logical {
         to_server: &mut Vec<u8>,
         to_client: &mut Vec<u8>,
     ) {
+        self.drains = false;
         let mut sql = Vec::new();
         let waits = self.settings.place_over(&mut holding.in_place, &mut sql);
         if heard == Heard::LongAgo && !waits {

@@ -171,12 +171,12 @@ impl<'a> Exchange<'a> {
         self.logical.tally().sent(bytes.len());
         let mut outgoing = self.worker.outgoing.borrow_mut();
         let heard = self.logical.server_sent(bytes, &mut self.lent.holding, &mut outgoing.to_client);
-        let told = self.tell_client(&mut outgoing.to_client, cx);
-        heard.map_err(Stop::Broken)?;
         if self.logical.is_quiet() {
-            // It may keep its server for long.
+            // Before anybody hears of it; and it may keep its server for long.
             self.worker.shared.rounds.note(self.logical.take_changes());
         }
+        let told = self.tell_client(&mut outgoing.to_client, cx);
+        heard.map_err(Stop::Broken)?;
         told.map(|()| true)
     }
 

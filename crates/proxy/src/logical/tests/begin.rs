@@ -199,6 +199,17 @@ fn who_goes_without_a_word_leaves_a_clean_server() {
     let mut stage = kept("begin");
     stage.logical.forget_begin();
     assert!(stage.may_leave());
+    // What was prepared there without a name is not for the next one.
+    let mut stage = Stage::new();
+    stage.client(&[parse("", "select 1"), sync()].concat());
+    stage.server(&[message(b'1', b""), ready("I")].concat());
+    stage.query("begin", "BEGIN", "T");
+    stage.logical.forget_begin();
+    let left = std::mem::replace(&mut stage.holding, holding());
+    let mut other = Stage::new();
+    other.logical.owner = Owner(2);
+    other.lend(left);
+    assert!(other.client(&[bind(""), sync()].concat()).starts_with(&close("")));
     let mut stage = kept("begin");
     stage.client(&query("select 1"));
     stage.logical.forget_begin();

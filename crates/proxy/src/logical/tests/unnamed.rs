@@ -135,8 +135,17 @@ fn who_asks_for_them_is_shown_none_of_others_even_if_a_sequence_is_new() {
     let (mut other, _) = lent_to_other(written_on().holding, 0);
     other.query("begin", "BEGIN", "T");
     let asks = query("select lastval()");
-    assert_eq!(other.says(&asks).0, [begin("begin"), discarded, asks.clone()].concat());
-    // Of its own it keeps them.
+    assert_eq!(other.says(&asks).0, [begin("begin"), discarded.clone(), asks.clone()].concat());
+    // Behind questions of the proxy.
+    let (mut other, _) = lent_to_other(written_on().holding, 0);
+    let mut sent = Vec::new();
+    other.logical.ask_for_code(&mut other.holding, 1, &mut sent);
+    assert!(other.client(&asks).starts_with(&discarded));
+    // Of its own it keeps them, also those that it has made since.
+    let (mut other, _) = lent_to_other(written_on().holding, 0);
+    other.query("create table t (a serial)", "CREATE TABLE", "I");
+    other.query("insert into t default values", "INSERT 0 1", "I");
+    assert_eq!(other.client(&asks), asks);
     assert_eq!(written_on().client(&asks), asks);
 }
 
