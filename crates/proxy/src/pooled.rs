@@ -207,14 +207,7 @@ impl<'a> Client<'a> {
                 }
             }
             let last = self.last_word(&stop, &lent);
-            // What is seldom needed is kept apart: an idle client's task is to be small.
-            let goes_on = match stop {
-                Stop::ServerGone | Stop::EpochChanged => Box::pin(self.goes_on(&mut lent, None)).await,
-                Stop::Broken(Broken::Begin(ref refused)) => {
-                    Box::pin(self.goes_on(&mut lent, Some(refused))).await
-                }
-                _ => false,
-            };
+            let goes_on = self.outlives(&stop, &mut lent).await;
             worker.shared.rounds.note(self.admitted.logical.take_changes());
             if !self.entry.is_given_back() {
                 Box::pin(self.entry.given_back()).await;

@@ -26,7 +26,7 @@ impl Logical {
     /// the trouble: if that has to be given up after all, its session ends.
     pub(super) fn can_keep_begin(&self, body: &[u8], reading: &Reading, holding: &Holding) -> bool {
         let is_one_string = || body.iter().position(|&byte| byte == 0) == Some(body.len() - 1);
-        reading.begins_only
+        reading.begins_as.is_some()
             && self.is_quiet()
             && holding.is_at_boundary()
             && self.pins.is_empty()
@@ -41,8 +41,7 @@ impl Logical {
 
     /// Answers it.
     pub(super) fn keep_begin(&mut self, body: &[u8], reading: &Reading, desk: &mut Desk<'_>) {
-        let tag: &[u8] = if reading.starts { b"START TRANSACTION\0" } else { b"BEGIN\0" };
-        put(b'C', &[tag], desk.to_client);
+        put(b'C', &[reading.begins_as.unwrap_or_default().as_bytes(), b"\0"], desk.to_client);
         put(b'Z', &[b"T"], desk.to_client);
         self.begin = Some(body.into());
         self.rehearsed = Rehearsed::Nothing;

@@ -86,6 +86,20 @@ impl Expected {
         }
     }
 
+    /// Whether an error here is one of the client's transaction, and not only of what the proxy has asked.
+    pub(super) fn is_of_transaction(&self) -> bool {
+        !matches!(
+            self,
+            Expected::Failing
+                | Expected::Aside
+                | Expected::Ahead
+                | Expected::Code { .. }
+                | Expected::Examination { .. }
+                | Expected::Marker { .. }
+                | Expected::Unlisten { .. }
+        )
+    }
+
     /// Whether the answer is not for the client.
     pub(super) fn is_own(&self) -> bool {
         match self {

@@ -299,18 +299,7 @@ impl Logical {
             holding.is_strange = true;
         }
         holding.is_strange |= self.has_other_statements(&summary, body);
-        if !matches!(
-            self.expected.front(),
-            Some(
-                Expected::Failing
-                    | Expected::Aside
-                    | Expected::Ahead
-                    | Expected::Code { .. }
-                    | Expected::Examination { .. }
-                    | Expected::Marker { .. }
-                    | Expected::Unlisten { .. }
-            )
-        ) {
+        if self.expected.front().is_none_or(Expected::is_of_transaction) {
             self.statement_failed();
         }
         let told = if self.untold.is_some() { Fate::Instead } else { Fate::Forward };

@@ -1,8 +1,9 @@
 //! A client's server is lost. If nothing of its session was only there, it goes on, after at most one error.
 
 use super::Client;
+use super::exchange::Stop;
 use super::pools::Lent;
-use crate::logical::{AfterLoss, Goodbye, Lost};
+use crate::logical::{AfterLoss, Broken, Goodbye, Lost};
 use cluster::view::View;
 use pgwire::message::put;
 use pgwire::{ErrorFields, Severity, encode_error_response};
@@ -10,9 +11,20 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 impl Client<'_> {
+    /// Whether the client's session goes on though its exchange has stopped because of its server.
+    pub(super) async fn outlives(&mut self, stop: &Stop, lent: &mut Lent) -> bool {
+        let refused = match stop {
+            Stop::ServerGone | Stop::EpochChanged => None,
+            Stop::Broken(Broken::Begin(refused)) => Some(&**refused),
+            _ => return false,
+        };
+        // What is seldom needed is kept apart: an idle client's task is to be small.
+        Box::pin(self.goes_on(lent, refused)).await
+    }
+
     /// Whether the client's session goes on without the server, which is lost; it has been told then what is. If the server
     /// has `refused` to begin its transaction, that is given up, and these are its words.
-    pub(super) async fn goes_on(&mut self, lent: &mut Lent, refused: Option<&[u8]>) -> bool {
+    async fn goes_on(&mut self, lent: &mut Lent, refused: Option<&[u8]>) -> bool {
         if self.front.has_ended {
             return false;
         }

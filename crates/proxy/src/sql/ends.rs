@@ -39,17 +39,15 @@ pub fn ends(statement: &[Placed<'_>]) -> Ends {
     }
 }
 
-/// Whether a statement begins a transaction and says nothing of how, so that there is nothing in it to be refused.
+/// The tag of the answer, if a statement begins a transaction and says nothing of how: there is nothing in it to be refused.
 #[must_use]
-pub fn begins_only(statement: &[Placed<'_>]) -> bool {
+pub fn begins_as(statement: &[Placed<'_>]) -> Option<&'static str> {
     let is = |at: usize, keyword: &str| statement.get(at).is_some_and(|placed| placed.token.is(keyword));
     match statement.len() {
-        1 => is(0, "begin"),
-        2 => {
-            (is(0, "begin") && (is(1, "work") || is(1, "transaction")))
-                || (is(0, "start") && is(1, "transaction"))
-        }
-        _ => false,
+        1 if is(0, "begin") => Some("BEGIN"),
+        2 if is(0, "begin") && (is(1, "work") || is(1, "transaction")) => Some("BEGIN"),
+        2 if is(0, "start") && is(1, "transaction") => Some("START TRANSACTION"),
+        _ => None,
     }
 }
 

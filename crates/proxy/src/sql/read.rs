@@ -2,7 +2,7 @@
 
 use super::calls::{calls_unknown, mentions};
 use super::channels::{ChannelChange, channel_change, end_of_transaction};
-use super::ends::{Ends, and, begins_only, ends};
+use super::ends::{Ends, and, begins_as, ends};
 use super::keyword::Keyword;
 use super::lex::{Placed, Token, tokens};
 use super::pin::{Pin, Pins};
@@ -49,10 +49,8 @@ pub struct Reading {
     pub names_prepared: Option<Range<usize>>,
     /// What it does to the transaction that it is in.
     pub ends: Ends,
-    /// It begins a transaction, and says nothing of how.
-    pub begins_only: bool,
-    /// It does so as START TRANSACTION, which is the tag of its answer then.
-    pub starts: bool,
+    /// It begins a transaction, and says nothing of how; the tag of the answer.
+    pub begins_as: Option<&'static str>,
     /// It may run code that it does not name.
     pub runs_code: bool,
     /// It defines functions or sequences, or brings some along.
@@ -100,7 +98,7 @@ pub fn read(text: &[u8]) -> Reading {
     statements += usize::from(!statement.is_empty());
     one(&statement, text, statements, &mut reading);
     if statements > 1 {
-        reading.begins_only = false;
+        reading.begins_as = None;
         // They are one transaction: whether the setting outlives it depends on the others.
         match reading.effect.take() {
             Some(Effect::Set { .. } | Effect::Reset { .. } | Effect::ResetAll) => {
@@ -150,10 +148,7 @@ fn one(statement: &[Placed<'_>], text: &[u8], number: usize, reading: &mut Readi
             reading.creates |= word == b"with" && statement.iter().any(|p| p.token.is("into"));
             query(statement, reading);
         }
-        b"begin" | b"start" => {
-            reading.begins_only = begins_only(statement);
-            reading.starts = word == b"start";
-        }
+        b"begin" | b"start" => reading.begins_as = begins_as(statement),
         b"commit" | b"end" | b"rollback" | b"abort" => reading.channels.extend(end_of_transaction(statement)),
         b"savepoint" | b"release" | b"fetch" | b"move" | b"close" | b"show" | b"notify" | b"checkpoint" => {}
         b"discard" => {
