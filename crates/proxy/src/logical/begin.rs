@@ -72,7 +72,7 @@ impl Logical {
         put(b'B', &[b"\0\0\0\0\0\0\0\0"], to_server);
         put(b'E', &[b"\0\0\0\0\0"], to_server);
         holding.unnamed = Unnamed::Unknown;
-        self.expected.push_back(Expected::Ahead);
+        self.expected.push_back(Expected::Begun);
         self.begin_ahead = true;
     }
 

@@ -33,7 +33,7 @@ pub(super) enum Expected {
     /// Anything, then ReadyForQuery; with its LISTEN and UNLISTEN that were not completed yet.
     Query { effect: Option<Box<Effect>>, ends: Ends, channels: Vec<ChannelChange> },
     /// All that answers a BEGIN which the client was answered already; no ReadyForQuery.
-    Ahead,
+    Begun,
     /// The settings, put in place by a query of the proxy.
     Placing,
     /// A query of the proxy that nobody waits for.
@@ -81,7 +81,7 @@ impl Expected {
             | Expected::Bind
             | Expected::Describe
             | Expected::Execute { .. }
-            | Expected::Ahead
+            | Expected::Begun
             | Expected::Close { .. } => false,
         }
     }
@@ -92,7 +92,7 @@ impl Expected {
             self,
             Expected::Failing
                 | Expected::Aside
-                | Expected::Ahead
+                | Expected::Begun
                 | Expected::Code { .. }
                 | Expected::Examination { .. }
                 | Expected::Marker { .. }
@@ -106,7 +106,7 @@ impl Expected {
             Expected::Parse { by, .. } | Expected::Close { by, .. } | Expected::Sync { by } => {
                 *by == By::Proxy
             }
-            Expected::Ahead
+            Expected::Begun
             | Expected::Placing
             | Expected::Aside
             | Expected::Failing

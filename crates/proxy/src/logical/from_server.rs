@@ -132,7 +132,7 @@ impl Logical {
                 self.pop_if(|expected| matches!(expected, Expected::Describe));
                 Fate::Forward
             }
-            b'1' | b'2' if matches!(self.expected.front(), Some(Expected::Ahead)) => Fate::Swallow,
+            b'1' | b'2' if matches!(self.expected.front(), Some(Expected::Begun)) => Fate::Swallow,
             b'1' => self.complete(own, |expected| matches!(expected, Expected::Parse { .. })),
             b'2' => self.complete(own, |expected| matches!(expected, Expected::Bind)),
             b'3' if self.pop_if(|expected| matches!(expected, Expected::ParseKnown { .. })).is_some() => {
@@ -223,7 +223,7 @@ impl Logical {
                 let change = is_next.then(|| channels.remove(0));
                 self.command_completed(tag, (effect.as_deref(), change), holding);
             }
-            Some(Expected::Ahead) => {
+            Some(Expected::Begun) => {
                 self.expected.pop_front();
                 self.has_begun();
             }
@@ -311,7 +311,7 @@ impl Logical {
                 Ok(Fate::Swallow)
             }
             Some(Expected::Placing) => Err(Broken::Settings(message_of(body))),
-            Some(Expected::Ahead) => {
+            Some(Expected::Begun) => {
                 self.refused_to_begin();
                 Err(Broken::Begin(body.into()))
             }
@@ -405,7 +405,7 @@ impl Logical {
             Expected::ParseKnown { name } => drop(self.forget(&name)),
             Expected::Query { .. } | Expected::FunctionCall | Expected::Placing | Expected::Aside => {}
             Expected::Failing
-            | Expected::Ahead
+            | Expected::Begun
             | Expected::Code { .. }
             | Expected::Examination { .. }
             | Expected::Marker { .. }

@@ -48,14 +48,16 @@ impl Load {
         }
     }
 
+    /// Without `-n` pgbench vacuums what TPC-B makes long, and empties its history, before it begins: nobody has to do with what
+    /// others have left there.
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Load::Simple => &["-S", "-c", "32", "-j", "2", "-M", "simple"],
-            Load::Extended => &["-S", "-c", "32", "-j", "2", "-M", "extended"],
-            Load::Prepared => &["-S", "-c", "32", "-j", "2", "-M", "prepared"],
+            Load::Simple => &["-n", "-S", "-c", "32", "-j", "2", "-M", "simple"],
+            Load::Extended => &["-n", "-S", "-c", "32", "-j", "2", "-M", "extended"],
+            Load::Prepared => &["-n", "-S", "-c", "32", "-j", "2", "-M", "prepared"],
             Load::TpcB => &["-c", "16", "-j", "2"],
-            Load::OneClient => &["-S", "-c", "1", "-l", "--log-prefix", "log"],
-            Load::Connections => &["-S", "-C", "-c", "8", "-j", "2"],
+            Load::OneClient => &["-n", "-S", "-c", "1", "-l", "--log-prefix", "log"],
+            Load::Connections => &["-n", "-S", "-C", "-c", "8", "-j", "2"],
         }
     }
 }
@@ -82,7 +84,7 @@ pub fn measure(load: Load, proxy: &Proxy, seconds: u32) -> Result<Measured> {
     fs::create_dir_all(&dir)?;
     let before = proxy.cpu_ns()?;
     let output = Command::new("pgbench")
-        .args(["-h", "127.0.0.1", "-p", &proxy.port.to_string(), "-U", "postgres", "-n"])
+        .args(["-h", "127.0.0.1", "-p", &proxy.port.to_string(), "-U", "postgres"])
         .args(load.arguments())
         .args(["-T", &seconds.to_string(), "postgres"])
         .current_dir(&dir)

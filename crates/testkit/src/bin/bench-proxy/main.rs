@@ -81,7 +81,12 @@ fn run() -> Result<()> {
     let mut measured: Vec<Vec<Vec<Measured>>> = vec![vec![Vec::new(); proxies.len()]; loads.len()];
     for round in 1..=arguments.rounds {
         for (of_load, load) in measured.iter_mut().zip(loads) {
-            for (of_proxy, proxy) in of_load.iter_mut().zip(&proxies).filter(|(_, p)| p.can(load)) {
+            let mut turns: Vec<_> = of_load.iter_mut().zip(&proxies).filter(|(_, p)| p.can(load)).collect();
+            // Nobody always comes after the same one, and has what that one left to be done.
+            if round % 2 == 0 {
+                turns.reverse();
+            }
+            for (of_proxy, proxy) in turns {
                 of_proxy.push(measure(load, proxy, arguments.seconds)?);
             }
         }

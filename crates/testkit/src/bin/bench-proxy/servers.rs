@@ -101,7 +101,7 @@ fn pgbouncer(program: &Path, postgres: &Postgres) -> Result<Proxy> {
     );
     fs::write(dir.join("ini"), config)?;
     postgres.give(&dir)?;
-    let mut command = postgres.command(program);
+    let mut command = in_own_session(postgres.user, program);
     command.arg("-q").arg(dir.join("ini")).stdout(Stdio::null()).stderr(Stdio::null());
     started(Proxy { name, port, prepares, child: command.spawn()? })
 }
@@ -123,7 +123,7 @@ fn pgkeel(postgres: &Postgres) -> Result<Proxy> {
         program.display()
     );
     let port = free_port()?;
-    let mut command = Command::new(program);
+    let mut command = in_own_session(None, &program);
     command.args([format!("127.0.0.1:{port}"), postgres.port.to_string(), POOL.to_string(), "1".to_owned()]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     started(Proxy { name: "pgkeel".to_owned(), port, prepares: true, child: command.spawn()? })
@@ -221,10 +221,6 @@ impl Postgres {
         }
     }
 
-    fn command(&self, program: &Path) -> Command {
-        command_as(self.user, program)
-    }
-
     /// To the server's user.
     fn give(&self, dir: &Path) -> Result<()> {
         let Some((uid, gid)) = self.user else { return Ok(()) };
@@ -249,6 +245,15 @@ fn command_as(user: Option<(u32, u32)>, program: &Path) -> Command {
         command.uid(uid).gid(gid);
     }
     command.stdin(Stdio::null()).current_dir("/");
+    command
+}
+
+/// As whoever starts services does it, and as PgBouncer's `-d` does: in a session of its own. In one together with pgbench it
+/// would share that one's part of the processors (sched(7), "The autogroup feature"), so that less could be seen of
+/// either proxy. It ends with this program all the same.
+fn in_own_session(user: Option<(u32, u32)>, program: &Path) -> Command {
+    let mut command = command_as(user, Path::new("setpriv"));
+    command.args(["--pdeathsig", "TERM", "setsid"]).arg(program);
     command
 }
 
