@@ -45,6 +45,8 @@ pub(super) struct Inner {
     pub(super) busy: bool,
     /// Requests that wait to be submitted and are done at once, mostly.
     pub(super) at_once: u32,
+    /// Somebody waits for one of these.
+    pub(super) awaits_sent: bool,
     /// The limit of waiting is with the kernel.
     limited: bool,
     /// Something was done since that was given to it.
@@ -56,8 +58,22 @@ impl Inner {
     pub(super) fn new(uring: IoUring) -> io::Result<Inner> {
         let buffers = Some(Buffers::register(&uring.submitter())?);
         let (slots, free, spare, woken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (doors, busy, at_once, limited, done) = (Vec::new(), false, 0, false, false);
-        Ok(Inner { uring, buffers, slots, free, spare, woken, doors, busy, at_once, limited, done })
+        let (doors, busy, at_once, awaits_sent) = (Vec::new(), false, 0, false);
+        let (limited, done) = (false, false);
+        Ok(Inner {
+            uring,
+            buffers,
+            slots,
+            free,
+            spare,
+            woken,
+            doors,
+            busy,
+            at_once,
+            awaits_sent,
+            limited,
+            done,
+        })
     }
 
     /// Whether the kernel has something to be told, or to tell.
@@ -75,8 +91,9 @@ impl Inner {
         if waits && !self.limited {
             self.limited = self.request(opcode::Timeout::new(&raw const RING_ALONE).build(), 0, TIME_UP);
         }
-        // Those that are done at once are nothing to wait for.
-        let wanted = std::mem::take(&mut self.at_once) as usize + 1;
+        // Those that are done at once are nothing to wait for, unless somebody does.
+        let at_once = std::mem::take(&mut self.at_once) as usize;
+        let wanted = if std::mem::take(&mut self.awaits_sent) { 1 } else { at_once + 1 };
         let submitted = if waits && self.limited {
             self.uring.submit_and_wait(wanted)
         } else if self.has_work() {

@@ -88,6 +88,7 @@ impl RingSocket {
         let Some(slot) = inner.slot(self.number) else { return Poll::Ready(false) };
         if slot.sending.is_some() || slot.awaits_room {
             keep_waker(&mut slot.writer, cx.waker());
+            inner.awaits_sent = true;
             return Poll::Ready(false);
         }
         if slot.end.is_some() || slot.unsendable.is_some() {
@@ -129,7 +130,9 @@ impl RingSocket {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         keep_waker(&mut slot.writer, cx.waker());
-        if slot.sending.is_none() && !std::mem::replace(&mut slot.awaits_room, true) {
+        if slot.sending.is_some() {
+            inner.awaits_sent = true;
+        } else if !std::mem::replace(&mut slot.awaits_room, true) {
             let fd = Fd(slot.socket.as_raw_fd());
             let entry = opcode::PollAdd::new(fd, u32::from(PollFlags::OUT.bits())).build();
             inner.request(entry, self.number, WRITABLE);
@@ -179,6 +182,7 @@ impl RingSocket {
             (None, None) => Poll::Ready(Ok(())),
             (Some(_), None) => {
                 keep_waker(&mut slot.writer, cx.waker());
+                inner.awaits_sent = true;
                 Poll::Pending
             }
         }

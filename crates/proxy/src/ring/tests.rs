@@ -105,7 +105,7 @@ async fn much(ring: &Rc<Ring>, ahead: Ahead) {
 fn short_messages_wait_for_room_and_all_arrive() {
     with_ring(async |ring| {
         let (mut here, mut there) = pair(&ring);
-        let message = noise(1_000);
+        let message = noise(500);
         let mut sent = 0;
         // Until the kernel has no room for more; the peer does not read.
         loop {
@@ -125,7 +125,7 @@ fn short_messages_wait_for_room_and_all_arrive() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let all = reader.join().expect("no panic").expect("bytes");
-        assert!(all.len() == sent && all.chunks(1_000).all(|came| *came == message), "{sent} bytes");
+        assert!(all.len() == sent && all.chunks(500).all(|came| *came == message), "{sent} bytes");
     });
 }
 
