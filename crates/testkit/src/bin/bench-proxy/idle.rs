@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
+use crate::is_interrupted;
 use crate::servers::Proxy;
 
 /// So many, where the limit of open files allows it.
@@ -44,6 +45,7 @@ pub fn look(proxy: &Proxy) -> Result<Idle> {
     let before = proxy.memory_bytes()?;
     let mut open = Vec::with_capacity(clients);
     for number in 0..clients {
+        ensure!(!is_interrupted(), "interrupted");
         open.push(connect(proxy.port).with_context(|| format!("{}, client {number}", proxy.name))?);
     }
     std::thread::sleep(Duration::from_secs(1));

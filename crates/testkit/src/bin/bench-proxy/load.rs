@@ -1,12 +1,18 @@
-//! One measurement: pgbench through one proxy, and what that cost the proxy.
+//! One measurement: pgbench through each proxy, and what that cost the proxy.
 
-use std::fs;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::servers::Proxy;
+use crate::is_interrupted;
+use crate::running::{LOG, Running};
+use crate::servers::{Proxy, database};
+
+/// For so long one of them goes on. Shorter ones would share the machine's moods more evenly, but what a proxy, its servers and
+/// pgbench settle into, with which processes on which processor, takes some tenths of a second.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// What pgbench does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +56,28 @@ impl Load {
 
     /// Without `-n` pgbench vacuums what TPC-B makes long, and empties its history, before it begins: nobody has to do with what
     /// others have left there.
-    fn arguments(self) -> &'static [&'static str] {
+    pub fn arguments(self) -> &'static [&'static str] {
         match self {
             Load::Simple => &["-n", "-S", "-c", "32", "-j", "2", "-M", "simple"],
             Load::Extended => &["-n", "-S", "-c", "32", "-j", "2", "-M", "extended"],
             Load::Prepared => &["-n", "-S", "-c", "32", "-j", "2", "-M", "prepared"],
             Load::TpcB => &["-c", "16", "-j", "2"],
-            Load::OneClient => &["-n", "-S", "-c", "1", "-l", "--log-prefix", "log"],
+            Load::OneClient => &["-n", "-S", "-c", "1", "-l", "--log-prefix", LOG],
             Load::Connections => &["-n", "-S", "-C", "-c", "8", "-j", "2"],
         }
     }
 }
 
 impl Measured {
+    /// Each figure as a multiple of the other's.
+    pub fn against(&self, other: &Measured) -> Measured {
+        Measured {
+            per_second: self.per_second / other.per_second,
+            cpu_us: self.cpu_us / other.cpu_us,
+            p50_us: self.p50_us.zip(other.p50_us).map(|(own, others)| own / others),
+        }
+    }
+
     /// Of each figure the median.
     pub fn median(all: &[Measured]) -> Measured {
         let of = |figure: &dyn Fn(&Measured) -> Option<f64>| {
@@ -78,47 +93,45 @@ impl Measured {
     }
 }
 
-/// Runs one.
-pub fn measure(load: Load, proxy: &Proxy, seconds: u32) -> Result<Measured> {
-    let dir = std::env::temp_dir().join(format!("pgkeel-bench-proxy-log-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
-    let before = proxy.cpu_ns()?;
-    let output = Command::new("pgbench")
-        .args(["-h", "127.0.0.1", "-p", &proxy.port.to_string(), "-U", "postgres"])
-        .args(load.arguments())
-        .args(["-T", &seconds.to_string(), "postgres"])
-        .current_dir(&dir)
-        .stdin(Stdio::null())
-        .output()
-        .context("pgbench cannot be started")?;
-    let after = proxy.cpu_ns()?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "pgbench, {} through {}: {errors}", load.name(), proxy.name);
-    let transactions: f64 = after_text(&told, "number of transactions actually processed: ")?;
-    let per_second: f64 = after_text(&told, "tps = ")?;
-    ensure!(transactions > 0.0, "pgbench did nothing: {told}{errors}");
-    let p50_us = if load == Load::OneClient { Some(p50(&dir)?) } else { None };
-    fs::remove_dir_all(&dir)?;
-    // Nanoseconds of a few seconds are far below 2^52: nothing is lost.
-    let cpu_us = (after - before) as f64 / 1000.0 / transactions;
-    Ok(Measured { per_second, cpu_us, p50_us })
-}
-
-fn after_text(told: &str, name: &str) -> Result<f64> {
-    let at = told.find(name).with_context(|| format!("pgbench did not tell {name:?}: {told}"))?;
-    let rest = &told[at + name.len()..];
-    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-    Ok(rest[..end].parse()?)
-}
-
-/// From pgbench's logs, one line a transaction (pgbench's manual, "Per-Transaction Logging").
-fn p50(dir: &std::path::Path) -> Result<f64> {
-    let mut times = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let text = fs::read_to_string(entry?.path())?;
-        times.extend(text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()));
+/// Runs the load through all of these at once, each in a database of its own, but lets only one pgbench go on at a time, for
+/// [`SLICE`]: what the machine is busy with besides, and how fast it is just then, is shared by all alike. `round` is for who
+/// comes first, and in which database; `seconds` is how long each goes on.
+///
+/// # Errors
+/// pgbench failed, or the program was interrupted.
+pub fn measure(
+    load: Load,
+    proxies: &[&Proxy],
+    round: usize,
+    seconds: u32,
+    dir: &Path,
+) -> Result<Vec<Measured>> {
+    let count = proxies.len();
+    let before = proxies.iter().map(|proxy| proxy.cpu_ns()).collect::<Result<Vec<u64>>>()?;
+    let limit = seconds * u32::try_from(count)?;
+    let mut running = Vec::with_capacity(count);
+    for at in (0..count).map(|place| (round + place) % count) {
+        let (database, dir) = (database((round + at) % count), dir.join(format!("pgbench-{at}")));
+        running.push((at, Running::start(load, proxies[at], &database, limit, dir)?));
     }
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().context("pgbench logged nothing")
+    for turn in 0.. {
+        if running.iter_mut().all(|(_, one)| one.has_ended()) {
+            break;
+        }
+        for place in 0..count {
+            ensure!(!is_interrupted(), "interrupted");
+            // Nobody always comes after the same one, and has what that one left to be done.
+            let place = if turn % 2 == 0 { place } else { count - 1 - place };
+            running[(turn + place) % count].1.go_on_for(SLICE);
+        }
+    }
+    running.sort_by_key(|(at, _)| *at);
+    let mut measured = Vec::with_capacity(count);
+    for ((_, one), (proxy, before)) in running.into_iter().zip(proxies.iter().zip(before)) {
+        let counted = one.result().with_context(|| format!("{} through {}", load.name(), proxy.name))?;
+        // Nanoseconds of a few seconds are far below 2^52: nothing is lost.
+        let cpu_us = (proxy.cpu_ns()? - before) as f64 / 1000.0 / counted.transactions;
+        measured.push(Measured { per_second: counted.per_second, cpu_us, p50_us: counted.p50_us });
+    }
+    Ok(measured)
 }

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -61,17 +61,22 @@ impl Drop for Proxy {
     }
 }
 
-/// PgBouncer as installed, the one that PGBOUNCER names, and pgkeel, in this order.
-pub fn proxies(postgres: &Postgres) -> Result<Vec<Proxy>> {
-    raise_file_limit();
+/// PgBouncer as installed, and the one that PGBOUNCER names.
+pub fn rivals() -> Result<Vec<PathBuf>> {
     let installed = Path::new("/usr/sbin/pgbouncer");
     let named = std::env::var_os("PGBOUNCER").map(PathBuf::from);
-    let rivals: Vec<&Path> =
-        [Some(installed).filter(|path| path.exists()), named.as_deref()].into_iter().flatten().collect();
+    let rivals: Vec<PathBuf> =
+        [Some(installed.to_owned()).filter(|path| path.exists()), named].into_iter().flatten().collect();
     ensure!(
         !rivals.is_empty(),
         "there is no PgBouncer to compare with: install the package pgbouncer, or name a program by PGBOUNCER"
     );
+    Ok(rivals)
+}
+
+/// These and pgkeel, in this order.
+pub fn proxies(rivals: &[PathBuf], postgres: &Postgres) -> Result<Vec<Proxy>> {
+    raise_file_limit();
     let mut proxies = Vec::new();
     for rival in rivals {
         proxies.push(pgbouncer(rival, postgres)?);
@@ -91,7 +96,7 @@ fn pgbouncer(program: &Path, postgres: &Postgres) -> Result<Proxy> {
     fs::create_dir(&dir)?;
     fs::write(dir.join("users"), "\"postgres\" \"\"\n")?;
     let config = format!(
-        "[databases]\npostgres = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
          unix_socket_dir =\nauth_type = trust\nauth_file = {dir}/users\npool_mode = transaction\ndefault_pool_size = {POOL}\n\
          max_client_conn = {}\nlogfile = {dir}/log\npidfile = {dir}/pid\nlog_connections = 0\nlog_disconnections = 0\n{}",
         postgres.port,
@@ -101,9 +106,9 @@ fn pgbouncer(program: &Path, postgres: &Postgres) -> Result<Proxy> {
     );
     fs::write(dir.join("ini"), config)?;
     postgres.give(&dir)?;
-    let mut command = in_own_session(postgres.user, program);
+    let mut command = in_own_session(postgres.user, program, "TERM");
     command.arg("-q").arg(dir.join("ini")).stdout(Stdio::null()).stderr(Stdio::null());
-    started(Proxy { name, port, prepares, child: command.spawn()? })
+    started(Proxy { name, port, prepares, child: spawn(&mut command)? })
 }
 
 fn has_prepared(version: &str) -> bool {
@@ -123,10 +128,16 @@ fn pgkeel(postgres: &Postgres) -> Result<Proxy> {
         program.display()
     );
     let port = free_port()?;
-    let mut command = in_own_session(None, &program);
+    let mut command = in_own_session(None, &program, "TERM");
     command.args([format!("127.0.0.1:{port}"), postgres.port.to_string(), POOL.to_string(), "1".to_owned()]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    started(Proxy { name: "pgkeel".to_owned(), port, prepares: true, child: command.spawn()? })
+    started(Proxy { name: "pgkeel".to_owned(), port, prepares: true, child: spawn(&mut command)? })
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command
+        .spawn()
+        .context("setpriv (of util-linux), by which servers and proxies are run, cannot be started")
 }
 
 fn started(mut proxy: Proxy) -> Result<Proxy> {
@@ -161,8 +172,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes one with pgbench's tables.
-    pub fn start() -> Result<Postgres> {
+    /// Makes one with pgbench's tables, in so many databases.
+    pub fn start(databases: usize) -> Result<Postgres> {
         let root = Root::make(None)?;
         // As root, servers run as the user whose home PostgreSQL's package makes.
         let of_root = rustix::process::geteuid().is_root();
@@ -181,44 +192,58 @@ impl Postgres {
         initdb.args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "-D"]).arg(&data);
         let output = initdb.output().context("initdb cannot be started")?;
         ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        // It does nothing by itself (vacuum, checkpoints) that would fall to one proxy's turn and not to another's.
         let settings = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n\
-             synchronous_commit = off\nshared_buffers = 256MB\nmax_connections = 200\n"
+             synchronous_commit = off\nshared_buffers = 1GB\nmax_connections = 300\nautovacuum = off\n\
+             checkpoint_timeout = 1h\nmax_wal_size = 4GB\n"
         );
         fs::write(data.join("postgresql.auto.conf"), settings)?;
-        let mut server = command_as(user, &program("postgres")?);
+        let mut server = in_own_session(user, &program("postgres")?, "QUIT");
         server.arg("-D").arg(&data).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut postgres = Postgres { port, child: server.spawn()?, user, root };
-        postgres.fill()?;
+        let mut postgres = Postgres { port, child: spawn(&mut server)?, user, root };
+        postgres.wait_until_it_answers()?;
+        for number in 0..databases {
+            postgres.fill(&database(number))?;
+        }
         Ok(postgres)
     }
 
-    fn fill(&mut self) -> Result<()> {
+    /// The directory of everything.
+    pub fn dir(&self) -> &Path {
+        self.root.path()
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
         let began = Instant::now();
         loop {
-            let output = Command::new("pgbench")
-                .args([
-                    "-h",
-                    "127.0.0.1",
-                    "-p",
-                    &self.port.to_string(),
-                    "-U",
-                    "postgres",
-                    "-i",
-                    "-q",
-                    "-s",
-                    "10",
-                ])
-                .arg("postgres")
-                .output()
-                .context("pgbench cannot be started")?;
+            let output = self.client("pg_isready", &["-q"])?;
             if output.status.success() {
                 return Ok(());
             }
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(began.elapsed() < START_LIMIT, "pgbench -i: {said}");
+            if let Some(status) = self.child.try_wait()? {
+                bail!("PostgreSQL has ended: {status}");
+            }
+            ensure!(began.elapsed() < START_LIMIT, "PostgreSQL does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    fn fill(&self, database: &str) -> Result<()> {
+        for (program, arguments) in
+            [("createdb", &[database][..]), ("pgbench", &["-i", "-q", "-s", "10", database])]
+        {
+            let output = self.client(program, arguments)?;
+            ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Runs a program that connects to this server.
+    fn client(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(program);
+        command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &self.port.to_string()]).args(arguments);
+        command.output().with_context(|| format!("{program} cannot be started"))
     }
 
     /// To the server's user.
@@ -248,12 +273,17 @@ fn command_as(user: Option<(u32, u32)>, program: &Path) -> Command {
     command
 }
 
+/// The name of one of the databases with pgbench's tables.
+pub fn database(number: usize) -> String {
+    format!("bench{number}")
+}
+
 /// As whoever starts services does it, and as PgBouncer's `-d` does: in a session of its own. In one together with pgbench it
 /// would share that one's part of the processors (sched(7), "The autogroup feature"), so that less could be seen of
-/// either proxy. It ends with this program all the same.
-fn in_own_session(user: Option<(u32, u32)>, program: &Path) -> Command {
+/// either proxy. It ends with this program all the same, by the signal `end`.
+fn in_own_session(user: Option<(u32, u32)>, program: &Path, end: &str) -> Command {
     let mut command = command_as(user, Path::new("setpriv"));
-    command.args(["--pdeathsig", "TERM", "setsid"]).arg(program);
+    command.args(["--pdeathsig", end, "setsid"]).arg(program);
     command
 }
 
