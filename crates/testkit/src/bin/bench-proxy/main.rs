@@ -13,7 +13,7 @@ mod servers;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use load::{Load, Measured, measure};
 use pgkeel::cli::text::columns;
 use serde::Serialize;
@@ -99,9 +99,9 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments> {
     let mut arguments = Arguments { rounds: ROUNDS_DEFAULT, seconds: SECONDS_DEFAULT, json: false };
     while let Some(word) = given.next() {
         let mut number = || -> Result<u32> {
-            let number = given.next().with_context(|| format!("{word} needs a number"))?.parse()?;
-            ensure!((1..=100).contains(&number), "{word} {number}: from 1 to 100");
-            Ok(number)
+            let said = given.next().with_context(|| format!("{word} needs a number"))?;
+            let number = said.parse().ok().filter(|number| (1..=100).contains(number));
+            number.with_context(|| format!("{word} {said}: a number from 1 to 100 is needed"))
         };
         match word.as_str() {
             "--rounds" => arguments.rounds = usize::try_from(number()?)?,

@@ -86,7 +86,10 @@ pub fn proxies(rivals: &[PathBuf], postgres: &Postgres) -> Result<Vec<Proxy>> {
 }
 
 fn pgbouncer(program: &Path, postgres: &Postgres) -> Result<Proxy> {
-    let version = Command::new(program).arg("--version").output().context("PgBouncer cannot be started")?;
+    let version = Command::new(program)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("PgBouncer, {}, cannot be started", program.display()))?;
     let version = String::from_utf8_lossy(&version.stdout);
     let name = version.lines().next().unwrap_or("PgBouncer").to_owned();
     // Since 1.21 (its change log); an older one cannot do it, and does not know the word for it.
