@@ -124,6 +124,7 @@ fn run() -> Result<()> {
     let mut measured: Vec<Vec<Vec<Measured>>> = vec![vec![Vec::new(); proxies.len()]; loads.len()];
     for round in 1..=arguments.rounds {
         for (of_load, load) in measured.iter_mut().zip(loads) {
+            eprintln!("round {round} of {}: {}", arguments.rounds, load.name());
             let able: Vec<usize> = (0..proxies.len()).filter(|at| proxies[*at].can(load)).collect();
             let these: Vec<&Proxy> = able.iter().map(|at| &proxies[*at]).collect();
             let measured = measure(load, &these, round, arguments.seconds, postgres.dir())?;
@@ -131,7 +132,6 @@ fn run() -> Result<()> {
                 of_load[at].push(measured);
             }
         }
-        eprintln!("round {round} of {}", arguments.rounds);
     }
     let (mut rows, mut against) = (Vec::new(), Vec::new());
     for (of_load, load) in measured.into_iter().zip(loads) {
@@ -149,6 +149,7 @@ fn run() -> Result<()> {
     }
     let mut idle = Vec::new();
     for proxy in &proxies {
+        eprintln!("idle clients: {}", proxy.name);
         idle.push(idle::look(proxy)?);
     }
     let report = Report { rounds: arguments.rounds, rows, against, idle };

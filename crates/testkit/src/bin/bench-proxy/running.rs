@@ -11,8 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::load::Load;
 use crate::servers::Proxy;
 
-/// Its first turn: until then it has connected, and vacuumed where it does so.
-const START: Duration = Duration::from_millis(500);
+/// Its first turn: by its end it has connected, and vacuumed where it does so. If not, it would be taken for faster than it is,
+/// for its own clock does not count that.
+const START: Duration = Duration::from_secs(1);
 
 /// Its logs are called so, and a number.
 pub const LOG: &str = "log";
