@@ -6,17 +6,23 @@
 //! all servers together are at their limit, the client that has waited longest has the least recently used idle server of
 //! another pool closed for it.
 //!
+//! The limits are those of all workers together ([`Quota`]), and so is the order, roughly: a worker in which a client has
+//! waited longer gets the place of a server that another one does not need, or needs less ([`Deed::Ask`]).
+//!
 //! A pool that is paused ([`Lending::pause`]) lends nothing; its servers are closed as soon as nobody has them.
 
 mod apart;
+mod elsewhere;
 mod facts;
 mod pause;
 mod pool;
+mod quota;
 #[cfg(test)]
 mod tests;
 
 pub use facts::{Lendings, PoolFacts};
 pub use pool::Stage;
+pub use quota::{Claim, Quota};
 
 use pool::{Pool, Server};
 use std::time::{Duration, Instant};
@@ -92,6 +98,13 @@ pub enum Deed {
         /// How long it has waited.
         waited: Duration,
     },
+    /// Have all other workers call [`Lending::tick`]: one of them may give up a place.
+    Ask,
+    /// Have this worker call [`Lending::tick`]: there is a place for it.
+    Call {
+        /// Its number.
+        worker: usize,
+    },
 }
 
 /// Why a server connection is closed.
@@ -107,6 +120,8 @@ pub enum Why {
     Unclean,
     /// Another pool needs its place.
     Displaced,
+    /// Another worker needs its place.
+    Elsewhere,
     /// Its pool is paused.
     Paused,
 }
@@ -128,28 +143,22 @@ pub struct Lending {
     pools: Vec<Pool>,
     servers: Vec<Option<Server>>,
     free: Vec<u32>,
-    open: usize,
+    /// Places of all pools.
+    all: Claim,
     open_max: usize,
     deeds: Vec<Deed>,
 }
 
 impl Lending {
-    /// Lends at most `open_max` servers of all pools together.
+    /// Lends at most `open_max` servers of all pools and all workers together, which is what `all` counts.
     #[must_use]
-    pub fn new(open_max: usize) -> Lending {
-        Lending {
-            pools: Vec::new(),
-            servers: Vec::new(),
-            free: Vec::new(),
-            open: 0,
-            open_max,
-            deeds: Vec::new(),
-        }
+    pub fn new(open_max: usize, all: Claim) -> Lending {
+        Lending { pools: Vec::new(), servers: Vec::new(), free: Vec::new(), all, open_max, deeds: Vec::new() }
     }
 
     /// Other limits from now on. What is open beyond them is not closed for that: it goes as it becomes idle for long.
     pub fn set_limits(&mut self, open_max: usize, bounds: &Bounds, now: Instant) {
-        self.open_max = open_max.max(self.apart() + 1);
+        self.open_max = open_max;
         self.pools.iter_mut().for_each(|pool| pool.bounds = bounds.clone());
         for pool in 0..self.pools.len() {
             self.serve(PoolId(u32::try_from(pool).unwrap_or(u32::MAX)), now);
@@ -157,9 +166,9 @@ impl Lending {
         self.serve_longest_waiting(now);
     }
 
-    /// A new pool, without any server.
-    pub fn add_pool(&mut self, bounds: Bounds) -> PoolId {
-        self.pools.push(Pool::new(bounds));
+    /// A new pool, without any server. Its places are counted by `claim`.
+    pub fn add_pool(&mut self, bounds: Bounds, claim: Claim) -> PoolId {
+        self.pools.push(Pool::new(bounds, claim));
         PoolId(u32::try_from(self.pools.len() - 1).unwrap_or(u32::MAX))
     }
 
@@ -173,6 +182,7 @@ impl Lending {
         if let Some(found) = self.pools.get_mut(pool.0 as usize) {
             found.queue.push_back(pool::Waiting { client, since: now, told: false });
             self.serve(pool, now);
+            self.mind_first_wish(pool, now);
         }
     }
 
@@ -219,9 +229,11 @@ impl Lending {
 
     /// A server could not be opened.
     pub fn failed(&mut self, server: ServerId, now: Instant) {
-        if let Some(pool) = self.remove(server) {
-            let pool = &mut self.pools[pool.0 as usize];
+        if let Some(id) = self.remove(server) {
+            let pool = &mut self.pools[id.0 as usize];
             pool.retry_at = Some(now + pool.bounds.retry_after);
+            pool.claim.withdraw();
+            self.put_back(id);
         }
     }
 
@@ -234,8 +246,11 @@ impl Lending {
         let lent_for = now.saturating_duration_since(state.since);
         (state.stage, state.since) = (Stage::Idle, now);
         let (pool, outdated, opened) = (state.pool, state.outdated, state.opened);
+        if was_apart {
+            self.end_apart(pool);
+        }
+        let is_owed = self.is_owed(pool, now);
         let of = &mut self.pools[pool.0 as usize];
-        of.apart -= usize::from(was_apart);
         of.lendings.time += lent_for;
         let old = now.saturating_duration_since(opened) > of.bounds.age_max;
         let closes = match (how, outdated, old, of.paused) {
@@ -243,6 +258,7 @@ impl Lending {
             (_, true, ..) => Some(Why::Outdated),
             (_, _, true, _) => Some(Why::Old),
             (.., true) => Some(Why::Paused),
+            _ if is_owed => Some(Why::Elsewhere),
             (Returned::Clean | Returned::Liked, false, false, false) => None,
         };
         match (closes, how) {
@@ -251,14 +267,13 @@ impl Lending {
             (None, Returned::Clean | Returned::Unclean) => of.idle.push(server),
         }
         self.serve(pool, now);
-        if self.open < self.open_max {
-            self.serve_longest_waiting(now);
-        }
+        self.serve_longest_waiting(now);
     }
 
     /// A server is gone, whatever it was doing.
     pub fn lost(&mut self, server: ServerId, now: Instant) {
         if let Some(pool) = self.remove(server) {
+            self.put_back(pool);
             self.serve(pool, now);
             self.serve_longest_waiting(now);
         }
@@ -286,37 +301,41 @@ impl Lending {
             self.keep_minimum(pool, now);
         }
         self.serve_longest_waiting(now);
+        self.give_up_idle(now);
+        self.mind_wishes(now);
         self.next_tick(now)
     }
 
     /// Server connections that are open or being opened.
     #[cfg(test)]
     fn open(&self) -> usize {
-        self.open
+        self.servers.iter().flatten().count()
     }
 
     fn server_mut(&mut self, id: ServerId) -> Option<&mut Server> {
         self.servers.get_mut(id.0 as usize)?.as_mut()
     }
 
-    /// Takes a server off the books; its pool.
+    /// Takes a server off the books; its pool, whose place is still to be put back.
     fn remove(&mut self, id: ServerId) -> Option<PoolId> {
         let server = self.servers.get_mut(id.0 as usize)?.take()?;
         self.free.push(id.0);
-        self.open -= 1;
+        if server.stage == Stage::Apart {
+            self.end_apart(server.pool);
+        }
         let pool = &mut self.pools[server.pool.0 as usize];
         pool.open -= 1;
         if server.stage == Stage::Opening {
             pool.opening -= 1;
         }
-        pool.apart -= usize::from(server.stage == Stage::Apart);
         pool.idle.retain(|idle| *idle != id);
         Some(server.pool)
     }
 
     fn close(&mut self, id: ServerId, why: Why) {
-        if self.remove(id).is_some() {
+        if let Some(pool) = self.remove(id) {
             self.deeds.push(Deed::Close { server: id, why });
+            self.put_back(pool);
         }
     }
 }

@@ -31,6 +31,7 @@ mod pools;
 
 mod post;
 
+mod quotas;
 mod rounds;
 
 mod secrets;
@@ -46,6 +47,7 @@ pub use moved::take_in;
 pub use open::log_in;
 pub use pause::{Chosen, pause, reconnect, resume};
 pub use pools::{Login, Pools, settle};
+pub use quotas::Quotas;
 pub use rounds::Rounds;
 pub use secrets::{Secrets, find_verifier};
 pub use staying::{Staying, tell_who_stays};
@@ -491,6 +493,7 @@ async fn mind_pools(worker: &Rc<Worker>) {
                 worker.ferry.borrow_mut().clone_from(&leaving.borrow_and_update());
                 worker.bell.ring();
             }
+            () = worker.shared.quotas.called(worker.number) => tick(worker),
             _ = code_at.tick() => worker.shared.rounds.note(Changes { code: true, ..Changes::default() }),
             _ = tick_at.tick() => {
                 let databases = worker.shared.rounds.of_databases();

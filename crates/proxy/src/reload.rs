@@ -236,7 +236,7 @@ mod tests {
             startup_timeout: Duration::from_secs(10),
             clients_max: 100,
             workers: 1,
-            pool: Some(PoolSettings::for_lookups()),
+            pool: Some(PoolSettings::for_lookups(1)),
             tls: None,
             server_tls: ServerTls::Disable,
             console: Default::default(),

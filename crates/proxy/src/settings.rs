@@ -130,7 +130,7 @@ pub struct ConsoleSettings {
     pub verifiers: Option<Verifiers>,
 }
 
-/// Settings of the pooled mode. Limits are shared out among the workers, rounded up.
+/// Settings of the pooled mode. Limits are those of all workers together.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
     /// Most server connections of one pool, which is one database, user and set of start-up parameters.
@@ -224,14 +224,14 @@ impl ConsoleSettings {
 }
 
 impl PoolSettings {
-    /// Of a proxy in the session mode, which only looks up verifiers.
-    pub(crate) fn for_lookups() -> PoolSettings {
+    /// Of a proxy in the session mode, which only looks up verifiers: one connection for each worker.
+    pub(crate) fn for_lookups(workers: usize) -> PoolSettings {
         PoolSettings {
-            servers_max: 1,
+            servers_max: workers,
             reserve: 0,
             reserve_after: Duration::ZERO,
             servers_min: 0,
-            open_max: 1,
+            open_max: workers,
             query_wait: Duration::from_secs(10),
             notice_after: Duration::from_secs(3_600),
             idle_max: Duration::from_secs(10),

@@ -10,7 +10,7 @@ use crate::logical::Texts;
 use crate::once_per_source::OncePerSource;
 use crate::peers::PassingOn;
 use crate::pool::Pool;
-use crate::pooled::{Begins, Bell, Pools, Rounds, Secrets};
+use crate::pooled::{Begins, Bell, Pools, Quotas, Rounds, Secrets};
 use crate::reach::Detours;
 use crate::reload::Reloads;
 use crate::ring::Ring;
@@ -56,6 +56,8 @@ pub struct Shared {
     pub pool: Pool,
     pub cancels: Cancels,
     pub rounds: Rounds,
+    /// What the workers' pools may have.
+    pub quotas: Quotas,
     pub tls: Arc<Tls>,
     /// Who may come; `None`: everybody, as [`Settings`] say.
     pub hba: Option<Hba>,
@@ -91,6 +93,7 @@ impl Shared {
         mock: [u8; KEY_LEN],
     ) -> Shared {
         let pool = Pool::new(settings.clients_max);
+        let quotas = Quotas::new(settings.workers.max(1));
         Shared {
             settings: RwLock::new(Arc::new(settings)),
             reloads,
@@ -98,6 +101,7 @@ impl Shared {
             pool,
             cancels: Cancels::default(),
             rounds: Rounds::default(),
+            quotas,
             tls,
             hba,
             trouble: Mutex::default(),
@@ -245,7 +249,7 @@ impl Worker {
         let chunk = RefCell::new(vec![0; CHUNK_LEN].into_boxed_slice());
         let mut names = [0; 8];
         aws_lc_rs::rand::fill(&mut names).ok()?;
-        let pools = RefCell::new(Pools::new(&shared.settings()));
+        let pools = RefCell::new(Pools::new(&shared, number));
         let ring = ring(number, &shared.settings());
         Some(Worker {
             number,

@@ -2,31 +2,38 @@
 //! back.
 
 use super::pool::Stage;
-use super::{Lending, ServerId};
+use super::{Lending, PoolId, ServerId};
 use std::time::Instant;
 
 impl Lending {
     /// Sets a server apart that is lent, if another one of its pool is left to be lent, and another one of all. Whether it
     /// was.
     pub fn set_apart(&mut self, server: ServerId, now: Instant) -> bool {
-        let (of_all, open_max) = (self.apart(), self.open_max);
-        let Some(state) = self.server_mut(server).filter(|s| s.stage == Stage::Lent && !s.outdated) else {
-            return false;
-        };
-        let pool = state.pool.0 as usize;
-        let of_pool = &self.pools[pool];
-        if of_pool.apart + 1 >= of_pool.bounds.servers_max || of_all + 1 >= open_max {
+        let of_all = self.open_max.saturating_sub(1);
+        let Some(Some(state)) = self.servers.get_mut(server.0 as usize) else { return false };
+        let pool = &self.pools[state.pool.0 as usize];
+        if state.stage != Stage::Lent
+            || state.outdated
+            || !pool.claim.set_apart(pool.bounds.servers_max.saturating_sub(1))
+        {
             return false;
         }
-        self.pools[pool].apart += 1;
-        if let Some(state) = self.server_mut(server) {
-            (state.stage, state.since) = (Stage::Apart, now);
+        if !self.all.set_apart(of_all) {
+            pool.claim.end_apart();
+            return false;
         }
+        (state.stage, state.since) = (Stage::Apart, now);
         true
     }
 
-    /// Servers that are set apart.
-    pub(super) fn apart(&self) -> usize {
-        self.pools.iter().map(|pool| pool.apart).sum()
+    /// A server of this pool is not apart any more.
+    pub(super) fn end_apart(&self, pool: PoolId) {
+        self.pools[pool.0 as usize].claim.end_apart();
+        self.all.end_apart();
+    }
+
+    /// Most servers of all pools: with less than before, one is left to be lent.
+    pub(super) fn open_limit(&self) -> usize {
+        self.open_max.max(self.all.apart() + 1)
     }
 }

@@ -1,7 +1,7 @@
 //! One pool: its idle servers, its queue, and the rules that concern both.
 
 use super::facts::Lendings;
-use super::{Bounds, ClientId, Deed, Lending, PoolId, ServerId, Why};
+use super::{Bounds, Claim, ClientId, Deed, Lending, PoolId, ServerId, Why};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -41,14 +41,14 @@ pub(super) struct Server {
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) bounds: Bounds,
+    /// Its places, of all workers.
+    pub(super) claim: Claim,
     pub(super) queue: VecDeque<Waiting>,
     /// The one that was returned last is at the end.
     pub(super) idle: Vec<ServerId>,
     /// Open or being opened.
     pub(super) open: usize,
     pub(super) opening: usize,
-    /// Open, and not to be lent.
-    pub(super) apart: usize,
     /// The last attempt failed: the next one is made then.
     pub(super) retry_at: Option<Instant>,
     /// Nothing is lent until it is resumed.
@@ -58,34 +58,33 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(bounds: Bounds) -> Pool {
+    pub(super) fn new(bounds: Bounds, claim: Claim) -> Pool {
         Pool {
             bounds,
+            claim,
             queue: VecDeque::new(),
             idle: Vec::new(),
             open: 0,
             opening: 0,
-            apart: 0,
             retry_at: None,
             paused: false,
             lendings: Lendings::default(),
         }
     }
 
-    /// How many servers it may have now.
-    fn room(&self, now: Instant) -> usize {
+    /// How many servers it may have now, in all workers.
+    pub(super) fn room(&self, now: Instant) -> usize {
         let long = |w: &Waiting| now.saturating_duration_since(w.since) >= self.bounds.reserve_after;
         let reserve = if self.queue.front().is_some_and(long) { self.bounds.reserve } else { 0 };
         // With less than before, one is left to be lent.
-        (self.bounds.servers_max + reserve).max(self.apart + 1)
+        (self.bounds.servers_max + reserve).max(self.claim.apart() + 1)
     }
 
-    /// Whether one more server is to be opened for those who wait.
-    fn wants_more(&self, now: Instant) -> bool {
-        !self.paused
-            && self.queue.len() > self.opening
-            && self.open < self.room(now)
-            && self.retry_at.is_none_or(|at| at <= now)
+    /// Since when the client has waited for whom one more server is to be opened, if there is a place.
+    pub(super) fn lacks(&self, now: Instant) -> Option<Instant> {
+        let first = self.queue.front()?;
+        let may = !self.paused && self.retry_at.is_none_or(|at| at <= now);
+        (may && self.queue.len() > self.opening).then_some(first.since)
     }
 }
 
@@ -102,39 +101,60 @@ impl Lending {
             pool.lendings.waited += now.saturating_duration_since(waiting.since);
             self.deeds.push(Deed::Lend { client: waiting.client, server });
         }
-        while self.pools[id.0 as usize].wants_more(now) && self.make_room(id) {
-            self.begin_opening(id, now);
-        }
+        while self.open_one(id, now) {}
     }
 
     /// The client that has waited longest gets the place that has become free.
     pub(super) fn serve_longest_waiting(&mut self, now: Instant) {
-        let waits = |pool: &Pool| pool.queue.front().filter(|_| pool.wants_more(now)).map(|w| w.since);
-        while self.open < self.open_max {
+        let waits = |pool: &Pool| pool.lacks(now).filter(|_| pool.claim.is_free(pool.room(now)));
+        while self.all.is_free(self.open_limit()) {
             let longest = self.pools.iter().enumerate().filter_map(|(id, p)| Some((waits(p)?, id))).min();
             let Some((_, id)) = longest else { return };
-            self.begin_opening(PoolId(u32::try_from(id).unwrap_or(u32::MAX)), now);
+            if !self.open_one(PoolId(u32::try_from(id).unwrap_or(u32::MAX)), now) {
+                return;
+            }
         }
     }
 
-    /// Whether one more server may be opened; the idle one of another pool that was used least recently may have to go.
-    fn make_room(&mut self, id: PoolId) -> bool {
-        if self.open < self.open_max {
-            return true;
+    /// Opens one more server for those who wait, if there are places of the pool and of all; the idle one of another pool
+    /// that was used least recently may have to go.
+    fn open_one(&mut self, id: PoolId, now: Instant) -> bool {
+        let open_limit = self.open_limit();
+        let pool = &self.pools[id.0 as usize];
+        let (room, lacks) = (pool.room(now), pool.lacks(now));
+        let Some(since) = lacks.filter(|_| pool.claim.is_free(room)) else { return false };
+        let gives_way = match self.all.take(open_limit, since) {
+            true => None,
+            false => match self.least_needed(id) {
+                Some(server) => Some(server),
+                None => return false,
+            },
+        };
+        if !self.pools[id.0 as usize].claim.take(room, since) {
+            if gives_way.is_none() {
+                self.deeds.extend(self.all.put_back().map(|worker| Deed::Call { worker }));
+            }
+            return false;
         }
+        if let Some(server) = gives_way {
+            self.all.take_in_exchange();
+            self.close(server, Why::Displaced);
+        }
+        self.begin_opening(id, now);
+        true
+    }
+
+    /// The idle server of another pool that was used least recently.
+    fn least_needed(&self, id: PoolId) -> Option<ServerId> {
         let of_other = |(number, pool): (usize, &Pool)| {
             let server = *pool.idle.first().filter(|_| number != id.0 as usize && pool.queue.is_empty())?;
             let since = self.servers.get(server.0 as usize)?.as_ref()?.since;
             Some((since, server))
         };
-        let oldest = self.pools.iter().enumerate().filter_map(of_other).min();
-        match oldest {
-            Some((_, server)) => self.close(server, Why::Displaced),
-            None => return false,
-        }
-        true
+        self.pools.iter().enumerate().filter_map(of_other).min().map(|(_, server)| server)
     }
 
+    /// Its places are taken.
     fn begin_opening(&mut self, id: PoolId, now: Instant) {
         let number = self.free.pop().unwrap_or_else(|| {
             self.servers.push(None);
@@ -142,7 +162,6 @@ impl Lending {
         });
         let server = Server { pool: id, stage: Stage::Opening, opened: now, since: now, outdated: false };
         self.servers[number as usize] = Some(server);
-        self.open += 1;
         let pool = &mut self.pools[id.0 as usize];
         pool.open += 1;
         pool.opening += 1;
@@ -180,22 +199,26 @@ impl Lending {
                 (now.saturating_duration_since(state.since), now.saturating_duration_since(state.opened));
             if age >= bounds.age_max {
                 self.close(server, Why::Old);
-            } else if idle_for >= bounds.idle_max && self.pools[id.0 as usize].open > bounds.servers_min {
+            } else if idle_for >= bounds.idle_max
+                && self.pools[id.0 as usize].claim.taken() > bounds.servers_min
+            {
                 self.close(server, Why::Idle);
             }
         }
     }
 
-    /// Servers that are to be open though nobody needs them. Where the last attempt failed, a client has to come first:
-    /// its login may be no good any more.
+    /// Servers that are to be open though nobody needs them, one at a time, so that each worker has some of them. Where the
+    /// last attempt failed, a client has to come first: its login may be no good any more.
     pub(super) fn keep_minimum(&mut self, id: PoolId, now: Instant) {
-        while self.open < self.open_max {
-            let pool = &self.pools[id.0 as usize];
-            let enough = pool.open >= pool.bounds.servers_min.min(pool.bounds.servers_max);
-            if enough || pool.paused || pool.retry_at.is_some() {
-                return;
-            }
-            self.begin_opening(id, now);
+        let open_limit = self.open_limit();
+        let pool = &mut self.pools[id.0 as usize];
+        let minimum = pool.bounds.servers_min.min(pool.bounds.servers_max);
+        if pool.paused || pool.retry_at.is_some() || !pool.claim.take(minimum, now) {
+            return;
+        }
+        match self.all.take(open_limit, now) {
+            true => self.begin_opening(id, now),
+            false => self.deeds.extend(pool.claim.put_back().map(|worker| Deed::Call { worker })),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Single cases, and what must hold after any events in any order.
 
+mod workers;
+
 use super::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -26,8 +28,8 @@ struct Story {
 
 impl Story {
     fn new(open_max: usize, bounds: Bounds) -> Story {
-        let mut lending = Lending::new(open_max);
-        let (pool, now) = (lending.add_pool(bounds), Instant::now());
+        let mut lending = Lending::new(open_max, Claim::alone());
+        let (pool, now) = (lending.add_pool(bounds, Claim::alone()), Instant::now());
         Story { lending, pool, start: now, now }
     }
 
@@ -254,7 +256,7 @@ fn after_a_failed_login_the_minimum_waits_for_a_client() {
 #[test]
 fn one_pool_is_renewed_without_the_others() {
     let mut story = Story::new(10, bounds());
-    let other = story.lending.add_pool(bounds());
+    let other = story.lending.add_pool(bounds(), Claim::alone());
     story.want(1);
     story.opened(0);
     story.lending.want(other, ClientId(7), story.now);
@@ -270,7 +272,7 @@ fn another_pools_idle_server_gives_way() {
     let mut story = Story::new(1, bounds());
     story.want(1);
     story.opened(0);
-    let other = story.lending.add_pool(bounds());
+    let other = story.lending.add_pool(bounds(), Claim::alone());
     story.lending.want(other, ClientId(7), story.now);
     assert_eq!(story.deeds(), [], "it is lent");
     let displaced = Deed::Close { server: ServerId(0), why: Why::Displaced };
@@ -288,6 +290,8 @@ struct Shell {
     lent: BTreeMap<ServerId, (PoolId, ClientId)>,
     told: BTreeSet<ClientId>,
     paused: BTreeSet<PoolId>,
+    /// Workers that are to look at their pools; `None`: all others.
+    called: Vec<Option<usize>>,
 }
 
 impl Shell {
@@ -309,6 +313,8 @@ impl Shell {
                 let known = self.idle.remove(&server).is_some() || self.lent.remove(&server).is_some();
                 assert!(known || self.opening.remove(&server).is_some(), "{why:?} of an unknown server");
             }
+            Deed::Ask => self.called.push(None),
+            Deed::Call { worker } => self.called.push(Some(worker)),
             Deed::Notice { client } => assert!(self.told.insert(client), "told once"),
             Deed::GiveUp { client, .. } => {
                 let given_up = self.queues.values_mut().any(|queue| {
@@ -358,9 +364,18 @@ fn pick<T>(map: &BTreeMap<ServerId, T>, random: &mut Random) -> Option<ServerId>
 impl Chaos {
     fn new(seed: u64) -> Chaos {
         let mut random = Random(seed);
-        let open_max = 1 + random.below(5);
-        let mut lending = Lending::new(open_max);
-        let pools = (0..1 + random.below(3)).map(|_| lending.add_pool(bounds())).collect();
+        let (open_max, pools) = (1 + random.below(5), 1 + random.below(3));
+        Chaos::of(seed, random, open_max, (Claim::alone(), (0..pools).map(|_| Claim::alone())))
+    }
+
+    fn of(
+        seed: u64,
+        random: Random,
+        open_max: usize,
+        (all, pools): (Claim, impl Iterator<Item = Claim>),
+    ) -> Chaos {
+        let mut lending = Lending::new(open_max, all);
+        let pools = pools.map(|claim| lending.add_pool(bounds(), claim)).collect();
         let (shell, now) = (Shell::default(), Instant::now());
         Chaos { seed, random, open_max, lending, shell, pools, now, clients: 0 }
     }
@@ -463,25 +478,41 @@ impl Chaos {
 
     /// With servers that open and clients that give back, everybody is served.
     fn settle(&mut self) {
+        self.calm_down();
+        for _ in 0..5_000 {
+            self.now += Duration::from_millis(500);
+            self.lending.tick(self.now);
+            self.do_deeds();
+            self.go_on();
+        }
+        assert!(self.nobody_waits(), "seed {}: somebody is never served", self.seed);
+    }
+
+    /// Nobody is given up any more, and nothing is paused.
+    fn calm_down(&mut self) {
+        let patient = Bounds { query_wait: Duration::from_secs(1_000_000), ..bounds() };
+        self.lending.set_limits(self.open_max, &patient, self.now);
         self.shell.paused.clear();
         for pool in &self.pools {
             self.lending.resume(*pool, self.now);
         }
         self.do_deeds();
-        for _ in 0..5_000 {
-            self.now += Duration::from_millis(500);
-            self.lending.tick(self.now);
-            self.do_deeds();
-            if let Some((server, pool)) = self.shell.opening.pop_first() {
-                self.shell.idle.insert(server, pool);
-                self.lending.opened(server, self.now);
-            } else if let Some((server, (pool, _))) = self.shell.lent.pop_first() {
-                self.shell.idle.insert(server, pool);
-                self.lending.returned(server, Returned::Clean, self.now);
-            }
+    }
+
+    /// A server opens, or a client gives one back.
+    fn go_on(&mut self) {
+        if let Some((server, pool)) = self.shell.opening.pop_first() {
+            self.shell.idle.insert(server, pool);
+            self.lending.opened(server, self.now);
+        } else if let Some((server, (pool, _))) = self.shell.lent.pop_first() {
+            self.shell.idle.insert(server, pool);
+            self.lending.returned(server, Returned::Clean, self.now);
         }
-        let served = self.shell.queues.values().all(VecDeque::is_empty);
-        assert!(served, "seed {}: somebody is never served", self.seed);
+        self.do_deeds();
+    }
+
+    fn nobody_waits(&self) -> bool {
+        self.shell.queues.values().all(VecDeque::is_empty)
     }
 }
 

@@ -7,12 +7,12 @@ use super::pause::Paused;
 use super::post::{Post, Told};
 use crate::cancel::Running;
 use crate::error::Refusal;
-use crate::lend::{Bounds, ClientId, Deed, Lending, PoolId, Returned, ServerId};
+use crate::lend::{Bounds, Claim, ClientId, Deed, Lending, PoolId, Returned, ServerId};
 use crate::logical::{Heard, Holding, Reported, Tally};
 use crate::settings::{Lookup, PoolSettings, Settings};
 use crate::source::Peer;
 use crate::stream::Stream;
-use crate::worker::Worker;
+use crate::worker::{Shared, Worker};
 use pgwire::md5::Md5Verifier;
 use pgwire::scram::{ClientKey, Verifier};
 use std::cell::RefCell;
@@ -24,9 +24,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::spawn_local;
-
-/// Most pools of a worker: each has its own user, database or start-up parameters.
-const POOLS_MAX: usize = 10_000;
 
 /// A client that has waited so long makes servers scarce.
 const SCARCE_AFTER: Duration = Duration::from_millis(50);
@@ -136,6 +133,9 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Pools {
     pub(super) lending: Lending,
+    shared: Arc<Shared>,
+    /// Whose they are.
+    worker: usize,
     bounds: Bounds,
     by_packet: HashMap<Box<[u8]>, PoolId>,
     pub(super) logins: Vec<Rc<Login>>,
@@ -150,24 +150,22 @@ pub struct Pools {
     next_client: u32,
 }
 
-/// Of one worker: most servers of all pools, and the bounds of each.
+/// Most servers of all pools, and the bounds of each: of all workers together, but for looks at verifiers.
 fn limits(settings: &Settings) -> (usize, Bounds) {
-    let for_lookups = PoolSettings::for_lookups();
-    let workers = settings.workers.max(1);
+    let for_lookups = PoolSettings::for_lookups(settings.workers.max(1));
     let settings = settings.pool.as_ref().unwrap_or(&for_lookups);
-    let share = |all: usize| all.div_ceil(workers);
     let bounds = Bounds {
-        servers_max: share(settings.servers_max).max(1),
-        reserve: share(settings.reserve),
+        servers_max: settings.servers_max.max(1),
+        reserve: settings.reserve,
         reserve_after: settings.reserve_after,
-        servers_min: share(settings.servers_min),
+        servers_min: settings.servers_min,
         query_wait: settings.query_wait,
         notice_after: settings.notice_after,
         idle_max: settings.idle_max,
         age_max: settings.age_max,
         retry_after: Duration::from_millis(200),
     };
-    (share(settings.open_max).max(1), bounds)
+    (settings.open_max.max(1), bounds)
 }
 
 /// Takes in the settings of this moment.
@@ -177,21 +175,14 @@ pub fn settle(worker: &Rc<Worker>) {
 }
 
 impl Pools {
-    /// Without any pool. Each worker has an equal share of the limits. In the session mode only verifiers are looked up.
-    pub fn new(settings: &Settings) -> Pools {
-        let (open_max, bounds) = limits(settings);
-        Pools::of(Lending::new(open_max), bounds)
-    }
-
-    fn take_settings(&mut self, settings: &Settings, now: Instant) {
-        let (open_max, bounds) = limits(settings);
-        self.bounds = bounds;
-        self.lending.set_limits(open_max, &self.bounds, now);
-    }
-
-    fn of(lending: Lending, bounds: Bounds) -> Pools {
+    /// Those of the worker of this number, without any yet. In the session mode only verifiers are looked up.
+    pub fn new(shared: &Arc<Shared>, worker: usize) -> Pools {
+        let (open_max, bounds) = limits(&shared.settings());
+        let all = Claim::new(Arc::clone(&shared.quotas.all), worker);
         Pools {
-            lending,
+            lending: Lending::new(open_max, all),
+            shared: Arc::clone(shared),
+            worker,
             bounds,
             by_packet: HashMap::new(),
             logins: Vec::new(),
@@ -205,15 +196,19 @@ impl Pools {
         }
     }
 
+    fn take_settings(&mut self, settings: &Settings, now: Instant) {
+        let (open_max, bounds) = limits(settings);
+        self.bounds = bounds;
+        self.lending.set_limits(open_max, &self.bounds, now);
+    }
+
     /// The pool of those who log in so; `None` if there are too many pools.
     pub fn pool(&mut self, packet: &[u8]) -> Option<(PoolId, Rc<Login>)> {
         if let Some(id) = self.by_packet.get(packet) {
             return Some((*id, Rc::clone(&self.logins[id.0 as usize])));
         }
-        if self.logins.len() >= POOLS_MAX {
-            return None;
-        }
-        let id = self.lending.add_pool(self.bounds.clone());
+        let quota = self.shared.quotas.of_pool(packet)?;
+        let id = self.lending.add_pool(self.bounds.clone(), Claim::new(quota, self.worker));
         let login = Rc::new(Login::new(packet));
         if self.paused.concerns(&login) {
             self.lending.pause(id);
@@ -229,7 +224,7 @@ impl Pools {
         ClientId(self.next_client)
     }
 
-    /// Whether a client waits for a server of this pool, and has since the last tick at least.
+    /// Whether a client waits for a server of this pool, of this worker or another, and has since the last tick at least.
     pub fn is_scarce(&self, pool: PoolId) -> bool {
         self.scarce.contains(&pool)
     }
@@ -242,6 +237,9 @@ impl Pools {
             if since.is_some_and(|since| now.saturating_duration_since(since) >= SCARCE_AFTER) {
                 self.scarce.insert(waiter.pool);
             }
+        }
+        if let Some(then) = now.checked_sub(SCARCE_AFTER) {
+            self.scarce.extend(self.lending.asked_since(then));
         }
         self.scarce.extend(self.paused_and_lent());
         !self.scarce.is_empty()
@@ -405,7 +403,7 @@ pub fn not_opened(worker: &Rc<Worker>, pool: PoolId, server: ServerId, why: &Not
     do_deeds(worker);
 }
 
-/// What time brings. Clients that keep a server are woken where one is short: they may have no reason any more.
+/// What time brings, or another worker. Clients that keep a server are woken where one is short: they may have no reason any more.
 pub fn tick(worker: &Rc<Worker>) {
     let now = Instant::now();
     worker.pools.borrow_mut().lending.tick(now);
@@ -484,6 +482,8 @@ impl Pools {
                     let _ = lent.stream.try_write(TERMINATE);
                 }
             }
+            Deed::Ask => self.shared.quotas.call_others(self.worker),
+            Deed::Call { worker } => self.shared.quotas.call(worker),
             Deed::Notice { client } => self.tell(client, Told::Waits),
             Deed::GiveUp { client, waited } => {
                 let paused = self.waiters.get(&client).is_some_and(|waiter| self.is_paused(waiter.pool));

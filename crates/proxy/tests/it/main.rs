@@ -79,4 +79,6 @@ mod unix_servers;
 
 mod unix_clients;
 
+mod workers;
+
 mod md5;
