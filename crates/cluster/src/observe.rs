@@ -357,6 +357,8 @@ pub struct Observations {
     pub stage_since: Option<(String, Stage, Moment)>,
     /// The turn of the restarts that this leader found, whether it had begun, and when it first did.
     pub turn_since: Option<(String, bool, Moment)>,
+    /// A position that the primary had reported when that turn had come up: it includes what it wrote at a restart before.
+    pub turn_reached: Option<Lsn>,
     /// The latest moment at which a lease given by this leader may still be in force.
     pub lease_given_until: Option<Moment>,
     /// When the primary was last seen to stream to each standby.
@@ -379,6 +381,7 @@ impl Observations {
             serving_since: None,
             stage_since: None,
             turn_since: None,
+            turn_reached: None,
             lease_given_until: None,
             streamed_at: BTreeMap::new(),
             primary_reached: None,
@@ -407,6 +410,9 @@ impl Observations {
                 if replica.streaming && !state.removed.contains(node) {
                     self.streamed_at.insert(node.clone(), now);
                 }
+            }
+            if self.turn_since.is_some() && self.turn_reached.is_none() {
+                self.turn_reached = written(&observation);
             }
         }
         self.nodes.insert(observation.node.clone(), Heard { at: now, observation });
@@ -456,6 +462,8 @@ impl Observations {
         let known = self.turn_since.as_ref().map(|(token, going, _)| (token.clone(), *going));
         if turn != known {
             self.turn_since = turn.map(|(token, going)| (token, going, now));
+            let primary = state.primary().and_then(|primary| self.nodes.get(primary));
+            self.turn_reached = primary.and_then(|heard| written(&heard.observation));
         }
     }
 
@@ -477,5 +485,12 @@ impl Observations {
     #[must_use]
     pub fn fresh(&self, node: &NodeName, now: Moment, age_max: Millis) -> Option<&Observation> {
         self.nodes.get(node).filter(|h| now.since(h.at) < age_max).map(|h| &h.observation)
+    }
+}
+
+fn written(primary: &Observation) -> Option<Lsn> {
+    match primary.server {
+        Server::Primary { lsn, .. } => Some(lsn),
+        _ => None,
     }
 }

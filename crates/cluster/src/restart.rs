@@ -106,6 +106,12 @@ pub enum Bar {
         /// They.
         standbys: BTreeSet<NodeName>,
     },
+    /// The standby has not replayed yet what the primary wrote when it restarted: it would start with as much as before of
+    /// what was lowered.
+    NotReplayed {
+        /// The standby.
+        node: NodeName,
+    },
     /// There is no other node that could be primary meanwhile.
     NobodyElse {
         /// The primary.
@@ -211,6 +217,11 @@ impl fmt::Display for Bar {
                     list.join(", ")
                 )
             }
+            Bar::NotReplayed { node } => write!(
+                f,
+                "{node} has not replayed yet what the primary wrote when it restarted, and would take on nothing that was \
+                 lowered; wait until it has caught up (pgkeel status shows its lag)"
+            ),
             Bar::NobodyElse { node } => write!(
                 f,
                 "{node} is primary and no other node could be it meanwhile; restart it in place: pgkeel restart {node}"

@@ -322,10 +322,30 @@ fn ready_standby(
     if !streams(state, settings, seen, node, now) {
         return Err(vec![Obstacle::NotStreaming { node: node.clone() }]);
     }
+    if !has_replayed(settings, seen, restart, node, now) {
+        return Err(bar(Bar::NotReplayed { node: node.clone() }));
+    }
     match too_few(state, settings, seen, node, now).filter(|_| !restart.insist) {
         Some(obstacle) => Err(vec![obstacle]),
         None => Ok(()),
     }
+}
+
+/// Whether the standby has replayed what the primary wrote when it restarted in place, if it has. A report of before says
+/// that it streams; but how much it must have at least of what was lowered stands in its pg_control, and that changes when
+/// it replays the primary's record of it (`XLOG_PARAMETER_CHANGE`, src/backend/access/transam/xlog.c).
+fn has_replayed(
+    settings: &Settings,
+    seen: &Observations,
+    restart: &Restart,
+    node: &NodeName,
+    now: &Now,
+) -> bool {
+    if !restart.turns.iter().take(restart.at).any(|turn| turn.way == Way::InPlace) {
+        return true;
+    }
+    let standby = switchover::standby(settings, seen, node, now);
+    standby.zip(seen.turn_reached).is_some_and(|(standby, reached)| standby.replay_lsn >= reached)
 }
 
 /// Whether it follows the present primary, and knows it.
