@@ -369,3 +369,22 @@ fn a_worker_with_much_to_do_does_not_starve_another() {
     }
     assert!(served.iter().all(|served| *served > 3_000), "{served:?}");
 }
+
+#[test]
+fn a_worker_whose_attempt_failed_leaves_the_place_to_another() {
+    let mut team = Team::new(2, 10, &Bounds { servers_max: 1, reserve: 0, ..bounds() });
+    team.want(0, 1);
+    team.want(0, 2);
+    team.at_ms(60);
+    team.tick(0);
+    team.want(1, 3);
+    team.called.clear();
+    team.lendings[0].failed(ServerId(0), team.now);
+    team.deeds(0);
+    assert_eq!(team.called, [1].into());
+    assert_eq!(
+        team.tick(1),
+        [open(0)],
+        "although the other's client has waited longer: it may not try again yet"
+    );
+}
